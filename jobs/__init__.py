@@ -1,0 +1,15 @@
+"""Millstream's jobs: raw -> examples -> stream -> model -> predictions.
+
+    etl/        raw files become validated, split, encoded shards        (Spark)
+    train/      the stream of shards trains a model on Horovod ranks     (Petastorm, torch, Horovod)
+    evaluate/   a model is measured, gated, registered and scores dates  (Spark, torch, MLflow)
+
+    nightly.py  etl, train, evaluate, gate, score for one date
+    cli.py      the commands, shared with the three spark-submit files (`*/job.py`)
+    settings.py one frozen tree of settings;  spark.py the session
+    lake.py     tables: read a version, commit (delta-rs);  manifest.py what a run wrote
+    ledger.py   one row for each run, stage and date;  lock.py one writer a stage
+    petastorm_arrow.py   Petastorm on today's Arrow
+
+Imports point down this list or within one job; `evaluate` uses `train`'s batch and models.
+"""

@@ -1,0 +1,47 @@
+"""Errors that a user can cause, each with the exit code that it ends the command with."""
+
+from __future__ import annotations
+
+
+class MillstreamError(Exception):
+    """Ends a command with `exit_code` and the message, without a stack trace.
+
+    Args:
+        found: what was found.
+        expected: what was expected instead.
+        remedy: what to do.
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, expected: str = "", remedy: str = "") -> None:
+        self.found, self.expected, self.remedy = found, expected, remedy
+        parts = [found, expected and f"expected: {expected}", remedy and f"to do: {remedy}"]
+        super().__init__("\n  ".join(part for part in parts if part))
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.found, self.expected, self.remedy)
+
+
+class ConfigError(MillstreamError):
+    """The command line, the settings or the declaration cannot be used."""
+
+    exit_code = 2
+
+
+class DataRefused(MillstreamError):
+    """The data broke a rule that stops the run; the tables are as they were."""
+
+    exit_code = 3
+
+
+class GateRefused(MillstreamError):
+    """The model did not pass the gate; the champion is as it was."""
+
+    exit_code = 4
+
+
+class Locked(MillstreamError):
+    """Another run holds the stage."""
+
+    exit_code = 5

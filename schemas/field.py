@@ -1,0 +1,173 @@
+"""Field kinds: what one column of the examples is and what it is for.
+
+Every kind has a `name` (its column in the examples) and an `expr`: Spark SQL over the raw row,
+where a parent's columns are written `parent.column`. An `expr` left empty means the raw column of
+the same name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+# Ids of a categorical field: 0 padding, 1 null, then the out-of-vocabulary buckets, then values.
+PADDING_ID = 0
+NULL_ID = 1
+FIRST_OOV_ID = 2
+
+Transform: TypeAlias = "Log1p | Clip | Scale | Cyclic"
+
+
+@dataclass(frozen=True)
+class Log1p:
+    """ln(1 + x); a value of -1 or below leaves no finite number and refuses the row."""
+
+    def sql(self, x: str) -> str:
+        return f"log1p({x})"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """x limited to [low, high]."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"Clip: low is {self.low}, high is {self.high}; low must be below high")
+
+    def sql(self, x: str) -> str:
+        return f"greatest(least({x}, {self.high!r}D), {self.low!r}D)"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """x * factor, for units that make numbers readable (metres to kilometres)."""
+
+    factor: float
+
+    def sql(self, x: str) -> str:
+        return f"(({x}) * {self.factor!r}D)"
+
+
+@dataclass(frozen=True)
+class Cyclic:
+    """sin or cos of the position in a period, so that 23:59 is near 00:00."""
+
+    period: float
+    part: Literal["sin", "cos"]
+
+    def __post_init__(self) -> None:
+        if self.period <= 0:
+            raise ValueError(f"Cyclic: period is {self.period}; it must be above 0")
+
+    def sql(self, x: str) -> str:
+        return f"{self.part}(({x}) * {2 * math.pi / self.period!r}D)"
+
+
+@dataclass(frozen=True)
+class Field:
+    """What all kinds share."""
+
+    name: str
+    expr: str = ""
+
+    @property
+    def sql(self) -> str:
+        """Spark SQL of the field's value before encoding."""
+        return self.expr or self.name
+
+
+@dataclass(frozen=True)
+class Label(Field):
+    """What the model predicts. A null is reason `label_absent`; other rules are the raw column's."""
+
+    task: Literal["binary", "regression"] = "binary"
+
+
+@dataclass(frozen=True)
+class Weight(Field):
+    """How much a row counts in loss and metrics: finite and above 0."""
+
+
+@dataclass(frozen=True)
+class Numeric(Field):
+    """A float32 input. Null stays null (NaN in tensors): the model's first layer imputes."""
+
+    transforms: tuple[Transform, ...] = ()
+
+    @property
+    def sql(self) -> str:
+        x = f"CAST({self.expr or self.name} AS DOUBLE)"
+        for transform in self.transforms:
+            # least() and greatest() skip nulls, so a null is kept one explicitly.
+            x = transform.sql(x)
+        if self.transforms:
+            x = f"IF(({self.expr or self.name}) IS NULL, NULL, {x})"
+        return x
+
+
+@dataclass(frozen=True)
+class Categorical(Field):
+    """An id from the dataset's append-only id log.
+
+    A value gets an id once it was seen `min_count` times in train rows; at most `max_size` values
+    do. Others are hashed into `oov_buckets`. `embedding_dim` 0 lets the model's rule decide.
+    """
+
+    min_count: int = 1
+    max_size: int = 1_000_000
+    oov_buckets: int = 1
+    embedding_dim: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("min_count", 1), ("max_size", 0), ("oov_buckets", 1), ("embedding_dim", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(
+                    f"Categorical {self.name!r}: {name} is {getattr(self, name)}; it must be at least {low}"
+                )
+
+    @property
+    def sql(self) -> str:
+        return f"CAST({self.expr or self.name} AS STRING)"
+
+    @property
+    def first_value_id(self) -> int:
+        return FIRST_OOV_ID + self.oov_buckets
+
+
+@dataclass(frozen=True)
+class Timestamp(Field):
+    """A moment in UTC, kept in the examples; no input of the model."""
+
+
+@dataclass(frozen=True)
+class Carried(Field):
+    """Kept in examples and predictions for slices, joins and reading; no input of the model."""
+
+    type: str = "string"
+
+
+@dataclass(frozen=True)
+class Tensor(Field):
+    """A float32 array of a fixed shape; `expr` gives array<float> in row-major order."""
+
+    shape: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"Tensor {self.name!r}: shape is {self.shape}; give positive sizes")
+
+
+@dataclass(frozen=True)
+class Image(Field):
+    """An encoded image; `expr` gives its bytes. Shape (H, W) is grey, (H, W, 3) colour, uint8."""
+
+    shape: tuple[int, ...] = field(default=())
+    format: Literal["png", "jpeg"] = "png"
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (2, 3) or min(self.shape) < 1 or self.shape[2:] not in ((), (3,)):
+            raise ValueError(f"Image {self.name!r}: shape is {self.shape}; give (H, W) or (H, W, 3)")
