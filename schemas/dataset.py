@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -34,7 +34,10 @@ F = TypeVar("F", bound=Field)
 
 # Columns of the examples that Millstream itself adds.
 ROW_ID = "row_id"
-RESERVED = frozenset({"ds", "split", "shard", ROW_ID, "raw", "source_file", "reasons", "score", "run_id"})
+RESERVED = frozenset(
+    {"ds", "split", "shard", ROW_ID, "raw", "source_file", "reasons", "score", "run_id"}
+    | {"model_version"}
+)
 
 
 class DeclarationError(ValueError):
@@ -76,9 +79,7 @@ class Source:
 
     def struct_type(self) -> StructType:
         """The columns with their declared types, as Spark's StructType."""
-        from pyspark.sql.types import StructType
-
-        return StructType.fromDDL(", ".join(f"`{c.name}` {c.type}" for c in self.columns))
+        return struct_type((c.name, c.type) for c in self.columns)
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,13 @@ class Dataset:
     # Renderings
 
     def stored_columns(self) -> tuple[StoredColumn, ...]:
-        """Columns of an example shard, in file order; `ds` and `split` are partitions, not columns."""
+        """Columns of an example shard, in file order; `ds` and `split` are partitions."""
         return tuple(_stored_columns(self))
 
     def examples_schema(self) -> StructType:
         """The examples' columns with the partition columns, as Spark's StructType."""
-        from pyspark.sql.types import StructType
-
-        columns = [f"`{c.name}` {c.spark_type}" for c in self.stored_columns()]
-        return StructType.fromDDL(", ".join([*columns, "ds STRING", "split STRING"]))
+        columns = [(c.name, c.spark_type) for c in self.stored_columns()]
+        return struct_type([*columns, ("ds", "string"), ("split", "string")])
 
     def input_sizes(self) -> InputSizes:
         return InputSizes(
@@ -218,6 +217,32 @@ class Dataset:
             f.name: hashlib.sha256(json.dumps(_plain(f), sort_keys=True).encode()).hexdigest()[:16]
             for f in self.fields
         }
+
+
+def struct_type(columns: Iterable[tuple[str, str]]) -> StructType:
+    """Spark's StructType of (name, type) pairs; unlike Spark's DDL parser it needs no session."""
+    from pyspark.sql import types
+
+    classes: dict[str, types.DataType] = {
+        "boolean": types.BooleanType(),
+        "tinyint": types.ByteType(),
+        "smallint": types.ShortType(),
+        "int": types.IntegerType(),
+        "integer": types.IntegerType(),
+        "bigint": types.LongType(),
+        "long": types.LongType(),
+        "float": types.FloatType(),
+        "double": types.DoubleType(),
+        "string": types.StringType(),
+        "binary": types.BinaryType(),
+        "date": types.DateType(),
+        "timestamp": types.TimestampType(),
+        "array<float>": types.ArrayType(types.FloatType()),
+        "array<string>": types.ArrayType(types.StringType()),
+    }
+    return types.StructType(
+        [types.StructField(name, classes[type_.strip().lower()]) for name, type_ in columns]
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -304,7 +329,8 @@ def _source_problems(dataset: Dataset) -> Iterator[str]:
         for column in source.columns:
             if column.type.strip().lower() not in _NUMPY_OF_SPARK:
                 known = ", ".join(_NUMPY_OF_SPARK)
-                yield f"column {source.name}.{column.name} has type {column.type!r}; known are {known}"
+                place = f"{source.name}.{column.name}"
+                yield f"column {place} has type {column.type!r}; known are {known}"
 
 
 def _join_problems(dataset: Dataset, join: Join) -> Iterator[str]:
@@ -342,4 +368,5 @@ __all__ = [
     "Join",
     "Source",
     "StoredColumn",
+    "struct_type",
 ]

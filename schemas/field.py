@@ -36,7 +36,9 @@ class Clip:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(f"Clip: low is {self.low}, high is {self.high}; low must be below high")
+            raise ValueError(
+                f"Clip: low is {self.low}, high is {self.high}; low must be below high"
+            )
 
     def sql(self, x: str) -> str:
         return f"greatest(least({x}, {self.high!r}D), {self.low!r}D)"
@@ -82,7 +84,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Label(Field):
-    """What the model predicts. A null is reason `label_absent`; other rules are the raw column's."""
+    """What the model predicts; a null is reason `label_absent`."""
 
     task: Literal["binary", "regression"] = "binary"
 
@@ -123,11 +125,10 @@ class Categorical(Field):
     embedding_dim: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("min_count", 1), ("max_size", 0), ("oov_buckets", 1), ("embedding_dim", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(
-                    f"Categorical {self.name!r}: {name} is {getattr(self, name)}; it must be at least {low}"
-                )
+        lowest = {"min_count": 1, "max_size": 0, "oov_buckets": 1, "embedding_dim": 0}
+        for name, low in lowest.items():
+            if (value := getattr(self, name)) < low:
+                raise ValueError(f"Categorical {self.name!r}: {name} is {value}, below {low}")
 
     @property
     def sql(self) -> str:
@@ -170,4 +171,6 @@ class Image(Field):
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (2, 3) or min(self.shape) < 1 or self.shape[2:] not in ((), (3,)):
-            raise ValueError(f"Image {self.name!r}: shape is {self.shape}; give (H, W) or (H, W, 3)")
+            raise ValueError(
+                f"Image {self.name!r}: shape is {self.shape}; give (H, W) or (H, W, 3)"
+            )

@@ -1,0 +1,303 @@
+"""Tables of the lake: Delta tables over Parquet files that Spark wrote, committed by delta-rs.
+
+The only module that imports delta-rs. Files of a run lie under the table's `run=<run>` folder and
+are invisible until one commit names them. A commit carries the run, what else the run wrote and
+an app transaction whose version is the token of the lock held, so that a holder that lost its
+lock cannot commit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import fsspec
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from jobs.errors import DataRefused, Locked
+from jobs.manifest import Shard, read_manifest
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file to commit: path relative to the table, its partition, its size in bytes and rows."""
+
+    path: str
+    partition: dict[str, str]
+    bytes: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class LiveFile:
+    """A file of a table version: path relative to the table, and its partition."""
+
+    path: str
+    partition: dict[str, str]
+    rows: int
+
+
+class Table:
+    """One Delta table, by its URL. Nothing is read until asked for."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def exists(self) -> bool:
+        return bool(DeltaTable.is_deltatable(self.url))
+
+    def version(self) -> int:
+        """The newest version; -1 when there is no table yet."""
+        return DeltaTable(self.url).version() if self.exists() else -1
+
+    def _at(self, version: int | None) -> DeltaTable:
+        try:
+            return DeltaTable(self.url, version=version)
+        except (TableNotFoundError, DeltaError) as error:
+            raise DataRefused(
+                f"no table {self.url}" + ("" if version is None else f" at version {version}"),
+                remedy="run the stage that writes it first",
+            ) from error
+
+    def files(self, version: int | None = None) -> list[LiveFile]:
+        """The files of a version."""
+        actions = pa.table(self._at(version).get_add_actions(flatten=True)).to_pylist()
+        return [
+            LiveFile(
+                path=action["path"],
+                partition={
+                    name.removeprefix("partition."): value
+                    for name, value in action.items()
+                    if name.startswith("partition.")
+                },
+                rows=action.get("num_records") or 0,
+            )
+            for action in actions
+        ]
+
+    def commit_info(self, version: int | None = None) -> dict[str, Any]:
+        """What the newest commit at or before `version` that was made by a run says of itself."""
+        table = self._at(version)
+        # history() lists newer commits too, whatever version was opened.
+        for commit in table.history():
+            if commit["version"] <= table.version() and "millstream" in commit:
+                return dict(json.loads(commit["millstream"]))
+        return {}
+
+    def replace(
+        self,
+        files: Sequence[NewFile],
+        schema: StructType,
+        partition_by: Sequence[str],
+        where: Mapping[str, Sequence[str]],
+        info: Mapping[str, Any],
+        app_id: str,
+        token: int,
+    ) -> int:
+        """Replaces the partitions `where` names by `files`, in one commit.
+
+        Args:
+            files: already written; each must lie in a partition that `where` covers.
+            schema: of the table with its partition columns; must be the table's own.
+            partition_by: the partition columns.
+            where: partition column -> its values; all are replaced, those without files emptied.
+            info: kept in the commit, under `millstream`.
+            app_id: the stage and what of it, for the app transaction.
+            token: of the lock held; a commit with a newer token ends this one.
+
+        Returns:
+            The version made.
+
+        Raises:
+            Locked: another holder committed with a newer token.
+            DataRefused: a file lies outside `where`, or the table has another schema.
+        """
+        _check_covered(files, where)
+        self._create_if_absent(schema, partition_by)
+        table = self._at(None)
+        delta_schema = Schema.from_json(schema.json())
+        if table.schema() != delta_schema:
+            raise DataRefused(
+                f"table {self.url} has other columns than the declaration",
+                _schema_difference(table.schema(), delta_schema),
+                "use another lake, or rebuild with `millstream etl --rebuild`",
+            )
+        newest = table.transaction_version(app_id)
+        if newest is not None and newest >= token:
+            raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
+        properties = CommitProperties(
+            custom_metadata={"millstream": json.dumps(dict(info), sort_keys=True)},
+            app_transactions=[Transaction(app_id, token)],
+            max_commit_retries=15,
+        )
+        try:
+            table.create_write_transaction(
+                [_add_action(file) for file in files],
+                "overwrite",
+                delta_schema,
+                list(partition_by),
+                partition_filters=[(name, "in", list(values)) for name, values in where.items()],
+                commit_properties=properties,
+            )
+        except CommitFailedError as error:
+            raise Locked(f"{self.url}: another run committed first ({error})") from error
+        return self.version()
+
+    def _create_if_absent(self, schema: StructType, partition_by: Sequence[str]) -> None:
+        if not self.exists():
+            create_table_with_add_actions(
+                self.url, Schema.from_json(schema.json()), [], "ignore", list(partition_by)
+            )
+
+    def append(self, rows: pa.Table) -> int:
+        """Appends a few rows that the driver holds, as one commit."""
+        write_deltalake(self.url, rows, mode="append")
+        return self.version()
+
+    def read_arrow(self, version: int | None = None) -> pa.Table:
+        """A small table as Arrow, on the driver."""
+        return pa.table(self._at(version).to_pyarrow_table())
+
+    def restore(self, version: int) -> None:
+        """Makes the content that of an older version again, when newer ones belong to no run."""
+        if self.version() != version:
+            self._at(None).restore(version)
+
+    def spark(
+        self,
+        session: SparkSession,
+        schema: StructType,
+        version: int | None = None,
+        where: Mapping[str, Iterable[str]] | None = None,
+    ) -> DataFrame:
+        """A version, or the partitions `where` names, as a Spark DataFrame."""
+        wanted = {name: set(values) for name, values in (where or {}).items()}
+        paths = [
+            f"{self.url}/{file.path}"
+            for file in (self.files(version) if self.exists() else [])
+            if all(file.partition[name] in values for name, values in wanted.items())
+        ]
+        if not paths:
+            return session.createDataFrame([], schema)
+        reader = session.read.schema(schema).option("basePath", self.url)
+        return reader.parquet(*paths)
+
+
+def _check_covered(files: Sequence[NewFile], where: Mapping[str, Sequence[str]]) -> None:
+    # delta-rs adds files outside the filter without a word and never removes them again.
+    for file in files:
+        for name, values in where.items():
+            if file.partition[name] not in values:
+                raise DataRefused(
+                    f"{file.path} lies in {name}={file.partition[name]}",
+                    f"one of {', '.join(sorted(values))}",
+                )
+
+
+def _schema_difference(ours: Schema, theirs: Schema) -> str:
+    table = {f.name: str(f.type) for f in ours.fields}
+    declared = {f.name: str(f.type) for f in theirs.fields}
+    names = sorted(
+        name for name in table.keys() | declared.keys() if table.get(name) != declared.get(name)
+    )
+    return "the same columns; these differ: " + ", ".join(names)
+
+
+def _add_action(file: NewFile) -> AddAction:
+    return AddAction(
+        file.path,
+        file.bytes,
+        dict(file.partition),
+        int(time.time() * 1000),
+        True,
+        json.dumps({"numRecords": file.rows}),
+    )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A version of the examples table. Small to send: the manifest is read where it is used.
+
+    Attributes:
+        url: of the table.
+        version: of the table.
+    """
+
+    url: str
+    version: int
+
+    @classmethod
+    def open(cls, url: str, version: int | None = None) -> Examples:
+        """The named or the newest version.
+
+        Raises:
+            DataRefused: there is no such table or version.
+        """
+        return cls(url, Table(url)._at(version).version())
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What the commit says: run, state by ds, declaration digest, versions of other tables."""
+        return Table(self.url).commit_info(self.version)
+
+    def shards(
+        self,
+        split: str | None = None,
+        first_ds: str | None = None,
+        last_ds: str | None = None,
+    ) -> list[Shard]:
+        """The version's shards, in order of (ds, split, number); dates are inclusive."""
+        live = {file.path for file in Table(self.url).files(self.version)}
+        runs = sorted({Shard.run_of(path) for path in live})
+        shards = (shard for run in runs for shard in read_manifest(self.url, run))
+        return sorted(
+            shard
+            for shard in shards
+            if shard.path in live
+            and (split is None or shard.split == split)
+            and (first_ds is None or shard.ds >= first_ds)
+            and (last_ds is None or shard.ds <= last_ds)
+        )
+
+
+class Lake:
+    """Where the tables and artifacts of one data set are."""
+
+    def __init__(self, root: str, dataset: str) -> None:
+        self.url = f"{root.rstrip('/')}/{dataset}"
+
+    def table(
+        self,
+        name: Literal["examples", "quarantine", "contributions", "id_log", "predictions", "ledger"],
+    ) -> Table:
+        return Table(f"{self.url}/{name}")
+
+    def folder(self, *names: str) -> str:
+        return "/".join([self.url, *names])
+
+
+def write_json(url: str, value: Any) -> None:
+    """Writes a small artifact whole: under another name first, then renamed into place."""
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    staged = f"{path}.{time.time_ns()}.tmp"
+    with fs.open(staged, "w") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+    fs.mv(staged, path)
+
+
+def read_json(url: str) -> Any:
+    """Reads a small artifact; FileNotFoundError when there is none."""
+    with fsspec.open(url, "r") as file:
+        return json.load(file)

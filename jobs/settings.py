@@ -1,0 +1,301 @@
+"""Settings: one frozen, typed tree from a YAML file, then `--set`. Units are in the names.
+
+Paths in the file are relative to the file itself, so a command gives the same run from any
+folder. Secrets are not settings: they come from the environment that the stores read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.errors import ConfigError
+from schemas.dataset import Dataset
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, validate_default=True
+    )
+
+
+class SplitSettings(_Section):
+    """How rows are split. Fractions are of the hash space of the entity key."""
+
+    train: float = Field(0.8, ge=0, le=1)
+    val: float = Field(0.1, ge=0, le=1)
+    test: float = Field(0.1, ge=0, le=1)
+    seed: int = 7
+
+    @model_validator(mode="after")
+    def _sum_is_one(self) -> SplitSettings:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the fractions add up to {total:g}; they must add up to 1")
+        return self
+
+    def fractions(self) -> dict[str, float]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+class EtlSettings(_Section):
+    """`sources`: path or glob for each source of the declaration; `{ds}` stands for the date."""
+
+    sources: dict[str, str]
+    split: SplitSettings = SplitSettings()
+    shard_rows: int = Field(1_000_000, ge=1, description="rows a shard at most")
+    row_group_rows: int = Field(65_536, ge=1, description="rows a Parquet row group at most")
+    max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
+    dates_per_pass: int = Field(400, ge=1)
+
+
+class StreamSettings(_Section):
+    """The order (`streams`, `window_rows`, `seed` define it) and its reading."""
+
+    streams: int = Field(64, ge=1)
+    window_rows: int = Field(16_384, ge=1)
+    seed: int = 7
+    memory_mb: int = Field(2_048, ge=1, description="decoded rows a rank may hold")
+    decode_threads: int = Field(2, ge=1)
+    timeout_s: float = Field(300.0, gt=0, description="longest wait for one row group")
+
+
+class TrainSettings(_Section):
+    """Model, optimizer and launch."""
+
+    model: str = "wide_deep"
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    batch_rows: int = Field(8_192, ge=1, description="global batch; a multiple of stream.streams")
+    epochs: int = Field(5, ge=1)
+    optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_rows: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    seed: int = 7
+    workers: int = Field(2, ge=1, description="Horovod ranks")
+    threads_per_rank: int = Field(1, ge=1)
+    start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")
+    stall_s: int = Field(120, ge=1, description="longest wait for a rank inside an exchange")
+    window_days: int | None = Field(None, ge=1, description="days trained on; all when empty")
+    early_stop_epochs: int | None = Field(None, ge=1)
+
+
+class EvaluateSettings(_Section):
+    """What is measured."""
+
+    split: str = "test"
+    calibration_bins: int = Field(10, ge=2)
+    batch_rows: int = Field(8_192, ge=1)
+
+
+class GateSettings(_Section):
+    """What a challenger must reach to become champion; at least one threshold is needed."""
+
+    metric: Literal["auc", "log_loss", "accuracy", "brier"] = "auc"
+    min_value: float | None = None
+    max_value: float | None = None
+    min_gain: float = Field(0.0, description="least improvement over the champion on the same rows")
+
+
+class ScoreSettings(_Section):
+    """Batch scoring. `sources` default to those of the ETL."""
+
+    sources: dict[str, str] | None = None
+    batch_rows: int = Field(8_192, ge=1)
+
+
+class NightlySettings(_Section):
+    """The scheduled run. With late labels, etl, train and evaluate take an earlier date."""
+
+    label_delay_days: int = Field(0, ge=0)
+
+
+class MlflowSettings(_Section):
+    """`tracking_uri` empty means SQLite inside the lake."""
+
+    tracking_uri: str = ""
+    experiment: str = ""
+
+
+class Settings(_Section):
+    """The whole tree. `base` is the folder that relative paths start from."""
+
+    declaration: str = Field(alias="schema")
+    lake: str
+    etl: EtlSettings
+    stream: StreamSettings = StreamSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    gate: GateSettings = GateSettings()
+    score: ScoreSettings = ScoreSettings()
+    nightly: NightlySettings = NightlySettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    base: str = Field(".", exclude=True)
+
+    @field_validator("lake")
+    @classmethod
+    def _lake_is_named(cls, lake: str) -> str:
+        if not lake.strip():
+            raise ValueError("the lake's path is empty")
+        return lake
+
+    @model_validator(mode="after")
+    def _batch_takes_equally_from_streams(self) -> Settings:
+        if self.train.batch_rows % self.stream.streams:
+            raise ValueError(
+                f"train.batch_rows is {self.train.batch_rows}; it must be a multiple of "
+                f"stream.streams ({self.stream.streams}), so that a batch takes equally from all"
+            )
+        return self
+
+    def path(self, path: str) -> str:
+        """A path of the file as an absolute one; URLs (`s3://...`) stay."""
+        if re.match(r"^[a-z][a-z0-9+.-]*://", path):
+            return path
+        return os.path.normpath(os.path.join(self.base, path))
+
+    @property
+    def lake_url(self) -> str:
+        return self.path(self.lake)
+
+    def dataset(self) -> Dataset:
+        """The declaration that `schema` names."""
+        found = load_object(self.declaration, self.base)
+        if not isinstance(found, Dataset):
+            raise ConfigError(
+                f"schema {self.declaration!r} is a {type(found).__name__}",
+                "a schemas.dataset.Dataset",
+                "name the declaration, as in schemas.flights:FLIGHTS",
+            )
+        return found
+
+    def digest(self) -> str:
+        """Hex digest of all settings, for the record of what a run ran with."""
+        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:16]
+
+
+def load_object(reference: str, base: str) -> Any:
+    """The object that `module:NAME` or `./file.py:NAME` names.
+
+    Args:
+        reference: a module of the Python path, or a file relative to `base`.
+        base: folder of the settings file.
+
+    Raises:
+        ConfigError: no such file, module or name.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise ConfigError(f"{reference!r} names no object", "module:NAME or ./file.py:NAME")
+    try:
+        module = (
+            _load_file(place, base) if place.endswith(".py") else importlib.import_module(place)
+        )
+        return getattr(module, name)
+    except (ImportError, FileNotFoundError, AttributeError) as error:
+        raise ConfigError(
+            f"{reference!r} cannot be loaded: {error}", "module:NAME or ./file.py:NAME"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{reference!r} cannot be used: {error}") from error
+
+
+def _load_file(place: str, base: str) -> Any:
+    path = Path(base, place).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_settings(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Settings:
+    """Reads and checks a settings file.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value` texts; values are YAML.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key is unknown, a value is wrong.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"no settings file {file}", remedy="give the path with --config")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} holds no settings", "a mapping with schema, lake and etl")
+    for override in overrides:
+        _override(tree, override)
+    tree["base"] = str(file.resolve().parent)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: " + "\n  ".join(_explain(error))) from error
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {override!r}", "--set section.key=value")
+    *sections, key = name.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
+    try:
+        tree[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is no YAML: {error}") from error
+
+
+def _explain(error: ValidationError) -> Iterable[str]:
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield f"unknown setting {place!r}{_nearest(problem['loc'])}"
+        elif problem["type"] == "missing":
+            yield f"setting {place!r} is missing"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            yield f"setting {place or 'file'}: {message} (found {_short(problem.get('input'))})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _nearest(place: tuple[int | str, ...]) -> str:
+    known = _keys(Settings, [str(part) for part in place[:-1]])
+    near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known here are {', '.join(known)}" if known else ""
+
+
+def _keys(section: type[BaseModel], path: Sequence[str]) -> list[str]:
+    fields: Mapping[str, Any] = section.model_fields
+    if not path:
+        return [f.alias or name for name, f in fields.items() if not f.exclude]
+    inner = fields[path[0]].annotation if path[0] in fields else None
+    return (
+        _keys(inner, path[1:]) if isinstance(inner, type) and issubclass(inner, BaseModel) else []
+    )
