@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
@@ -31,12 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file to commit: path relative to the table, its partition, its size in bytes and rows."""
+    """A file to commit: path relative to the table, its partition, bytes, rows by row group."""
 
     path: str
     partition: dict[str, str]
     bytes: int
-    rows: int
+    row_group_rows: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.row_group_rows)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,23 @@ class Table:
             if commit["version"] <= table.version() and "millstream" in commit:
                 return dict(json.loads(commit["millstream"]))
         return {}
+
+    def stage(self, rows: DataFrame, run: str, partition_by: Sequence[str]) -> list[NewFile]:
+        """Writes Parquet files into the run's folder, where no reader sees them before a commit.
+
+        Whatever an earlier attempt of the same run left there is replaced. Folders below those of
+        `partition_by` are no part of the partition.
+        """
+        folder = f"{self.url}/run={run}"
+        rows.write.mode("overwrite").partitionBy(*partition_by).parquet(folder)
+        return self.staged(run, partition_by)
+
+    def staged(self, run: str, partition_by: Sequence[str]) -> list[NewFile]:
+        """The Parquet files in a run's folder, in order of their paths."""
+        fs, root = fsspec.core.url_to_fs(self.url)
+        paths = sorted(path for path in fs.find(f"{root}/run={run}") if path.endswith(".parquet"))
+        with ThreadPoolExecutor(16) as threads:
+            return list(threads.map(lambda path: _staged_file(fs, root, path, partition_by), paths))
 
     def replace(
         self,
@@ -192,6 +216,19 @@ class Table:
             return session.createDataFrame([], schema)
         reader = session.read.schema(schema).option("basePath", self.url)
         return reader.parquet(*paths)
+
+
+def _staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> NewFile:
+    relative = path.removeprefix(root).lstrip("/")
+    levels = dict(part.split("=", 1) for part in relative.split("/")[:-1])
+    with fs.open(path, "rb") as file:
+        footer = pq.read_metadata(file)
+    return NewFile(
+        path=relative,
+        partition={name: unquote(levels[name]) for name in partition_by},
+        bytes=fs.size(path),
+        row_group_rows=tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)),
+    )
 
 
 def _check_covered(files: Sequence[NewFile], where: Mapping[str, Sequence[str]]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,7 +49,8 @@ class State:
     """What fitting knows as of `ds`.
 
     Attributes:
-        ds: entries with from_ds <= ds, and contributions of dates <= ds, are in.
+        ds, id_log_version: where the entries are: those of that version with from_ds <= ds. Not
+            content: another place with the same entries is the same state.
         declaration: digest of the data set's declaration.
         generation: of the id log; ids of different generations have nothing in common.
         numeric: statistics by field name.
@@ -58,6 +58,7 @@ class State:
     """
 
     ds: str
+    id_log_version: int
     declaration: str
     generation: int
     numeric: dict[str, NumericStats]
@@ -65,8 +66,9 @@ class State:
 
     @property
     def digest(self) -> str:
-        """Of the content; the date it was fitted for is not content."""
-        content = {name: value for name, value in asdict(self).items() if name != "ds"}
+        """Of the content, which leaves out where the entries are."""
+        content = asdict(self)
+        del content["ds"], content["id_log_version"]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -108,6 +110,7 @@ def load_state(lake: Lake, digest: str) -> State:
 def _parse(tree: dict[str, Any]) -> State:
     return State(
         ds=tree["ds"],
+        id_log_version=tree["id_log_version"],
         declaration=tree["declaration"],
         generation=tree["generation"],
         numeric={name: NumericStats(**stats) for name, stats in tree["numeric"].items()},
@@ -117,4 +120,4 @@ def _parse(tree: dict[str, Any]) -> State:
 
 def empty_stats(nulls: int) -> NumericStats:
     """Of a field that had no value in any train row."""
-    return NumericStats(count=0, nulls=nulls, mean=0.0, std=0.0, min=math.inf, max=-math.inf)
+    return NumericStats(count=0, nulls=nulls, mean=0.0, std=0.0, min=0.0, max=0.0)
