@@ -129,6 +129,12 @@ class MlflowSettings(_Section):
     experiment: str = ""
 
 
+class SparkSettings(_Section):
+    """The session that `millstream` starts; spark-submit brings its own properties."""
+
+    properties_file: str | None = None
+
+
 class Settings(_Section):
     """The whole tree. `base` is the folder that relative paths start from."""
 
@@ -142,6 +148,7 @@ class Settings(_Section):
     score: ScoreSettings = ScoreSettings()
     nightly: NightlySettings = NightlySettings()
     mlflow: MlflowSettings = MlflowSettings()
+    spark: SparkSettings = SparkSettings()
     base: str = Field(".", exclude=True)
 
     @field_validator("lake")

@@ -1,0 +1,32 @@
+"""What all tests share: one Spark session a run, and lakes in temporary folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from pyspark.sql import SparkSession
+
+# Before the JVM starts: Spark and Horovod talk over loopback only.
+os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    from jobs.spark import session
+
+    properties = tmp_path_factory.mktemp("spark") / "tests.conf"
+    properties.write_text(
+        "spark.master local[2]\n"
+        "spark.driver.memory 3g\n"
+        "spark.driver.extraJavaOptions -XX:-DontCompileHugeMethods\n"
+        "spark.driver.host localhost\n"
+        "spark.driver.bindAddress 127.0.0.1\n"
+        "spark.ui.enabled false\n"
+        "spark.ui.showConsoleProgress false\n"
+        "spark.sql.shuffle.partitions 2\n"
+    )
+    started = session("millstream-tests", str(properties))
+    yield started
+    started.stop()
