@@ -103,7 +103,7 @@ class EvaluateSettings(_Section):
 class GateSettings(_Section):
     """What a challenger must reach to become champion; at least one threshold is needed."""
 
-    metric: Literal["auc", "log_loss", "accuracy", "brier"] = "auc"
+    metric: Literal["auc", "log_loss", "accuracy", "brier", "ece", "rmse", "mae"] = "auc"
     min_value: float | None = None
     max_value: float | None = None
     min_gain: float = Field(0.0, description="least improvement over the champion on the same rows")
