@@ -158,7 +158,7 @@ class Table:
                 "use another lake, or rebuild with `millstream etl --rebuild`",
             )
         newest = table.transaction_version(app_id)
-        if newest is not None and newest >= token:
+        if newest is not None and newest > token:
             raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
         properties = CommitProperties(
             custom_metadata={"millstream": json.dumps(dict(info), sort_keys=True)},
@@ -195,7 +195,7 @@ class Table:
 
     def restore(self, version: int) -> None:
         """Makes the content that of an older version again, when newer ones belong to no run."""
-        if self.version() != version:
+        if self.exists() and self.version() != version:
             self._at(None).restore(version)
 
     def spark(

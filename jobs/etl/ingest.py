@@ -8,8 +8,11 @@ column, and what counts as malformed does not depend on the columns a query sele
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -151,13 +154,24 @@ def _first_line(spark: SparkSession, file: str) -> str:
 
 def unreadable(file: str, error: Exception) -> DataRefused:
     """The refusal for a file that is torn or cannot be opened."""
-    lines = [line.strip() for line in str(error).splitlines() if "Exception" in line]
-    cause = lines[-1] if lines else str(error).splitlines()[0]
+    causes = re.findall(r"(?:Caused by: )?(?:\w+\.)+(\w*(?:Exception|Error): [^\n]*)", str(error))
     return DataRefused(
-        f"{file} cannot be read: {cause}",
+        f"{file} cannot be read: {causes[-1] if causes else str(error).splitlines()[0]}",
         "a whole file",
         "land the file again; nothing was changed",
     )
+
+
+@contextmanager
+def read_errors() -> Iterator[None]:
+    """Turns Spark's failure to read a raw file into a refusal that names the file."""
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        named = re.search(r"Encountered error while reading file (\S+?)\.?(?:\s|$)", str(error))
+        if named is None:
+            raise
+        raise unreadable(named[1], error) from error
 
 
 def find_files(spark: SparkSession, path: str, dates: Sequence[str]) -> list[str]:

@@ -1,0 +1,274 @@
+"""Fit: what train rows teach, kept by date so that it merges.
+
+A date's contribution is counts by value for categorical fields and exact sums for numeric ones.
+Vocabularies are one append-only id log: values get ids in the order in which they became frequent
+enough, by date, then by descending count up to that date, ties by value. All sums are integers or
+decimals, so the bits are the same in any order of rows.
+"""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, Row, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import DecimalType, DoubleType, LongType, StringType, StructField, StructType
+
+from jobs.errors import DataRefused
+from jobs.etl.ingest import DS
+from jobs.lake import Lake
+from jobs.manifest import UINT64
+from jobs.state import NumericStats, State, Vocabulary, empty_stats
+from schemas.dataset import Dataset, struct_type
+from schemas.field import Categorical
+
+_EXACT = DecimalType(38, 18)
+# Above it the square does not fit the exact decimal.
+_LARGEST = 1e10
+
+CONTRIBUTIONS = StructType(
+    [
+        StructField("field", StringType()),
+        StructField("value", StringType()),
+        StructField("count", LongType()),
+        StructField("nulls", LongType()),
+        StructField("total", _EXACT),
+        StructField("total_squares", _EXACT),
+        StructField("low", DoubleType()),
+        StructField("high", DoubleType()),
+        StructField(DS, StringType()),
+    ]
+)
+ID_LOG = struct_type(
+    [
+        ("field", "string"),
+        ("value", "string"),
+        ("id", "int"),
+        ("from_ds", "string"),
+        ("run", "string"),
+    ]
+)
+ENTRY = ("field", "value", "id", "from_ds")
+
+
+def contributions(train_rows: DataFrame, dataset: Dataset) -> DataFrame:
+    """What the train rows of each date add: see `CONTRIBUTIONS` for the columns.
+
+    A categorical row counts one value (null is one of them); a numeric field has one row a date.
+    """
+    parts = [_value_counts(train_rows, dataset), _sums(train_rows, dataset)]
+    found = [part for part in parts if part is not None]
+    return found[0] if len(found) == 1 else found[0].unionByName(found[1])
+
+
+def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
+    if not dataset.categorical:
+        return None
+    pairs = [
+        F.struct(F.lit(f.name).alias("field"), F.col(f.name).alias("value"))
+        for f in dataset.categorical
+    ]
+    counts = rows.select(DS, F.inline(F.array(*pairs))).groupBy(DS, "field", "value").count()
+    return counts.select(*_cast({name: F.col(name) for name in (DS, "field", "value", "count")}))
+
+
+def _cast(columns: Mapping[str, object]) -> Iterator[object]:
+    """The columns of `CONTRIBUTIONS`, null where not given."""
+    for column in CONTRIBUTIONS.fields:
+        value = columns.get(column.name, F.lit(None))
+        yield value.cast(column.dataType).alias(column.name)  # type: ignore[attr-defined]
+
+
+def _sums(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
+    if not dataset.numeric:
+        return None
+    structs = []
+    for f in dataset.numeric:
+        x = F.col(f.name).cast("double")
+        columns = {
+            "field": F.lit(f.name),
+            "count": F.count(x),
+            "nulls": F.count(F.lit(1)) - F.count(x),
+            "total": F.sum(x.cast(_EXACT)),
+            "total_squares": F.sum((x * x).cast(_EXACT)),
+            "low": F.min(x),
+            "high": F.max(x),
+        }
+        structs.append(F.struct(*_cast(columns)).alias(f.name))
+    sums = rows.groupBy(F.col(DS).alias("__ds")).agg(*structs)
+    long = sums.select("__ds", F.inline(F.array(*[f.name for f in dataset.numeric]))).drop(DS)
+    return long.withColumnRenamed("__ds", DS)
+
+
+def new_entries(
+    counts: DataFrame, entries: DataFrame, dataset: Dataset, dates: Sequence[str]
+) -> DataFrame:
+    """The id log's new entries when `dates` are fitted, as if one by one in order.
+
+    Args:
+        counts: contributions of all dates, those of `dates` included.
+        entries: the id log so far.
+        dates: the dates of this run, ascending.
+
+    Returns:
+        `field`, `value`, `id`, `from_ds`.
+    """
+    spark = counts.sparkSession
+    fields = spark.createDataFrame(
+        [(f.name, f.min_count, f.max_size, f.first_value_id) for f in dataset.categorical],
+        "field string, min_count long, max_size long, first_id int",
+    )
+    values = counts.where(F.col("value").isNotNull()).join(F.broadcast(fields), "field")
+    unknown = values.join(entries.select("field", "value"), ["field", "value"], "left_anti")
+    frequent = _became_frequent(unknown, dates)
+    known = entries.groupBy("field").agg(F.count(F.lit(1)).alias("known"))
+    order = Window.partitionBy("field").orderBy("from_ds", F.desc("seen"), "value")
+    placed = (
+        frequent.join(F.broadcast(known), "field", "left")
+        .withColumn("place", F.row_number().over(order) + F.coalesce("known", F.lit(0)))
+        .where(F.col("place") <= F.col("max_size"))
+    )
+    identity = (F.col("first_id") + F.col("place") - 1).cast("int").alias("id")
+    return placed.select("field", "value", identity, "from_ds")
+
+
+def _became_frequent(values: DataFrame, dates: Sequence[str]) -> DataFrame:
+    """Values that reached min_count, the date of this run as of which, and their count by then."""
+    same = ["field", "value", "min_count", "max_size", "first_id"]
+    running = Window.partitionBy(*same).orderBy(DS)
+    reached = values.withColumn("running", F.sum("count").over(running))
+    first = F.min(F.when(F.col("running") >= F.col("min_count"), F.col(DS)))
+    days = F.array(*[F.lit(ds) for ds in dates])
+    by_value = reached.groupBy(*same).agg(
+        first.alias("reached"), F.collect_list(F.struct(DS, "running")).alias("history")
+    )
+    from_ds = F.array_min(F.filter(days, lambda day: day >= F.col("reached")))
+    dated = by_value.where(F.col("reached").isNotNull()).withColumn("from_ds", from_ds)
+    until = F.filter("history", lambda point: point[DS] <= F.col("from_ds"))
+    seen = F.array_max(F.transform(until, lambda point: point["running"]))
+    return dated.where(F.col("from_ds").isNotNull()).withColumn("seen", seen)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """What entries of one from_ds add to a field's vocabulary."""
+
+    entries: int = 0
+    content: int = 0
+    highest: int = -1
+
+
+def states(
+    counts: DataFrame,
+    entries: DataFrame,
+    dataset: Dataset,
+    dates: Sequence[str],
+    id_log_version: int,
+    generation: int,
+) -> dict[str, State]:
+    """The state as of each of the dates.
+
+    Args:
+        counts: contributions of all dates.
+        entries: the whole id log.
+
+    Raises:
+        DataRefused: a numeric field has values too large for exact sums.
+    """
+    sums = _sums_by_field(counts, dataset)
+    reaches = _reaches(entries)
+    result = {}
+    for ds in dates:
+        result[ds] = State(
+            ds=ds,
+            id_log_version=id_log_version,
+            declaration=dataset.digest,
+            generation=generation,
+            numeric={
+                f.name: _stats([row for row in sums.get(f.name, []) if row[DS] <= ds])
+                for f in dataset.numeric
+            },
+            vocabulary={
+                f.name: _vocabulary(f, [r for day, r in reaches.get(f.name, []) if day <= ds])
+                for f in dataset.categorical
+            },
+        )
+    return result
+
+
+def _sums_by_field(counts: DataFrame, dataset: Dataset) -> dict[str, list[Row]]:
+    names = [f.name for f in dataset.numeric]
+    by_field: dict[str, list[Row]] = {}
+    # One row a (date, numeric field): small, whatever the number of rows.
+    for row in counts.where(F.col("field").isin(names) & F.col("nulls").isNotNull()).collect():
+        if row["count"] and max(-row["low"], row["high"]) > _LARGEST:
+            raise DataRefused(
+                f"field {row['field']!r} has values from {row['low']:g} to {row['high']:g} on "
+                f"{row[DS]}",
+                f"values within {_LARGEST:g}, so that sums are exact",
+                "declare a transform: Log1p, Clip or Scale",
+            )
+        by_field.setdefault(row["field"], []).append(row)
+    return by_field
+
+
+def _stats(rows: Sequence[Row]) -> NumericStats:
+    """Merged sums to mean and population deviation, rounded to float64 once, at the end."""
+    count, nulls = sum(row["count"] for row in rows), sum(row["nulls"] for row in rows)
+    if not count:
+        return empty_stats(nulls)
+    filled = [row for row in rows if row["count"]]
+    with decimal.localcontext(decimal.Context(prec=80)):
+        mean = sum((row["total"] for row in filled), decimal.Decimal(0)) / count
+        squares = sum((row["total_squares"] for row in filled), decimal.Decimal(0)) / count
+        std = max(squares - mean * mean, decimal.Decimal(0)).sqrt()
+        return NumericStats(
+            count=count,
+            nulls=nulls,
+            mean=float(mean),
+            std=float(std),
+            min=min(row["low"] for row in filled),
+            max=max(row["high"] for row in filled),
+        )
+
+
+def _reaches(entries: DataFrame) -> dict[str, list[tuple[str, _Reach]]]:
+    parts = entries.groupBy("field", "from_ds").agg(
+        F.count(F.lit(1)).alias("entries"),
+        F.sum(F.xxhash64("value", "id")).alias("content"),
+        F.max("id").alias("highest"),
+    )
+    found: dict[str, list[tuple[str, _Reach]]] = {}
+    for row in parts.collect():
+        reach = _Reach(row["entries"], row["content"] % UINT64, row["highest"])
+        found.setdefault(row["field"], []).append((row["from_ds"], reach))
+    return found
+
+
+def _vocabulary(f: Categorical, reaches: Sequence[_Reach]) -> Vocabulary:
+    return Vocabulary(
+        entries=sum(reach.entries for reach in reaches),
+        rows=1 + max([f.first_value_id - 1, *(reach.highest for reach in reaches)]),
+        content=sum(reach.content for reach in reaches) % UINT64,
+    )
+
+
+def state_entries(spark: SparkSession, lake: Lake, state: State) -> DataFrame:
+    """The id log's entries that a state knows: `field`, `value`, `id`, `from_ds`.
+
+    Raises:
+        DataRefused: the log no longer holds them.
+    """
+    log = lake.table("id_log").spark(spark, ID_LOG, state.id_log_version)
+    entries = log.where(F.col("from_ds") <= state.ds).select(*ENTRY).persist()
+    for name, reaches in _reaches(entries).items():
+        found = sum(reach.content for _, reach in reaches) % UINT64
+        if found != state.vocabulary[name].content:
+            raise DataRefused(
+                f"the id log of {lake.url} has other entries for field {name!r}",
+                f"those of state {state.digest}",
+                "restore the table id_log, or refit",
+            )
+    return entries

@@ -1,0 +1,378 @@
+"""ETL: raw files of some dates become examples, in one commit a pass.
+
+    spark-submit --properties-file conf/spark/local.conf jobs/etl/job.py \
+        --config conf/flights.yaml --date 2013-01-01
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.errors import ConfigError, DataRefused
+from jobs.etl.encode import encode
+from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries, states
+from jobs.etl.ingest import DS, REASONS, UNDATED, read_errors
+from jobs.etl.quarantine import QUARANTINE, stage_quarantine
+from jobs.etl.shards import SPLIT, stage_shards, verified_shards
+from jobs.etl.split import split_of
+from jobs.etl.validate import LABEL_ABSENT, checked_rows, dated_rows
+from jobs.lake import Lake, NewFile
+from jobs.ledger import LedgerRow, record
+from jobs.lock import StageLock, stage_lock
+from jobs.manifest import UINT64, Shard, write_manifest
+from jobs.settings import Settings
+from jobs.state import State, save_state
+from schemas.dataset import Dataset
+
+log = logging.getLogger("millstream.etl")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Rows of one date, counted: `raw` by itself, the others from what was written."""
+
+    raw: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        return sum(self.reasons.values())
+
+    @property
+    def label_absent(self) -> int:
+        """Rows with no other reason; they are outside the quarantined fraction."""
+        return self.reasons.get((LABEL_ABSENT,), 0)
+
+
+@dataclass(frozen=True)
+class EtlResult:
+    """What a run committed."""
+
+    url: str
+    version: int
+    tallies: Mapping[str, Tally]
+    seconds: float
+
+
+def run(settings: Settings, spark: SparkSession, *, run_id: str, dates: Sequence[str]) -> EtlResult:
+    """Runs the ETL of the dates, `etl.dates_per_pass` of them a pass.
+
+    Raises:
+        DataRefused: a file cannot be used, a date has no rows or too many refused ones, or the
+            declaration is not the one that the examples were made with.
+        Locked: another run of this data set's ETL is at work.
+    """
+    started = time.monotonic()
+    dataset, lake = settings.dataset(), lake_of(settings)
+    tallies: dict[str, Tally] = {}
+    version = -1
+    with stage_lock(lake, "etl", run_id) as lock, read_errors():
+        for number, chunk in enumerate(_chunks(sorted(set(dates)), settings.etl.dates_per_pass)):
+            one_pass = Pass(settings, spark, dataset, lake, lock, f"{run_id}-{number}", chunk)
+            version, done = one_pass.run()
+            tallies.update(done)
+            log.info("%s .. %s: %s", chunk[0], chunk[-1], summary(done.values()))
+    return EtlResult(lake.table("examples").url, version, tallies, time.monotonic() - started)
+
+
+def lake_of(settings: Settings) -> Lake:
+    return Lake(settings.lake_url, settings.dataset().name)
+
+
+def source_paths(settings: Settings, dataset: Dataset) -> dict[str, str]:
+    """Absolute path of each source of the declaration.
+
+    Raises:
+        ConfigError: etl.sources names another set of sources than the declaration.
+    """
+    declared, given = {source.name for source in dataset.sources}, set(settings.etl.sources)
+    if declared != given:
+        raise ConfigError(
+            f"etl.sources has {', '.join(sorted(given)) or 'none'}",
+            f"the declaration's sources: {', '.join(sorted(declared))}",
+        )
+    return {name: settings.path(path) for name, path in settings.etl.sources.items()}
+
+
+def _chunks(dates: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(dates), size):
+        yield dates[start : start + size]
+
+
+def summary(tallies: Any) -> str:
+    """Rows of several dates together, in words."""
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update({"raw": tally.raw, "quarantined": tally.quarantined, **tally.splits})
+    splits = ", ".join(f"{name} {total[name]:,}" for name in ("train", "val", "test"))
+    return f"{total['raw']:,} rows = {splits}, quarantined {total['quarantined']:,}"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the data of some dates, ending in one commit of the examples."""
+
+    settings: Settings
+    spark: SparkSession
+    dataset: Dataset
+    lake: Lake
+    lock: StageLock
+    run_id: str
+    dates: Sequence[str]
+
+    def run(self) -> tuple[int, dict[str, Tally]]:
+        started = time.monotonic()
+        before = self._before()
+        sources = source_paths(self.settings, self.dataset)
+        raw_counts = self._raw_counts(sources)
+        rows = checked_rows(self.spark, self.dataset, sources, self.dates, with_label=True)
+        split = F.when(F.size(REASONS) == 0, split_of(self.dataset, self.settings.etl.split))
+        rows = rows.withColumn(SPLIT, split).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            tallies = _tallies(rows, raw_counts)
+            self._refuse_bad_dates(tallies)
+            fitted, versions = self._fit(rows, before)
+            shards = self._stage_examples(rows, tallies)
+            versions["quarantine"] = self._quarantine(rows)
+        finally:
+            rows.unpersist()
+        _assert_conserved(tallies, shards)
+        version = self._commit(before, fitted, shards, versions)
+        seconds = time.monotonic() - started
+        record(self.lake, self._ledger_rows(tallies, fitted, shards, version, seconds))
+        return version, tallies
+
+    def _before(self) -> dict[str, Any]:
+        """What the newest commit says. Rows that a dead run left beside it are put away."""
+        examples = self.lake.table("examples")
+        before = examples.commit_info() if examples.exists() else {}
+        _refuse_other_declaration(before, self.dataset)
+        for name in ("contributions", "id_log"):
+            self.lake.table(name).restore(before.get("versions", {}).get(name, 0))
+        return before
+
+    def _raw_counts(self, sources: Mapping[str, str]) -> dict[str, int]:
+        """Rows of each date counted apart from all that follows, for the conservation count."""
+        dated = dated_rows(self.spark, self.dataset, sources, self.dates)
+        counts = {row[DS]: row["count"] for row in dated.groupBy(DS).count().collect()}
+        if empty := [ds for ds in self.dates if ds not in counts]:
+            raise DataRefused(
+                f"no rows for {', '.join(empty[:5])}"
+                + (f" and {len(empty) - 5} more dates" if len(empty) > 5 else ""),
+                "at least one row a date",
+                "land the data, or leave the date out",
+            )
+        return counts
+
+    def _refuse_bad_dates(self, tallies: Mapping[str, Tally]) -> None:
+        limit = self.settings.etl.max_quarantined_fraction
+        for ds, tally in tallies.items():
+            # Undated rows belong to no date: they are measured against all rows read.
+            rows = tally.raw if ds != UNDATED else sum(other.raw for other in tallies.values())
+            refused = tally.quarantined - tally.label_absent
+            if refused > limit * rows:
+                message = (
+                    f"{ds}: {refused:,} of {rows:,} rows ({refused / rows:.1%}) are refused\n"
+                    + _reasons_table(tally)
+                )
+                record(self.lake, [self._refusal(ds, tally, message)])
+                raise DataRefused(
+                    message,
+                    f"at most {limit:.1%} (etl.max_quarantined_fraction)",
+                    "correct the raw data; nothing was changed",
+                )
+
+    def _refusal(self, ds: str, tally: Tally, message: str) -> LedgerRow:
+        counts = {"raw": tally.raw, **{",".join(why): n for why, n in tally.reasons.items()}}
+        return LedgerRow(self.run_id, "etl", ds, "refused", counts, message=message)
+
+    def _fit(
+        self, rows: DataFrame, before: Mapping[str, Any]
+    ) -> tuple[dict[str, State], dict[str, int]]:
+        """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
+        train = rows.where(F.col(SPLIT) == "train")
+        table = self.lake.table("contributions")
+        by_date = contributions(train, self.dataset).repartition(DS)
+        files = table.stage(by_date, self.run_id, [DS])
+        versions = {
+            "contributions": self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
+        }
+        counts = table.spark(self.spark, CONTRIBUTIONS, versions["contributions"]).persist()
+        versions["id_log"] = self._append_entries(counts)
+        entries = self._entries(versions["id_log"])
+        generation = before.get("generation", 1)
+        fitted = states(counts, entries, self.dataset, self.dates, versions["id_log"], generation)
+        counts.unpersist()
+        for state in {state.digest: state for state in fitted.values()}.values():
+            save_state(self.lake, state)
+        return fitted, versions
+
+    def _entries(self, version: int | None = None) -> DataFrame:
+        return self.lake.table("id_log").spark(self.spark, ID_LOG, version).select(*ENTRY)
+
+    def _append_entries(self, counts: DataFrame) -> int:
+        table = self.lake.table("id_log")
+        new = new_entries(counts, self._entries(), self.dataset, self.dates)
+        files = table.stage(new.coalesce(1), self.run_id, [])
+        run_files = [
+            NewFile(file.path, {"run": self.run_id}, file.bytes, file.row_group_rows)
+            for file in files
+            if file.rows
+        ]
+        return self._replace("id_log", run_files, ID_LOG, {"run": [self.run_id]})
+
+    def _stage_examples(self, rows: DataFrame, tallies: Mapping[str, Tally]) -> list[Shard]:
+        valid = rows.where(F.col(SPLIT).isNotNull())
+        encoded = encode(valid, self.dataset, self._entries(), as_of=None, keep=[SPLIT])
+        counts = {
+            (ds, split): count
+            for ds, tally in tallies.items()
+            for split, count in tally.splits.items()
+        }
+        table, etl = self.lake.table("examples"), self.settings.etl
+        files = stage_shards(
+            encoded, self.dataset, table, self.run_id, counts, etl.shard_rows, etl.row_group_rows
+        )
+        return verified_shards(self.spark, self.dataset, table, self.run_id, files)
+
+    def _quarantine(self, rows: DataFrame) -> int:
+        table = self.lake.table("quarantine")
+        files = stage_quarantine(rows, table, "etl", self.run_id)
+        where = {"stage": ["etl"], DS: [*self.dates, UNDATED]}
+        return self._replace("quarantine", files, QUARANTINE, where)
+
+    def _replace(
+        self, name: Any, files: Sequence[NewFile], schema: Any, where: Mapping[str, Sequence[str]]
+    ) -> int:
+        self.lock.check()
+        return self.lake.table(name).replace(
+            files, schema, list(where), where, {"run": self.run_id}, "etl", self.lock.token
+        )
+
+    def _commit(
+        self,
+        before: Mapping[str, Any],
+        fitted: Mapping[str, State],
+        shards: Sequence[Shard],
+        versions: Mapping[str, int],
+    ) -> int:
+        """Makes the run visible: this commit names everything else that it wrote."""
+        table = self.lake.table("examples")
+        write_manifest(table.url, self.run_id, shards)
+        info = {
+            "run": self.run_id,
+            "stage": "etl",
+            "dataset": self.dataset.name,
+            "declaration": self.dataset.digest,
+            "fields": self.dataset.field_digests,
+            "generation": before.get("generation", 1),
+            "states": {
+                **before.get("states", {}),
+                **{ds: state.digest for ds, state in fitted.items()},
+            },
+            "runs": {**before.get("runs", {}), **dict.fromkeys(self.dates, self.run_id)},
+            "versions": dict(versions),
+        }
+        files = [
+            NewFile(s.path, {DS: s.ds, SPLIT: s.split}, s.bytes, s.row_group_rows) for s in shards
+        ]
+        self.lock.check()
+        return table.replace(
+            files,
+            self.dataset.examples_schema(),
+            [DS, SPLIT],
+            {DS: self.dates},
+            info,
+            "etl",
+            self.lock.token,
+        )
+
+    def _ledger_rows(
+        self,
+        tallies: Mapping[str, Tally],
+        fitted: Mapping[str, State],
+        shards: Sequence[Shard],
+        version: int,
+        seconds: float,
+    ) -> list[LedgerRow]:
+        content = {ds: sum(s.digest for s in shards if s.ds == ds) % UINT64 for ds in tallies}
+        return [
+            LedgerRow(
+                run=self.run_id,
+                stage="etl",
+                ds=ds,
+                status="done",
+                counts={
+                    "raw": tally.raw,
+                    **tally.splits,
+                    "quarantined": tally.quarantined,
+                    LABEL_ABSENT: tally.label_absent,
+                },
+                digests={
+                    "examples": f"{content[ds]:016x}",
+                    **({"state": fitted[ds].digest} if ds in fitted else {}),
+                },
+                versions={"examples": str(version)},
+                seconds=seconds,
+            )
+            for ds, tally in tallies.items()
+        ]
+
+
+def _tallies(rows: DataFrame, raw_counts: Mapping[str, int]) -> dict[str, Tally]:
+    splits: dict[str, dict[str, int]] = {ds: {} for ds in raw_counts}
+    reasons: dict[str, dict[tuple[str, ...], int]] = {ds: {} for ds in raw_counts}
+    for row in rows.groupBy(DS, SPLIT, REASONS).count().collect():
+        if row[SPLIT] is None:
+            reasons.setdefault(row[DS], {})[tuple(row[REASONS])] = row["count"]
+        else:
+            splits.setdefault(row[DS], {})[row[SPLIT]] = row["count"]
+    return {ds: Tally(raw_counts[ds], splits[ds], reasons[ds]) for ds in sorted(raw_counts)}
+
+
+def _reasons_table(tally: Tally) -> str:
+    by_reason: Counter[str] = Counter()
+    for reasons, count in tally.reasons.items():
+        by_reason.update(dict.fromkeys(reasons, count))
+    return "\n".join(f"    {count:>10,}  {reason}" for reason, count in by_reason.most_common())
+
+
+def _assert_conserved(tallies: Mapping[str, Tally], shards: Sequence[Shard]) -> None:
+    """Law 1: raw rows = examples + quarantined, the examples counted from what was written."""
+    for ds, tally in tallies.items():
+        written = sum(shard.rows for shard in shards if shard.ds == ds)
+        if tally.raw != written + tally.quarantined:
+            raise AssertionError(
+                f"{ds}: {tally.raw} raw rows, but {written} in examples and "
+                f"{tally.quarantined} in quarantine; nothing was committed"
+            )
+
+
+def _refuse_other_declaration(before: Mapping[str, Any], dataset: Dataset) -> None:
+    if not before or before["declaration"] == dataset.digest:
+        return
+    old, new = before["fields"], dataset.field_digests
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    raise DataRefused(
+        f"the declaration of {dataset.name!r} changed: "
+        + (f"fields {', '.join(changed)}" if changed else "sources, rules, joins or the key"),
+        "the declaration that the lake's examples were made with",
+        "use another lake folder for the new declaration, or take the change back",
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["etl", *sys.argv[1:]]))

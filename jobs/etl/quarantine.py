@@ -1,0 +1,45 @@
+"""Quarantine: every refused row, with its reasons, its text and its file."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
+
+from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE, UNDATED
+from jobs.lake import NewFile, Table
+
+STAGE = "stage"
+_COLUMNS = (REASONS, RAW, SOURCE_FILE, "run")
+QUARANTINE = StructType(
+    [
+        StructField(REASONS, ArrayType(StringType())),
+        StructField(RAW, StringType()),
+        StructField(SOURCE_FILE, StringType()),
+        StructField("run", StringType()),
+        StructField(STAGE, StringType()),
+        StructField(DS, StringType()),
+    ]
+)
+
+
+def stage_quarantine(rows: DataFrame, table: Table, stage: str, run: str) -> list[NewFile]:
+    """Writes the rows that have reasons into the run's folder; nothing is visible yet.
+
+    Undated rows of files that this run did not read are written again with them, since a commit
+    replaces the partition `undated` whole.
+
+    Args:
+        rows: with `ds`, `reasons`, `raw` and `source_file`.
+    """
+    refused = rows.where(F.size(REASONS) > 0).select(
+        REASONS, RAW, SOURCE_FILE, F.lit(run).alias("run"), F.lit(stage).alias(STAGE), DS
+    )
+    where = {STAGE: [stage], DS: [UNDATED]}
+    kept = table.spark(rows.sparkSession, QUARANTINE, where=where)
+    read = rows.select(SOURCE_FILE).distinct()
+    others = kept.join(F.broadcast(read), SOURCE_FILE, "left_anti").select(*refused.columns)
+    ordered = (
+        refused.unionByName(others).repartition(STAGE, DS).sortWithinPartitions(STAGE, DS, RAW)
+    )
+    return table.stage(ordered.select(*_COLUMNS, STAGE, DS), run, [STAGE, DS])
