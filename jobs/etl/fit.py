@@ -12,6 +12,7 @@ import decimal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, DoubleType, LongType, StringType, StructField, StructType
@@ -74,11 +75,11 @@ def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
     return counts.select(*_cast({name: F.col(name) for name in (DS, "field", "value", "count")}))
 
 
-def _cast(columns: Mapping[str, object]) -> Iterator[object]:
+def _cast(columns: Mapping[str, SparkColumn]) -> Iterator[SparkColumn]:
     """The columns of `CONTRIBUTIONS`, null where not given."""
     for column in CONTRIBUTIONS.fields:
         value = columns.get(column.name, F.lit(None))
-        yield value.cast(column.dataType).alias(column.name)  # type: ignore[attr-defined]
+        yield value.cast(column.dataType).alias(column.name)
 
 
 def _sums(rows: DataFrame, dataset: Dataset) -> DataFrame | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pyspark import StorageLevel
@@ -22,10 +21,11 @@ from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import encode
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries, states
 from jobs.etl.ingest import DS, REASONS, UNDATED, read_errors
-from jobs.etl.quarantine import QUARANTINE, stage_quarantine
+from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
 from jobs.etl.shards import SPLIT, stage_shards, verified_shards
 from jobs.etl.split import split_of
-from jobs.etl.validate import LABEL_ABSENT, checked_rows, dated_rows
+from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, summary, tally
+from jobs.etl.validate import checked_rows, dated_rows
 from jobs.lake import Lake, NewFile
 from jobs.ledger import LedgerRow, record
 from jobs.lock import StageLock, stage_lock
@@ -35,24 +35,6 @@ from jobs.state import State, save_state
 from schemas.dataset import Dataset
 
 log = logging.getLogger("millstream.etl")
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Rows of one date, counted: `raw` by itself, the others from what was written."""
-
-    raw: int = 0
-    splits: Mapping[str, int] = field(default_factory=dict)
-    reasons: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-
-    @property
-    def quarantined(self) -> int:
-        return sum(self.reasons.values())
-
-    @property
-    def label_absent(self) -> int:
-        """Rows with no other reason; they are outside the quarantined fraction."""
-        return self.reasons.get((LABEL_ABSENT,), 0)
 
 
 @dataclass(frozen=True)
@@ -80,9 +62,12 @@ def run(settings: Settings, spark: SparkSession, *, run_id: str, dates: Sequence
     with stage_lock(lake, "etl", run_id) as lock, read_errors():
         for number, chunk in enumerate(_chunks(sorted(set(dates)), settings.etl.dates_per_pass)):
             one_pass = Pass(settings, spark, dataset, lake, lock, f"{run_id}-{number}", chunk)
-            version, done = one_pass.run()
+            try:
+                version, done = one_pass.run()
+            except DataRefused as error:
+                record(lake, [LedgerRow(run_id, "etl", chunk[0], "refused", message=str(error))])
+                raise
             tallies.update(done)
-            log.info("%s .. %s: %s", chunk[0], chunk[-1], summary(done.values()))
     return EtlResult(lake.table("examples").url, version, tallies, time.monotonic() - started)
 
 
@@ -110,15 +95,6 @@ def _chunks(dates: Sequence[str], size: int) -> Iterator[Sequence[str]]:
         yield dates[start : start + size]
 
 
-def summary(tallies: Any) -> str:
-    """Rows of several dates together, in words."""
-    total: Counter[str] = Counter()
-    for tally in tallies:
-        total.update({"raw": tally.raw, "quarantined": tally.quarantined, **tally.splits})
-    splits = ", ".join(f"{name} {total[name]:,}" for name in ("train", "val", "test"))
-    return f"{total['raw']:,} rows = {splits}, quarantined {total['quarantined']:,}"
-
-
 @dataclass(frozen=True)
 class Pass:
     """One pass over the data of some dates, ending in one commit of the examples."""
@@ -136,18 +112,22 @@ class Pass:
         before = self._before()
         sources = source_paths(self.settings, self.dataset)
         raw_counts = self._raw_counts(sources)
+        log.info("%s raw rows of %s dates", f"{sum(raw_counts.values()):,}", len(self.dates))
         rows = checked_rows(self.spark, self.dataset, sources, self.dates, with_label=True)
         split = F.when(F.size(REASONS) == 0, split_of(self.dataset, self.settings.etl.split))
         rows = rows.withColumn(SPLIT, split).persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            tallies = _tallies(rows, raw_counts)
-            self._refuse_bad_dates(tallies)
+            tallies = tally(rows, raw_counts)
+            refuse_bad(tallies, self.settings.etl.max_quarantined_fraction)
+            log.info("checked: %s", summary(tallies.values()))
             fitted, versions = self._fit(rows, before)
+            log.info("fitted %s states", len({state.digest for state in fitted.values()}))
             shards = self._stage_examples(rows, tallies)
-            versions["quarantine"] = self._quarantine(rows)
+            log.info("wrote %s shards", f"{len(shards):,}")
+            quarantined, versions["quarantine"] = self._quarantine(rows)
         finally:
             rows.unpersist()
-        _assert_conserved(tallies, shards)
+        assert_conserved(tallies, shards, quarantined)
         version = self._commit(before, fitted, shards, versions)
         seconds = time.monotonic() - started
         record(self.lake, self._ledger_rows(tallies, fitted, shards, version, seconds))
@@ -166,36 +146,8 @@ class Pass:
         """Rows of each date counted apart from all that follows, for the conservation count."""
         dated = dated_rows(self.spark, self.dataset, sources, self.dates)
         counts = {row[DS]: row["count"] for row in dated.groupBy(DS).count().collect()}
-        if empty := [ds for ds in self.dates if ds not in counts]:
-            raise DataRefused(
-                f"no rows for {', '.join(empty[:5])}"
-                + (f" and {len(empty) - 5} more dates" if len(empty) > 5 else ""),
-                "at least one row a date",
-                "land the data, or leave the date out",
-            )
+        refuse_empty(counts, self.dates)
         return counts
-
-    def _refuse_bad_dates(self, tallies: Mapping[str, Tally]) -> None:
-        limit = self.settings.etl.max_quarantined_fraction
-        for ds, tally in tallies.items():
-            # Undated rows belong to no date: they are measured against all rows read.
-            rows = tally.raw if ds != UNDATED else sum(other.raw for other in tallies.values())
-            refused = tally.quarantined - tally.label_absent
-            if refused > limit * rows:
-                message = (
-                    f"{ds}: {refused:,} of {rows:,} rows ({refused / rows:.1%}) are refused\n"
-                    + _reasons_table(tally)
-                )
-                record(self.lake, [self._refusal(ds, tally, message)])
-                raise DataRefused(
-                    message,
-                    f"at most {limit:.1%} (etl.max_quarantined_fraction)",
-                    "correct the raw data; nothing was changed",
-                )
-
-    def _refusal(self, ds: str, tally: Tally, message: str) -> LedgerRow:
-        counts = {"raw": tally.raw, **{",".join(why): n for why, n in tally.reasons.items()}}
-        return LedgerRow(self.run_id, "etl", ds, "refused", counts, message=message)
 
     def _fit(
         self, rows: DataFrame, before: Mapping[str, Any]
@@ -236,9 +188,7 @@ class Pass:
         valid = rows.where(F.col(SPLIT).isNotNull())
         encoded = encode(valid, self.dataset, self._entries(), as_of=None, keep=[SPLIT])
         counts = {
-            (ds, split): count
-            for ds, tally in tallies.items()
-            for split, count in tally.splits.items()
+            (ds, split): count for ds, one in tallies.items() for split, count in one.splits.items()
         }
         table, etl = self.lake.table("examples"), self.settings.etl
         files = stage_shards(
@@ -246,11 +196,13 @@ class Pass:
         )
         return verified_shards(self.spark, self.dataset, table, self.run_id, files)
 
-    def _quarantine(self, rows: DataFrame) -> int:
+    def _quarantine(self, rows: DataFrame) -> tuple[dict[str, int], int]:
+        """Commits the refused rows; returns those of this run by date, and the version."""
         table = self.lake.table("quarantine")
         files = stage_quarantine(rows, table, "etl", self.run_id)
         where = {"stage": ["etl"], DS: [*self.dates, UNDATED]}
-        return self._replace("quarantine", files, QUARANTINE, where)
+        version = self._replace("quarantine", files, QUARANTINE, where)
+        return quarantined_rows(table, self.spark, "etl", self.run_id, version), version
 
     def _replace(
         self, name: Any, files: Sequence[NewFile], schema: Any, where: Mapping[str, Sequence[str]]
@@ -313,12 +265,7 @@ class Pass:
                 stage="etl",
                 ds=ds,
                 status="done",
-                counts={
-                    "raw": tally.raw,
-                    **tally.splits,
-                    "quarantined": tally.quarantined,
-                    LABEL_ABSENT: tally.label_absent,
-                },
+                counts=one.counts(),
                 digests={
                     "examples": f"{content[ds]:016x}",
                     **({"state": fitted[ds].digest} if ds in fitted else {}),
@@ -326,37 +273,8 @@ class Pass:
                 versions={"examples": str(version)},
                 seconds=seconds,
             )
-            for ds, tally in tallies.items()
+            for ds, one in tallies.items()
         ]
-
-
-def _tallies(rows: DataFrame, raw_counts: Mapping[str, int]) -> dict[str, Tally]:
-    splits: dict[str, dict[str, int]] = {ds: {} for ds in raw_counts}
-    reasons: dict[str, dict[tuple[str, ...], int]] = {ds: {} for ds in raw_counts}
-    for row in rows.groupBy(DS, SPLIT, REASONS).count().collect():
-        if row[SPLIT] is None:
-            reasons.setdefault(row[DS], {})[tuple(row[REASONS])] = row["count"]
-        else:
-            splits.setdefault(row[DS], {})[row[SPLIT]] = row["count"]
-    return {ds: Tally(raw_counts[ds], splits[ds], reasons[ds]) for ds in sorted(raw_counts)}
-
-
-def _reasons_table(tally: Tally) -> str:
-    by_reason: Counter[str] = Counter()
-    for reasons, count in tally.reasons.items():
-        by_reason.update(dict.fromkeys(reasons, count))
-    return "\n".join(f"    {count:>10,}  {reason}" for reason, count in by_reason.most_common())
-
-
-def _assert_conserved(tallies: Mapping[str, Tally], shards: Sequence[Shard]) -> None:
-    """Law 1: raw rows = examples + quarantined, the examples counted from what was written."""
-    for ds, tally in tallies.items():
-        written = sum(shard.rows for shard in shards if shard.ds == ds)
-        if tally.raw != written + tally.quarantined:
-            raise AssertionError(
-                f"{ds}: {tally.raw} raw rows, but {written} in examples and "
-                f"{tally.quarantined} in quarantine; nothing was committed"
-            )
 
 
 def _refuse_other_declaration(before: Mapping[str, Any], dataset: Dataset) -> None:

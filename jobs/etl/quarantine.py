@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
@@ -39,7 +39,13 @@ def stage_quarantine(rows: DataFrame, table: Table, stage: str, run: str) -> lis
     kept = table.spark(rows.sparkSession, QUARANTINE, where=where)
     read = rows.select(SOURCE_FILE).distinct()
     others = kept.join(F.broadcast(read), SOURCE_FILE, "left_anti").select(*refused.columns)
-    ordered = (
-        refused.unionByName(others).repartition(STAGE, DS).sortWithinPartitions(STAGE, DS, RAW)
-    )
-    return table.stage(ordered.select(*_COLUMNS, STAGE, DS), run, [STAGE, DS])
+    by_date = refused.unionByName(others).select(*_COLUMNS, STAGE, DS).repartition(STAGE, DS)
+    return table.stage(by_date.sortWithinPartitions(STAGE, DS, RAW), run, [STAGE, DS])
+
+
+def quarantined_rows(
+    table: Table, spark: SparkSession, stage: str, run: str, version: int
+) -> dict[str, int]:
+    """Rows that a run put there, by date, counted from what was written."""
+    rows = table.spark(spark, QUARANTINE, version, {STAGE: [stage]}).where(F.col("run") == run)
+    return {row[DS]: row["count"] for row in rows.groupBy(DS).count().collect()}

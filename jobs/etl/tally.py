@@ -1,0 +1,118 @@
+"""Tally: rows of each date counted, so that none leaves without a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pyspark.sql import DataFrame
+
+from jobs.errors import DataRefused
+from jobs.etl.ingest import DS, REASONS, UNDATED
+from jobs.etl.shards import SPLIT
+from jobs.etl.validate import LABEL_ABSENT
+from jobs.manifest import Shard
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Rows of one date.
+
+    Attributes:
+        raw: counted by itself, from the raw files.
+        splits: valid rows by split.
+        reasons: refused rows by the reasons they have together.
+    """
+
+    raw: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        return sum(self.reasons.values())
+
+    @property
+    def label_absent(self) -> int:
+        """Rows with no other reason; they are outside the quarantined fraction."""
+        return self.reasons.get((LABEL_ABSENT,), 0)
+
+    def reasons_table(self) -> str:
+        """Rows by single reason, most frequent first; a row with two reasons is in both."""
+        by_reason: Counter[str] = Counter()
+        for reasons, count in self.reasons.items():
+            by_reason.update(dict.fromkeys(reasons, count))
+        lines = (f"    {count:>10,}  {reason}" for reason, count in by_reason.most_common())
+        return "\n".join(lines)
+
+    def counts(self) -> dict[str, int]:
+        """For the ledger."""
+        quarantined = {"quarantined": self.quarantined, LABEL_ABSENT: self.label_absent}
+        return {"raw": self.raw, **self.splits, **quarantined}
+
+
+def tally(rows: DataFrame, raw_counts: Mapping[str, int]) -> dict[str, Tally]:
+    """Counts checked rows by date, split and reasons.
+
+    Args:
+        rows: with `ds`, `split` (null where refused) and `reasons`.
+        raw_counts: raw rows by date.
+    """
+    splits: dict[str, dict[str, int]] = {ds: {} for ds in raw_counts}
+    reasons: dict[str, dict[tuple[str, ...], int]] = {ds: {} for ds in raw_counts}
+    for row in rows.groupBy(DS, SPLIT, REASONS).count().collect():
+        if row[SPLIT] is None:
+            reasons[row[DS]][tuple(row[REASONS])] = row["count"]
+        else:
+            splits[row[DS]][row[SPLIT]] = row["count"]
+    return {ds: Tally(raw_counts[ds], splits[ds], reasons[ds]) for ds in sorted(raw_counts)}
+
+
+def summary(tallies: Iterable[Tally]) -> str:
+    """Rows of several dates together, in words."""
+    total: Counter[str] = Counter()
+    for one in tallies:
+        total.update({"raw": one.raw, "quarantined": one.quarantined, **one.splits})
+    splits = ", ".join(f"{name} {total[name]:,}" for name in ("train", "val", "test"))
+    return f"{total['raw']:,} rows = {splits}, quarantined {total['quarantined']:,}"
+
+
+def refuse_empty(raw_counts: Mapping[str, int], dates: Sequence[str]) -> None:
+    """Refuses dates without a row: an empty date is a failure upstream more often than not."""
+    if empty := [ds for ds in dates if ds not in raw_counts]:
+        more = f" and {len(empty) - 5} more dates" if len(empty) > 5 else ""
+        raise DataRefused(
+            f"no rows for {', '.join(empty[:5])}{more}",
+            "at least one row a date",
+            "land the data, or leave the date out; nothing was changed",
+        )
+
+
+def refuse_bad(tallies: Mapping[str, Tally], limit: float) -> None:
+    """Refuses dates of whose rows more than `limit` are quarantined, with a table of reasons."""
+    for ds, one in tallies.items():
+        # Undated rows belong to no date: they are measured against all rows read.
+        rows = one.raw if ds != UNDATED else sum(other.raw for other in tallies.values())
+        refused = one.quarantined - one.label_absent
+        if refused > limit * rows:
+            raise DataRefused(
+                f"{ds}: {refused:,} of {rows:,} rows ({refused / rows:.1%}) are refused\n"
+                + one.reasons_table(),
+                f"at most {limit:.1%} (etl.max_quarantined_fraction)",
+                "correct the raw data; nothing was changed",
+            )
+
+
+def assert_conserved(
+    tallies: Mapping[str, Tally], shards: Sequence[Shard], quarantined: Mapping[str, int]
+) -> None:
+    """Law 1: raw rows = examples + quarantined, both counted from what was written."""
+    for ds, one in tallies.items():
+        written = sum(shard.rows for shard in shards if shard.ds == ds)
+        refused = quarantined.get(ds, 0)
+        if one.raw != written + refused:
+            raise AssertionError(
+                f"{ds}: {one.raw} raw rows, but {written} in examples and {refused} in "
+                "quarantine; nothing was committed"
+            )
