@@ -41,7 +41,13 @@ class Clip:
             )
 
     def sql(self, x: str) -> str:
-        return f"greatest(least({x}, {self.high!r}D), {self.low!r}D)"
+        # What is no finite number passes, so that the row is refused, not clipped into sense;
+        # least() and greatest() would also turn null into a bound.
+        return (
+            f"CASE WHEN isnan({x}) OR abs({x}) = double('infinity') THEN {x} "
+            f"WHEN {x} > {self.high!r}D THEN {self.high!r}D "
+            f"WHEN {x} < {self.low!r}D THEN {self.low!r}D ELSE {x} END"
+        )
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,7 @@ class Numeric(Field):
     def sql(self) -> str:
         x = f"CAST({self.expr or self.name} AS DOUBLE)"
         for transform in self.transforms:
-            # least() and greatest() skip nulls, so a null is kept one explicitly.
             x = transform.sql(x)
-        if self.transforms:
-            x = f"IF(({self.expr or self.name}) IS NULL, NULL, {x})"
         return x
 
 
