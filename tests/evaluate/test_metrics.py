@@ -185,7 +185,7 @@ def test_a_missing_score_is_refused(spark: SparkSession) -> None:
 
 
 def test_one_shuffle_of_the_scores_and_no_single_partition(spark: SparkSession) -> None:
-    from jobs.evaluate.metrics import _blocks_of
+    from jobs.evaluate.ranking import _blocks_of
 
     frame = _frame(spark, _binary_rows(100))
 

@@ -1,0 +1,298 @@
+"""Evaluate: a registered model is measured on rows that it was not trained on.
+
+    spark-submit --properties-file conf/spark/local.conf jobs/evaluate/job.py \\
+        --config conf/flights.yaml --model latest
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.errors import DataRefused
+from jobs.etl.encode import id_map
+from jobs.evaluate.gate import Verdict, judge
+from jobs.evaluate.metrics import Metrics, measure
+from jobs.evaluate.predict import IdMaps, Predictor, predicted
+from jobs.evaluate.registry import LATEST, ModelVersion, Registry
+from jobs.evaluate.report import Report, write_report
+from jobs.lake import Examples, Lake
+from jobs.ledger import LedgerRow, record
+from jobs.settings import Settings
+from jobs.state import load_state
+from schemas.dataset import Dataset, struct_type
+
+_LABEL, _WEIGHT = "__label", "__weight"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows that models are measured on: a split of some dates of one examples version."""
+
+    examples: Examples
+    split: str
+    first_ds: str
+    last_ds: str
+
+    def __str__(self) -> str:
+        return f"split {self.split!r} of {self.first_ds}..{self.last_ds}"
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What was measured, of which model, on which rows."""
+
+    model: ModelVersion
+    selection: Selection
+    metrics: Metrics
+    report_url: str
+    seconds: float
+
+    @property
+    def version(self) -> str:
+        return self.model.version
+
+    def summary(self) -> str:
+        """One line: what was measured, where the report is."""
+        names = ("auc", "log_loss", "base_rate", "rmse", "mae")
+        values = [f"{n} {self.metrics.values[n]:.4f}" for n in names if n in self.metrics.values]
+        return (
+            f"model version {self.version}, {self.selection}, {self.metrics.rows:,} rows: "
+            f"{', '.join(values)}; report {self.report_url}"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A challenger and the champion, measured on the same rows, and what the gate says."""
+
+    challenger: EvaluateResult
+    champion: EvaluateResult | None
+    verdict: Verdict
+
+
+def run(
+    settings: Settings,
+    spark: SparkSession,
+    *,
+    run_id: str,
+    model: str = LATEST,
+    dates: tuple[str, str] | None = None,
+) -> EvaluateResult:
+    """Measures a model, by default on the dates that it was trained over.
+
+    Args:
+        model: a version, an alias or "latest".
+        dates: first and last date, both included.
+
+    Raises:
+        DataRefused: no such model, version or rows; other examples than the model can read.
+    """
+    evaluation = Evaluation(settings, spark, run_id)
+    version = evaluation.registry.resolve(model)
+    measured = evaluation.measure(version, evaluation.selection(version, dates))
+    evaluation.report(measured)
+    evaluation.record(measured)
+    return measured
+
+
+def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger: str) -> Comparison:
+    """Measures a challenger and the champion on the same rows and asks the gate.
+
+    The alias stays where it is: the caller promotes, or raises GateRefused with the reasons.
+
+    Raises:
+        DataRefused: see `run`.
+    """
+    evaluation = Evaluation(settings, spark, run_id)
+    version = evaluation.registry.resolve(challenger)
+    selection = evaluation.selection(version, None)
+    measured = evaluation.measure(version, selection)
+    champion = evaluation.registry.champion()
+    against = None
+    if champion is not None and champion.version != version.version:
+        against = evaluation.measure(champion, selection)
+        evaluation.record(against)
+    verdict = judge(
+        settings.gate, measured.metrics.values, against.metrics.values if against else None
+    )
+    if champion is not None and champion.version == version.version:
+        verdict = Verdict(True, (), (f"version {version.version} is the champion already",))
+    evaluation.report(measured, against, verdict)
+    evaluation.record(measured, verdict)
+    return Comparison(measured, against, verdict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The steps of an evaluation, over one lake."""
+
+    settings: Settings
+    spark: SparkSession
+    run_id: str
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.settings.dataset()
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.settings.lake_url, self.dataset.name)
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.settings, self.lake)
+
+    def selection(self, model: ModelVersion, dates: tuple[str, str] | None) -> Selection:
+        """Rows of the examples version that the model was trained on."""
+        table = self.lake.table("examples")
+        examples = Examples.open(table.url, int(model.tags["examples_version"]))
+        return Selection(examples, self.settings.evaluate.split, *(dates or model.dates))
+
+    def measure(self, model: ModelVersion, selection: Selection) -> EvaluateResult:
+        """Scores the rows once, keeps the scores, and measures them."""
+        started = time.monotonic()
+        id_maps = self._id_maps(model, selection.examples)
+        predictor = Predictor(
+            model.folder_url,
+            model.tags["weights_digest"],
+            self.dataset,
+            self.settings.evaluate.batch_rows,
+        )
+        scored = predicted(self._rows(selection), predictor, [_LABEL, _WEIGHT], id_maps)
+        scored = scored.withColumnsRenamed({_LABEL: "label", _WEIGHT: "weight"})
+        scored = scored.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            bins = self.settings.evaluate.calibration_bins
+            metrics = measure(scored, self.dataset.label.task, str(selection), bins)
+        finally:
+            scored.unpersist()
+        self.registry.log_metrics(
+            model.version, {f"{selection.split}.{k}": v for k, v in metrics.values.items()}
+        )
+        report_url = self.lake.folder("reports", f"{self.run_id}.html")
+        return EvaluateResult(model, selection, metrics, report_url, time.monotonic() - started)
+
+    def report(
+        self,
+        measured: EvaluateResult,
+        champion: EvaluateResult | None = None,
+        verdict: Verdict | None = None,
+    ) -> None:
+        """Writes the HTML report."""
+        report = Report(
+            title=f"{self.dataset.name}, model version {measured.version}",
+            subtitle=f"{measured.selection}, {measured.metrics.rows:,} rows",
+            metrics=measured.metrics,
+            curves=self.registry.metrics_by_epoch(measured.model),
+            facts=_facts(self.run_id, measured, champion),
+            champion=champion.metrics if champion else None,
+            verdict=verdict,
+        )
+        write_report(measured.report_url, report)
+
+    def record(self, measured: EvaluateResult, verdict: Verdict | None = None) -> None:
+        """Adds the ledger's row; with a verdict, that of the gate too."""
+        tags, selection = measured.model.tags, measured.selection
+        row = LedgerRow(
+            run=self.run_id,
+            stage="evaluate",
+            ds=selection.last_ds,
+            status="done",
+            counts={"rows": measured.metrics.rows},
+            digests={"weights": tags["weights_digest"], "state": tags["state_digest"]},
+            versions={
+                "model": measured.version,
+                "examples": str(selection.examples.version),
+                "first_ds": selection.first_ds,
+            },
+            metrics=measured.metrics.values,
+            seconds=measured.seconds,
+        )
+        rows = [row]
+        if verdict is not None:
+            status = "done" if verdict.passed else "refused"
+            message = "; ".join(verdict.reasons or verdict.checks)
+            rows.append(replace(row, stage="gate", status=status, seconds=0.0, message=message))
+        record(self.lake, rows)
+
+    def _rows(self, selection: Selection) -> DataFrame:
+        """The stored columns, and label and weight, or 1, under names that no field has."""
+        shards = selection.examples.shards(selection.split, selection.first_ds, selection.last_ds)
+        if not shards:
+            raise DataRefused(
+                f"{selection} has no rows in version {selection.examples.version} of "
+                f"{selection.examples.url}",
+                "at least one row to measure",
+                "run the ETL of these dates, or measure other dates or another split",
+            )
+        schema = struct_type((c.name, c.spark_type) for c in self.dataset.stored_columns())
+        paths = [f"{selection.examples.url}/{shard.path}" for shard in shards]
+        rows = self.spark.read.schema(schema).parquet(*paths)
+        weight = self.dataset.weight
+        return rows.withColumns(
+            {
+                _LABEL: F.col(self.dataset.label.name),
+                _WEIGHT: F.col(weight.name) if weight else F.lit(1.0).cast("float"),
+            }
+        )
+
+    def _id_maps(self, model: ModelVersion, examples: Examples) -> IdMaps:
+        """Checks that the model can read the examples, and how their ids become its own."""
+        info = examples.info
+        state = load_state(self.lake, model.tags["state_digest"])
+        refuse_other_declaration(model, self.dataset)
+        if info["declaration"] != self.dataset.digest:
+            raise DataRefused(
+                f"version {examples.version} of {examples.url} was made with declaration "
+                f"{info['declaration']}",
+                f"declaration {self.dataset.digest}",
+                "run the ETL with the declaration as it is now, in another lake folder",
+            )
+        if info["generation"] != state.generation:
+            raise DataRefused(
+                f"model version {model.version} knows the ids of generation {state.generation}; "
+                f"the examples have those of generation {info['generation']}",
+                remedy="train a model on the rebuilt examples",
+            )
+        return id_map(self.spark, self.lake, self.dataset, state, info["versions"]["id_log"])
+
+
+def refuse_other_declaration(model: ModelVersion, dataset: Dataset) -> None:
+    """Refuses a model that was trained with another declaration than the data set's now."""
+    if model.tags["declaration"] != dataset.digest:
+        raise DataRefused(
+            f"model version {model.version} was trained with declaration "
+            f"{model.tags['declaration']} of {dataset.name!r}",
+            f"declaration {dataset.digest}, which the settings name",
+            "take the change of the declaration back, or train a model with it",
+        )
+
+
+def _facts(
+    run_id: str, measured: EvaluateResult, champion: EvaluateResult | None
+) -> dict[str, str]:
+    tags, selection = measured.model.tags, measured.selection
+    return {
+        "run": run_id,
+        "model version": measured.version,
+        "champion": champion.version if champion else "none compared",
+        "trained by": tags["run_id"],
+        "trained over": tags["dates"],
+        "examples": f"{selection.examples.url}, version {selection.examples.version}",
+        "weights": tags["weights_digest"],
+        "state": tags["state_digest"],
+        "declaration": tags["declaration"],
+        "settings": tags["settings"],
+    }
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,145 @@
+"""Inference in Spark: stored columns in, scores out, with the forward that training uses.
+
+A Python worker loads a model once, whatever the number of partitions, and torch gets as many
+threads as the task has cores. The scores are computed again for every action on the result:
+persist it, or write it, before counting or filtering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql.types import FloatType, StructField, StructType
+
+from jobs.errors import DataRefused
+from schemas.dataset import Dataset
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+
+    from jobs.train.artifact import LoadedModel
+
+SCORE = "score"
+IdMaps = Mapping[str, npt.NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What a Python worker needs to score; small to send.
+
+    Attributes:
+        folder_url: of the model.
+        weights_digest: that its weights must have.
+        dataset: the declaration that the model was trained with.
+        batch_rows: rows a forward.
+    """
+
+    folder_url: str
+    weights_digest: str
+    dataset: Dataset
+    batch_rows: int
+
+
+def predicted(
+    rows: DataFrame, predictor: Predictor, keep: Sequence[str], id_maps: IdMaps | None = None
+) -> DataFrame:
+    """Scores rows.
+
+    Args:
+        rows: with the stored columns; label and weight may be absent.
+        keep: columns of `rows` to keep.
+        id_maps: for a model older than the examples, field -> the model's id by theirs.
+
+    Returns:
+        `keep`, then `score`, a float.
+    """
+    schema = rows.select(*keep).schema
+    score = StructField(SCORE, FloatType())
+    maps = rows.sparkSession.sparkContext.broadcast(dict(id_maps or {}))
+    inputs = [c.name for c in predictor.dataset.stored_columns() if c.name in rows.columns]
+    needed = rows.select(*dict.fromkeys([*inputs, *keep]))
+    return needed.mapInArrow(
+        partial(_score, predictor, tuple(keep), maps), StructType([*schema.fields, score])
+    )
+
+
+def _score(
+    predictor: Predictor,
+    keep: Sequence[str],
+    id_maps: Broadcast[dict[str, npt.NDArray[np.int32]]],
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    import torch
+
+    from jobs.train.batch import batch_from_arrow
+    from jobs.train.models import predict
+
+    torch.set_num_threads(_task_cores())
+    model = loaded(predictor.folder_url, predictor.weights_digest).model
+    for table in _rebatched(batches, predictor.batch_rows):
+        batch = batch_from_arrow(_mapped(table, id_maps.value), predictor.dataset, with_label=False)
+        scores = pa.array(predict(model, batch).numpy(), pa.float32())
+        yield from table.select(list(keep)).append_column(SCORE, scores).to_batches()
+
+
+@lru_cache(maxsize=2)
+def loaded(folder_url: str, weights_digest: str) -> LoadedModel:
+    """The model, loaded once a process; two are kept: champion and challenger.
+
+    Raises:
+        DataRefused: the weights are not those that the registry names.
+    """
+    from jobs.train.artifact import load_model
+
+    model = load_model(folder_url)
+    if model.digest != weights_digest:
+        raise DataRefused(
+            f"the weights in {folder_url} have digest {model.digest}",
+            f"digest {weights_digest}, which the registry names",
+            "restore the model's folder, or use another version",
+        )
+    return model
+
+
+def check_weights(predictor: Predictor) -> None:
+    """Loads the model here, so that a refusal is not buried in a worker's stack trace."""
+    loaded(predictor.folder_url, predictor.weights_digest)
+
+
+def _task_cores() -> int:
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return context.cpus() if context is not None else 1
+
+
+def _rebatched(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The rows in tables of `rows` rows, the last one shorter; never an empty one."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        while count >= rows:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, rows).combine_chunks()
+            held = table.slice(rows).to_batches()
+            count -= rows
+    if count:
+        yield pa.Table.from_batches(held).combine_chunks()
+
+
+def _mapped(table: pa.Table, id_maps: IdMaps) -> pa.Table:
+    """The table with the model's ids in place of the examples'."""
+    for name, ids in id_maps.items():
+        place = table.column_names.index(name)
+        own = ids[table.column(name).to_numpy()]
+        table = table.set_column(place, name, pa.array(own, pa.int32()))
+    return table

@@ -1,0 +1,320 @@
+"""The model registry. The only module that imports MLflow, and late: its import costs seconds.
+
+MLflow keeps what a model is (tags), how it was made (parameters, curves) and which version is the
+champion. The files lie in the lake, named by the digest of the weights. By default MLflow's
+database is SQLite inside the lake: its file store tears when an alias moves under a reader.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import ConfigError, DataRefused, Locked
+from jobs.evaluate.model_files import guarded, keep_model, lengthen, shorten, weights_digest
+from jobs.lake import Lake
+from jobs.ledger import LedgerRow, read_ledger, record
+from jobs.lock import stage_lock
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION = "champion"
+LATEST = "latest"
+REQUIRED_TAGS = (
+    "run_id",
+    "state_digest",
+    "examples_version",
+    "declaration",
+    "dates",
+    "fingerprint",
+    "settings",
+)
+_LOG = logging.getLogger("millstream.registry")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered version. Its parts never change; aliases move.
+
+    Attributes:
+        version: number in the registry, as text.
+        folder_url: of `model.safetensors` and `model.json`.
+        mlflow_run: the run with its parameters and curves.
+        tags: `weights_digest`, REQUIRED_TAGS and whatever else was given.
+    """
+
+    version: str
+    folder_url: str
+    mlflow_run: str
+    tags: dict[str, str]
+
+    @property
+    def dates(self) -> tuple[str, str]:
+        """First and last date that it was trained over."""
+        first, _, last = self.tags["dates"].partition("..")
+        return first, last or first
+
+
+class Registry:
+    """The registered models of one data set."""
+
+    def __init__(self, settings: Settings, lake: Lake) -> None:
+        self.lake = lake
+        self.name = lake.url.rstrip("/").rsplit("/", 1)[-1]
+        self._experiment = settings.mlflow.experiment or self.name
+        self._uri = settings.mlflow.tracking_uri
+
+    # Reading
+
+    def resolve(self, model: str) -> ModelVersion:
+        """The version that a number, an alias or "latest" stands for now.
+
+        Raises:
+            DataRefused: there is none.
+        """
+        found = self.champion() if model == CHAMPION else self._find(model)
+        if found is None:
+            raise DataRefused(
+                f"no model {model!r} of {self.name} in the registry {self.uri}",
+                f"a version, an alias or {LATEST!r}",
+                "train a model first; only a passed gate makes a champion",
+            )
+        return found
+
+    def champion(self) -> ModelVersion | None:
+        """The version that is live. Completes a promotion that was cut short."""
+        intended = self._unfinished()
+        if intended is not None:
+            self._finish(intended)
+        found = self._find(CHAMPION)
+        moves = self._moves()
+        if moves and (found is None or found.version != moves[-1]["versions"]["to"]):
+            _LOG.warning(
+                "alias %r of %s is at version %s; the ledger's last promotion was to %s",
+                CHAMPION,
+                self.name,
+                found.version if found else "none",
+                moves[-1]["versions"]["to"],
+            )
+        return found
+
+    def metrics_by_epoch(self, version: ModelVersion) -> dict[str, list[float]]:
+        """The training curves: for each metric, its value by epoch."""
+        names = self._client.get_run(version.mlflow_run).data.metrics
+        history = {
+            name: self._client.get_metric_history(version.mlflow_run, name) for name in names
+        }
+        return {
+            name: [point.value for point in sorted(points, key=lambda point: int(point.step))]
+            for name, points in sorted(history.items())
+            if not name.startswith("eval.")
+        }
+
+    # Writing
+
+    def register(
+        self,
+        folder: str,
+        metrics_by_epoch: Sequence[Mapping[str, float]],
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+    ) -> str:
+        """Copies a saved model into the lake and registers it.
+
+        The same weights with the same tags (but for `run_id`) are registered once: a replay gets
+        the version that stands.
+
+        Args:
+            folder: where `jobs.train.artifact.save_model` wrote.
+            metrics_by_epoch: one mapping an epoch.
+            tags: at least REQUIRED_TAGS; fingerprint and settings as JSON, dates as A..B.
+            params: for reading in MLflow.
+
+        Returns:
+            The version.
+        """
+        if missing := [name for name in REQUIRED_TAGS if not tags.get(name)]:
+            raise ValueError(f"register: tags are missing: {', '.join(missing)}")
+        digest = weights_digest(folder)
+        stored = {name: shorten(self.lake, text) for name, text in tags.items()}
+        stored["weights_digest"] = digest
+        client = self._client
+        with self._guard():
+            source = keep_model(self.lake, folder, digest)
+            for found in client.search_model_versions(f"name='{self.name}'"):
+                if found.source == source and _same_but_run(found.tags, stored):
+                    return str(found.version)
+            run = self._log_run(tags["run_id"], metrics_by_epoch, params)
+            self._ensure_model()
+            made = client.create_model_version(
+                self.name, source, run, tags=stored, await_creation_for=0
+            )
+        return str(made.version)
+
+    def log_metrics(self, version: str, metrics: Mapping[str, float]) -> None:
+        """Adds measured values to the version's MLflow run, as `eval.NAME`."""
+        run = self._client.get_model_version(self.name, version).run_id
+        self._client.log_batch(run, metrics=_entities(metrics, 0, "eval."))
+
+    def promote(self, version: str, run: str) -> None:
+        """Makes a version the champion.
+
+        The intent is in the ledger before the alias moves, so a crash between the two is
+        completed by the next look at the champion.
+
+        Raises:
+            DataRefused: no such version.
+            Locked: another run is promoting.
+        """
+        to = self.resolve(version).version
+        with stage_lock(self.lake, "promote", run):
+            before = self._find(CHAMPION)
+            if before is not None and before.version == to:
+                return
+            versions = {"from": before.version if before else "", "to": to}
+            record(self.lake, [LedgerRow(run, "promote", "", "intended", versions=versions)])
+            self._move(run, versions)
+
+    # Promotions
+
+    def _moves(self) -> list[dict[str, Any]]:
+        return read_ledger(self.lake, stage="promote")
+
+    def _unfinished(self) -> dict[str, Any] | None:
+        moves = self._moves()
+        return moves[-1] if moves and moves[-1]["status"] == "intended" else None
+
+    def _finish(self, intended: dict[str, Any]) -> None:
+        try:
+            with stage_lock(self.lake, "promote", intended["run"]):
+                if self._unfinished() == intended:
+                    self._move(intended["run"], intended["versions"])
+        except Locked:
+            _LOG.info("run %s is promoting a model now", intended["run"])
+
+    def _move(self, run: str, versions: dict[str, str]) -> None:
+        self._client.set_registered_model_alias(self.name, CHAMPION, versions["to"])
+        record(self.lake, [LedgerRow(run, "promote", "", "done", versions=versions)])
+
+    # MLflow
+
+    @property
+    def uri(self) -> str:
+        """Of MLflow's tracking server or database."""
+        return self._uri or f"sqlite:///{self._local('mlflow.db')}"
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """A client whose database exists. Several processes that create it at once break it."""
+        client_of = _quiet_client()
+        with self._guard():
+            client = client_of(tracking_uri=self.uri, registry_uri=self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    def _find(self, model: str) -> ModelVersion | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if model == LATEST:
+                found = self._newest()
+            elif model.isdecimal():
+                found = self._client.get_model_version(self.name, model)
+            else:
+                found = self._client.get_model_version_by_alias(self.name, model)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+        return self._version(found) if found is not None else None
+
+    def _newest(self) -> Any:
+        found = self._client.search_model_versions(f"name='{self.name}'")
+        return max(found, key=lambda version: int(version.version), default=None)
+
+    def _version(self, found: Any) -> ModelVersion:
+        tags = {name: lengthen(self.lake, text) for name, text in found.tags.items()}
+        return ModelVersion(str(found.version), found.source, found.run_id, tags)
+
+    def _ensure_model(self) -> None:
+        if not self._client.search_registered_models(f"name='{self.name}'"):
+            self._client.create_registered_model(self.name)
+
+    def _log_run(
+        self, run: str, metrics_by_epoch: Sequence[Mapping[str, float]], params: Mapping[str, Any]
+    ) -> str:
+        from mlflow.entities import Param
+
+        made = self._client.create_run(self._experiment_id(), run_name=run)
+        texts = [Param(name, str(value)) for name, value in params.items()]
+        # MLflow takes 100 parameters a request.
+        for start in range(0, len(texts), 100):
+            self._client.log_batch(made.info.run_id, params=texts[start : start + 100])
+        for epoch, metrics in enumerate(metrics_by_epoch):
+            self._client.log_batch(made.info.run_id, metrics=_entities(metrics, epoch))
+        self._client.set_terminated(made.info.run_id, "FINISHED")
+        return str(made.info.run_id)
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        place = self.lake.folder("mlflow-artifacts")
+        return str(self._client.create_experiment(self._experiment, artifact_location=place))
+
+    # Files
+
+    def _local(self, *names: str) -> Path:
+        url = self.lake.folder(*names)
+        if "://" in url and not url.startswith("file://"):
+            raise ConfigError(
+                f"the lake {self.lake.url} is no file system, so MLflow's database cannot be in it",
+                "mlflow.tracking_uri",
+                "set mlflow.tracking_uri to a tracking server or a database",
+            )
+        return Path(url.removeprefix("file://"))
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """One process at a time creates the database or registers; a server does so itself."""
+        if self._uri and "://" in self.lake.url:
+            yield
+            return
+        with guarded(self._local("locks", "registry.guard")):
+            yield
+
+
+def _quiet_client() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("mlflow.store.db.utils", "alembic", "mlflow.tracking.fluent"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient
+
+
+def _entities(metrics: Mapping[str, float], step: int, prefix: str = "") -> list[Any]:
+    from mlflow.entities import Metric
+
+    moment = time.time_ns() // 1_000_000
+    return [Metric(prefix + name, float(value), moment, step) for name, value in metrics.items()]
+
+
+def _same_but_run(some: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    return {**some, "run_id": ""} == {**others, "run_id": ""}
+
+
+def as_tag(value: Any) -> str:
+    """A tag's text of a JSON value; the same for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

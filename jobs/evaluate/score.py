@@ -1,0 +1,380 @@
+"""Score: raw rows of some dates become predictions, one for each valid row, in one commit.
+
+    spark-submit --properties-file conf/spark/local.conf jobs/evaluate/score.py \\
+        --config conf/flights.yaml --date 2013-12-01 --model champion
+
+The same ingest, rules and encoder as the ETL's, with the state that the model was trained with.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import fsspec
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from jobs.errors import DataRefused
+from jobs.etl.encode import encode
+from jobs.etl.fit import state_entries
+from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE, UNDATED, read_errors
+from jobs.etl.job import source_paths
+from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
+from jobs.etl.validate import checked_rows, dated_rows
+from jobs.evaluate.job import refuse_other_declaration
+from jobs.evaluate.predict import SCORE, Predictor, check_weights, predicted
+from jobs.evaluate.registry import CHAMPION, ModelVersion, Registry
+from jobs.lake import Lake, NewFile, Table
+from jobs.ledger import LedgerRow, record
+from jobs.lock import StageLock, stage_lock
+from jobs.manifest import UINT64
+from jobs.settings import Settings
+from jobs.state import State, load_state
+from schemas.dataset import ROW_ID, Dataset, struct_type
+from schemas.field import Carried
+
+MODEL_VERSION, RUN_ID = "model_version", "run_id"
+log = logging.getLogger("millstream.score")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Rows of one date: `raw` counted by itself, the others from what was written."""
+
+    raw: int = 0
+    predicted: int = 0
+    reasons: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        return sum(self.reasons.values())
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What a run committed; `changed` is False where the same predictions stood already."""
+
+    url: str
+    version: int
+    model_version: str
+    tallies: Mapping[str, Tally]
+    changed: bool
+    seconds: float
+
+    def summary(self) -> str:
+        """One line: rows, where they are, of which model."""
+        total: Counter[str] = Counter()
+        for tally in self.tallies.values():
+            total.update(raw=tally.raw, predicted=tally.predicted, quarantined=tally.quarantined)
+        return (
+            f"{total['raw']:,} rows = predicted {total['predicted']:,} + quarantined "
+            f"{total['quarantined']:,}, by model version {self.model_version}; "
+            f"{'written to' if self.changed else 'as they were in'} {self.url}, "
+            f"version {self.version}"
+        )
+
+
+def run(
+    settings: Settings,
+    spark: SparkSession,
+    *,
+    run_id: str,
+    dates: Sequence[str],
+    model: str = CHAMPION,
+) -> ScoreResult:
+    """Scores the raw rows of the dates with one version of the model.
+
+    Args:
+        model: a version, an alias or "latest", resolved once: a promotion during the run does not
+            mix versions.
+
+    Raises:
+        DataRefused: no such model, or it belongs to another declaration; a file cannot be used;
+            a date has no rows or only refused ones.
+        Locked: another run is scoring this data set.
+    """
+    dataset = settings.dataset()
+    lake = Lake(settings.lake_url, dataset.name)
+    with stage_lock(lake, "score", run_id) as lock, read_errors():
+        version = Registry(settings, lake).resolve(model)
+        return Scoring(settings, spark, lake, lock, run_id, version, sorted(set(dates))).run()
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a date's rows hold, whatever their order: their number and their hashes' sum."""
+
+    rows: int
+    digest: int
+    model_version: str = ""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The scoring of some dates, ending in one commit of the predictions."""
+
+    settings: Settings
+    spark: SparkSession
+    lake: Lake
+    lock: StageLock
+    run_id: str
+    model: ModelVersion
+    dates: Sequence[str]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return self.settings.dataset()
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        digest, rows = self.model.tags["weights_digest"], self.settings.score.batch_rows
+        return Predictor(self.model.folder_url, digest, self.dataset, rows)
+
+    def run(self) -> ScoreResult:
+        started = time.monotonic()
+        state = self._checked_state()
+        sources = self._sources()
+        raw_counts = self._raw_counts(sources)
+        rows = checked_rows(self.spark, self.dataset, sources, self.dates, with_label=False)
+        rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            refused = _refused(rows)
+            self._refuse_lost_dates(raw_counts, refused)
+            files = self._stage_predictions(rows, state)
+            found = self._verified(files)
+            tallies = {
+                ds: Tally(raw, found[ds].rows if ds in found else 0, refused.get(ds, {}))
+                for ds, raw in sorted(raw_counts.items())
+            }
+            _assert_conserved(tallies)
+            changed = self._differs(found, rows)
+            quarantine = self._quarantine(rows) if changed else -1
+        finally:
+            rows.unpersist()
+        table = self.lake.table("predictions")
+        version = self._commit(files, quarantine) if changed else table.version()
+        if not changed:
+            _discard(table, self.run_id)
+        seconds = time.monotonic() - started
+        result = ScoreResult(table.url, version, self.model.version, tallies, changed, seconds)
+        record(self.lake, self._ledger_rows(result, found))
+        return result
+
+    # Reading
+
+    def _checked_state(self) -> State:
+        """The state that the model was trained with; both are what their digests say."""
+        refuse_other_declaration(self.model, self.dataset)
+        check_weights(self.predictor)
+        return load_state(self.lake, self.model.tags["state_digest"])
+
+    def _sources(self) -> dict[str, str]:
+        """Those of the ETL, with those of `score.sources` in their place."""
+        merged = {**self.settings.etl.sources, **(self.settings.score.sources or {})}
+        etl = self.settings.etl.model_copy(update={"sources": merged})
+        return source_paths(self.settings.model_copy(update={"etl": etl}), self.dataset)
+
+    def _raw_counts(self, sources: Mapping[str, str]) -> dict[str, int]:
+        """Rows of each date counted apart from all that follows, for the conservation count."""
+        dated = dated_rows(self.spark, self.dataset, sources, self.dates, with_label=False)
+        counts = {row[DS]: row["count"] for row in dated.groupBy(DS).count().collect()}
+        if empty := [ds for ds in self.dates if ds not in counts]:
+            raise DataRefused(
+                f"no rows to score for {', '.join(empty[:5])}"
+                + (f" and {len(empty) - 5} more dates" if len(empty) > 5 else ""),
+                "at least one row a date",
+                "land the data, or leave the date out",
+            )
+        return counts
+
+    def _refuse_lost_dates(
+        self, raw_counts: Mapping[str, int], refused: Mapping[str, Mapping[tuple[str, ...], int]]
+    ) -> None:
+        for ds in self.dates:
+            reasons = Counter(refused.get(ds, {}))
+            if reasons.total() == raw_counts[ds]:
+                why = ", ".join(f"{'+'.join(r)} ({n:,})" for r, n in reasons.most_common(3))
+                message = f"{ds}: all {raw_counts[ds]:,} rows are refused: {why}"
+                counts = {"raw": raw_counts[ds], "quarantined": raw_counts[ds]}
+                record(
+                    self.lake,
+                    [LedgerRow(self.run_id, "score", ds, "refused", counts, message=message)],
+                )
+                raise DataRefused(
+                    message, "at least one valid row a date", "correct the raw data and run again"
+                )
+
+    # Predicting
+
+    def _columns(self) -> list[tuple[str, str]]:
+        """(name, Spark type) of what a prediction keeps of its row."""
+        kept = {f.name for f in self.dataset.of_kind(Carried)} | set(self.dataset.key)
+        stored = self.dataset.stored_columns()
+        return [(c.name, c.spark_type) for c in stored if c.name in kept or c.name == ROW_ID]
+
+    def _schema(self) -> StructType:
+        own = [(SCORE, "float"), (MODEL_VERSION, "string"), (RUN_ID, "string"), (DS, "string")]
+        return struct_type([*self._columns(), *own])
+
+    def _stage_predictions(self, rows: DataFrame, state: State) -> list[NewFile]:
+        """Scores the valid rows once, into files that nobody sees yet."""
+        valid = rows.where(F.size(REASONS) == 0)
+        entries = state_entries(self.spark, self.lake, state)
+        encoded = encode(valid, self.dataset, entries, as_of=state.ds)
+        kept = [name for name, _ in self._columns()]
+        scored = predicted(encoded, self.predictor, [*kept, DS]).withColumns(
+            {MODEL_VERSION: F.lit(self.model.version), RUN_ID: F.lit(self.run_id)}
+        )
+        # Small dates share a task and large ones are cut, whatever the partitions before.
+        even = scored.hint("rebalance", F.col(DS)).sortWithinPartitions(DS, ROW_ID)
+        names = self._schema().fieldNames()
+        return self.lake.table("predictions").stage(even.select(*names), self.run_id, [DS])
+
+    def _verified(self, files: Sequence[NewFile]) -> dict[str, Content]:
+        """What was written, read again: each key once, each score a number."""
+        table = self.lake.table("predictions")
+        paths = [f"{table.url}/{file.path}" for file in files]
+        written = (
+            self.spark.read.schema(self._schema()).option("basePath", table.url).parquet(*paths)
+        )
+        not_finite = F.col(SCORE).isNull() | ~(F.abs(SCORE) < float("inf"))
+        keys = written.groupBy(DS, *self.dataset.key).agg(
+            F.count(F.lit(1)).alias("rows"), F.count_if(not_finite).alias("lost")
+        )
+        wrong = keys.where((F.col("rows") > 1) | (F.col("lost") > 0)).limit(1).collect()
+        if wrong:
+            key = ", ".join(f"{name}={wrong[0][name]}" for name in (DS, *self.dataset.key))
+            what = "has no finite score" if wrong[0]["lost"] else "stands in more than one row"
+            raise DataRefused(
+                f"a prediction {what}: {key}",
+                "one row a key, each with a finite score",
+                f"nothing was committed; evaluate model version {self.model.version} first",
+            )
+        return self._content(written)
+
+    def _content(self, predictions: DataFrame) -> dict[str, Content]:
+        data = [name for name, _ in self._columns()]
+        found = predictions.groupBy(DS).agg(
+            F.count(F.lit(1)).alias("rows"),
+            F.sum(F.xxhash64(*data, SCORE)).alias("digest"),
+            F.array_join(F.array_sort(F.collect_set(MODEL_VERSION)), ",").alias(MODEL_VERSION),
+        )
+        return {
+            row[DS]: Content(row["rows"], row["digest"] % UINT64, row[MODEL_VERSION])
+            for row in found.collect()
+        }
+
+    # Writing
+
+    def _differs(self, found: Mapping[str, Content], rows: DataFrame) -> bool:
+        """Whether the tables hold anything else for the dates than this run would write."""
+        predictions, quarantine = self.lake.table("predictions"), self.lake.table("quarantine")
+        before = predictions.spark(self.spark, self._schema(), where={DS: self.dates})
+        if self._content(before) != found:
+            return True
+        where = {STAGE: ["score"], DS: [*self.dates, UNDATED]}
+        refused = quarantine.spark(self.spark, QUARANTINE, where=where)
+        read = F.broadcast(rows.select(SOURCE_FILE).distinct())
+        ours = refused.where(F.col(DS) != UNDATED).unionByName(
+            refused.where(F.col(DS) == UNDATED).join(read, SOURCE_FILE, "left_semi")
+        )
+        return _refused_content(ours) != _refused_content(rows.where(F.size(REASONS) > 0))
+
+    def _quarantine(self, rows: DataFrame) -> int:
+        table = self.lake.table("quarantine")
+        files = stage_quarantine(rows, table, "score", self.run_id)
+        where = {STAGE: ["score"], DS: [*self.dates, UNDATED]}
+        self.lock.check()
+        return table.replace(
+            files, QUARANTINE, list(where), where, {"run": self.run_id}, "score", self.lock.token
+        )
+
+    def _commit(self, files: Sequence[NewFile], quarantine: int) -> int:
+        """Makes the run visible: this commit names everything else that it wrote."""
+        info = {
+            "run": self.run_id,
+            "stage": "score",
+            "dataset": self.dataset.name,
+            "declaration": self.dataset.digest,
+            "dates": list(self.dates),
+            "model_version": self.model.version,
+            "weights": self.model.tags["weights_digest"],
+            "state": self.model.tags["state_digest"],
+            "versions": {"quarantine": quarantine},
+        }
+        self.lock.check()
+        return self.lake.table("predictions").replace(
+            files, self._schema(), [DS], {DS: self.dates}, info, "score", self.lock.token
+        )
+
+    def _ledger_rows(self, result: ScoreResult, found: Mapping[str, Content]) -> list[LedgerRow]:
+        tags = self.model.tags
+        return [
+            LedgerRow(
+                run=self.run_id,
+                stage="score",
+                ds=ds,
+                status="done" if result.changed else "unchanged",
+                counts={
+                    "raw": tally.raw,
+                    "predicted": tally.predicted,
+                    "quarantined": tally.quarantined,
+                },
+                digests={
+                    "predictions": f"{found[ds].digest if ds in found else 0:016x}",
+                    "weights": tags["weights_digest"],
+                    "state": tags["state_digest"],
+                },
+                versions={"predictions": str(result.version), "model": self.model.version},
+                seconds=result.seconds,
+            )
+            for ds, tally in result.tallies.items()
+        ]
+
+
+def _refused(rows: DataFrame) -> dict[str, dict[tuple[str, ...], int]]:
+    """Refused rows by date and reasons."""
+    refused: dict[str, dict[tuple[str, ...], int]] = {}
+    counts = rows.where(F.size(REASONS) > 0).groupBy(DS, REASONS).count()
+    for row in counts.collect():
+        refused.setdefault(row[DS], {})[tuple(row[REASONS])] = row["count"]
+    return refused
+
+
+def _refused_content(rows: DataFrame) -> dict[str, Content]:
+    found = rows.groupBy(DS).agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.sum(F.xxhash64(REASONS, RAW, SOURCE_FILE)).alias("digest"),
+    )
+    return {row[DS]: Content(row["rows"], row["digest"] % UINT64) for row in found.collect()}
+
+
+def _assert_conserved(tallies: Mapping[str, Tally]) -> None:
+    """Law 1 for scoring: raw rows = predicted + quarantined."""
+    for ds, tally in tallies.items():
+        if tally.raw != tally.predicted + tally.quarantined:
+            raise AssertionError(
+                f"{ds}: {tally.raw} raw rows, but {tally.predicted} predicted and "
+                f"{tally.quarantined} quarantined; nothing was committed"
+            )
+
+
+def _discard(table: Table, run: str) -> None:
+    """Removes files that no commit will name."""
+    fs, folder = fsspec.core.url_to_fs(f"{table.url}/run={run}")
+    if fs.exists(folder):
+        fs.rm(folder, recursive=True)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["score", *sys.argv[1:]]))
