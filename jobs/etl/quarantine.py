@@ -10,13 +10,15 @@ from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE, UNDATED
 from jobs.lake import NewFile, Table
 
 STAGE = "stage"
-_COLUMNS = (REASONS, RAW, SOURCE_FILE, "run")
+# Not `run`: that is a level of the folders, which Spark would take for the column.
+RUN_ID = "run_id"
+_COLUMNS = (REASONS, RAW, SOURCE_FILE, RUN_ID)
 QUARANTINE = StructType(
     [
         StructField(REASONS, ArrayType(StringType())),
         StructField(RAW, StringType()),
         StructField(SOURCE_FILE, StringType()),
-        StructField("run", StringType()),
+        StructField(RUN_ID, StringType()),
         StructField(STAGE, StringType()),
         StructField(DS, StringType()),
     ]
@@ -33,7 +35,7 @@ def stage_quarantine(rows: DataFrame, table: Table, stage: str, run: str) -> lis
         rows: with `ds`, `reasons`, `raw` and `source_file`.
     """
     refused = rows.where(F.size(REASONS) > 0).select(
-        REASONS, RAW, SOURCE_FILE, F.lit(run).alias("run"), F.lit(stage).alias(STAGE), DS
+        REASONS, RAW, SOURCE_FILE, F.lit(run).alias(RUN_ID), F.lit(stage).alias(STAGE), DS
     )
     where = {STAGE: [stage], DS: [UNDATED]}
     kept = table.spark(rows.sparkSession, QUARANTINE, where=where)
@@ -47,5 +49,5 @@ def quarantined_rows(
     table: Table, spark: SparkSession, stage: str, run: str, version: int
 ) -> dict[str, int]:
     """Rows that a run put there, by date, counted from what was written."""
-    rows = table.spark(spark, QUARANTINE, version, {STAGE: [stage]}).where(F.col("run") == run)
+    rows = table.spark(spark, QUARANTINE, version, {STAGE: [stage]}).where(F.col(RUN_ID) == run)
     return {row[DS]: row["count"] for row in rows.groupBy(DS).count().collect()}

@@ -55,7 +55,14 @@ def rows_of(ds: str, count: int, shops: Sequence[str] = ("a", "b", "c", "d")) ->
     """Sound lines of a date; arithmetic, so that every value can be told from its number."""
     start = int(ds[2:].replace("-", "")) * 1000
     values = (
-        (ds, start + i, shops[i * i % len(shops)], (i % 17) * 1.5, 18 + i % 50, int(i % 3 == 0))
+        (
+            ds,
+            start + i,
+            shops[i * 7 // 3 % len(shops)],
+            (i % 17) * 1.5,
+            18 + i % 50,
+            int(i % 3 == 0),
+        )
         for i in range(count)
     )
     return [",".join(map(str, line)) for line in values]
