@@ -1,0 +1,310 @@
+"""Batches: named tensors, and the one conversion from Arrow to tensors that all readers use.
+
+A row is a record of 4-byte words: its id, label, weight, numbers, ids and tensors side by side. So
+shuffling moves each row once, whatever its columns, and a batch is cut from one matrix.
+
+Shapes: b rows of a batch, n rows of an Arrow batch, W words of a row, D numeric and C categorical
+fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from jobs.errors import ConfigError, DataRefused
+from jobs.petastorm_arrow import image_decoder
+from schemas.dataset import ROW_ID, Dataset
+from schemas.field import Categorical, Image, Label, Numeric, Tensor, Weight
+
+Words = npt.NDArray[np.int32]
+
+# Position of a padding row, which no real row has.
+NO_POSITION = -1
+
+_WORD = 4
+_INPUTS = (Label, Weight, Numeric, Categorical, Tensor, Image)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's piece of a global batch. Padding rows are zeros, of weight 0.
+
+    Attributes:
+        dense: float32 [b, D]; NaN where a value is missing.
+        sparse: int64 [b, C], ids.
+        label: float32 [b]; NaN where it is absent, as in scoring.
+        weight: float32 [b]; 1 where the data set declares none.
+        row_id: int64 [b].
+        is_row: bool [b]; False marks padding.
+        position: int64 [b], number of the row in the epoch; -1 for padding.
+        tensors: by field name, [b, ...]: float32 of Tensor fields, uint8 of Image fields.
+    """
+
+    dense: torch.Tensor
+    sparse: torch.Tensor
+    label: torch.Tensor
+    weight: torch.Tensor
+    row_id: torch.Tensor
+    is_row: torch.Tensor
+    position: torch.Tensor
+    tensors: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are not padding."""
+        return int(self.is_row.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device; the copy from pinned memory does not wait."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU copies while it computes."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return self._mapped(lambda tensor: tensor[rows])
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        names = ("dense", "sparse", "label", "weight", "row_id", "is_row", "position")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        tensors = {name: change(tensor) for name, tensor in self.tensors.items()}
+        return Batch(**changed, tensors=tensors)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a field lies in a row: words first .. first + words - 1."""
+
+    name: str
+    first: int
+    words: int
+    shape: tuple[int, ...] = ()
+
+
+class Layout:
+    """How the rows of a data set lie in words, and how words become batches.
+
+    Args:
+        dataset: the declaration.
+        columns: fields that become inputs, in the declaration's order; all when None.
+        with_label: False where the rows have no label (scoring): their labels are NaN.
+
+    Raises:
+        ConfigError: `columns` names what is no input.
+    """
+
+    def __init__(
+        self, dataset: Dataset, columns: Sequence[str] | None = None, with_label: bool = True
+    ) -> None:
+        self.dataset, self.with_label = dataset, with_label
+        wanted = _wanted(dataset, columns)
+        self._dense = [f.name for f in dataset.numeric if f.name in wanted]
+        self._sparse = [f.name for f in dataset.categorical if f.name in wanted]
+        self._label = dataset.label.name if with_label else None
+        self._weight = dataset.weight.name if dataset.weight else None
+        scalars = [self._label, self._weight, *self._dense, *self._sparse]
+        self._columns = {name: place for place, name in enumerate(filter(None, scalars), start=2)}
+        self._first_dense = 2 + (self._label is not None) + (self._weight is not None)
+        self._first_sparse = self._first_dense + len(self._dense)
+        self._tensors, self.words = self._tensor_places(wanted)
+        self._types = {c.name: _arrow_type(c.spark_type) for c in dataset.stored_columns()}
+        self._nullable = set(self._dense)
+
+    def _tensor_places(self, wanted: set[str]) -> tuple[list[tuple[_Place, Any]], int]:
+        places, first = [], self._first_sparse + len(self._sparse)
+        for f in self.dataset.tensors:
+            if f.name in wanted:
+                item = 1 if isinstance(f, Image) else _WORD
+                words = -(-math.prod(f.shape) * item // _WORD)
+                decode = image_decoder(f) if isinstance(f, Image) else None
+                places.append((_Place(f.name, first, words, f.shape), decode))
+                first += words
+        return places, first
+
+    @property
+    def columns(self) -> list[str]:
+        """Stored columns that are read."""
+        return [ROW_ID, *self._columns, *(place.name for place, _ in self._tensors)]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.words * _WORD
+
+    # Arrow to words
+
+    def encode(self, rows: pa.RecordBatch) -> Words:
+        """Rows as words.
+
+        Args:
+            rows: n rows with at least `columns`.
+
+        Returns:
+            int32 [n, W], contiguous.
+
+        Raises:
+            DataRefused: a column is missing, of another type, or null where none may be.
+        """
+        words = np.empty((rows.num_rows, self.words), np.int32)
+        row_id = self._column(rows, ROW_ID)
+        words[:, :2] = _values(row_id).view(np.int32).reshape(-1, 2)
+        for name, word in self._columns.items():
+            words[:, word] = _values(self._column(rows, name)).view(np.int32)
+        for place, decode in self._tensors:
+            column = self._column(rows, place.name)
+            part = words[:, place.first : place.first + place.words]
+            if decode is None:
+                part[:] = _fixed_shape(column, place).view(np.int32)
+            else:
+                part[:] = _decoded(column, place, decode)
+        return words
+
+    def _column(self, rows: pa.RecordBatch, name: str) -> pa.Array:
+        index = rows.schema.get_field_index(name)
+        if index < 0:
+            found = ", ".join(rows.schema.names)
+            raise DataRefused(f"no column {name!r} among {found}", "the declaration's columns")
+        column = rows.column(index)
+        if column.null_count and name not in self._nullable:
+            raise DataRefused(f"column {name!r} has {column.null_count} nulls", "none")
+        if column.type != self._types[name]:
+            column = _cast(column, name, self._types[name])
+        return column
+
+    # Words to batches
+
+    def batch(self, words: Words, position: npt.NDArray[np.int64]) -> Batch:
+        """Rows in words as a batch without padding.
+
+        Args:
+            words: int32 [b, W]; may be a view, the batch shares no memory with it.
+            position: int64 [b].
+        """
+        rows = len(words)
+        first_sparse, end_sparse = self._first_sparse, self._first_sparse + len(self._sparse)
+        return Batch(
+            dense=_floats(words[:, self._first_dense : first_sparse]),
+            sparse=torch.from_numpy(words[:, first_sparse:end_sparse].astype(np.int64)),
+            label=self._scalar(words, self._label, math.nan),
+            weight=self._scalar(words, self._weight, 1.0),
+            row_id=torch.from_numpy(words[:, :2].copy().view(np.int64)[:, 0]),
+            is_row=torch.ones(rows, dtype=torch.bool),
+            position=torch.from_numpy(position),
+            tensors={
+                place.name: self._tensor(words, place, decode) for place, decode in self._tensors
+            },
+        )
+
+    def padding(self) -> Batch:
+        """A batch of one padding row."""
+        row = self.batch(np.zeros((1, self.words), np.int32), np.full(1, NO_POSITION, np.int64))
+        zero = torch.zeros(1)
+        return replace(row, label=zero, weight=zero, is_row=torch.zeros(1, dtype=torch.bool))
+
+    def _scalar(self, words: Words, name: str | None, absent: float) -> torch.Tensor:
+        if name is None:
+            return torch.full((len(words),), absent)
+        return _floats(words[:, self._columns[name]])
+
+    def _tensor(self, words: Words, place: _Place, decode: object) -> torch.Tensor:
+        part = words[:, place.first : place.first + place.words]
+        if decode is None:
+            return _floats(part).reshape(-1, *place.shape)
+        pixels = np.ascontiguousarray(part).view(np.uint8)[:, : math.prod(place.shape)]
+        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, *place.shape))
+
+
+def batch_from_arrow(
+    rows: pa.Table | pa.RecordBatch, dataset: Dataset, with_label: bool = True
+) -> Batch:
+    """Encoded rows as a batch, in their order, by the conversion that training uses.
+
+    Args:
+        rows: the stored columns (further ones are ignored).
+        dataset: their declaration.
+        with_label: False in scoring: labels are NaN, and no label column is needed.
+
+    Raises:
+        DataRefused: see `Layout.encode`.
+    """
+    layout = Layout(dataset, with_label=with_label)
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+    parts = [layout.encode(part) for part in table.to_batches()]
+    words = np.concatenate(parts) if parts else np.empty((0, layout.words), np.int32)
+    return layout.batch(words, np.arange(len(words), dtype=np.int64))
+
+
+def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
+    inputs = [f.name for f in dataset.fields if isinstance(f, _INPUTS)]
+    for name in columns or ():
+        if name not in inputs:
+            raise ConfigError(f"column {name!r} is no input", f"some of {', '.join(inputs)}")
+    return set(inputs if columns is None else columns)
+
+
+def _arrow_type(spark_type: str) -> pa.DataType | None:
+    known = {
+        "bigint": pa.int64(),
+        "float": pa.float32(),
+        "int": pa.int32(),
+        "binary": pa.binary(),
+        "array<float>": pa.list_(pa.float32()),
+    }
+    return known.get(spark_type)
+
+
+def _cast(column: pa.Array, name: str, wanted: pa.DataType) -> pa.Array:
+    # A list's item is named by its writer: `element`, `item`; that makes no other type.
+    if pa.types.is_list(column.type) and column.type.value_type == wanted.value_type:
+        return column
+    try:
+        return column.cast(wanted)
+    except pa.ArrowInvalid as error:
+        raise DataRefused(f"column {name!r} is {column.type}: {error}", str(wanted)) from error
+
+
+def _values(column: pa.Array) -> npt.NDArray[Any]:
+    # Null becomes NaN; a column without nulls is not copied.
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _floats(words: Words) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(words).view(np.float32))
+
+
+def _fixed_shape(column: pa.Array, place: _Place) -> npt.NDArray[np.float32]:
+    """Lists of one length as a matrix [n, length]."""
+    length = math.prod(place.shape)
+    values = _values(column.flatten())
+    if len(values) != len(column) * length or np.any(np.diff(column.offsets) != length):
+        raise DataRefused(f"tensor {place.name!r} has rows of other lengths", f"{length} numbers")
+    if column.flatten().null_count:
+        raise DataRefused(f"tensor {place.name!r} holds nulls", "none")
+    return values.reshape(-1, length)
+
+
+def _decoded(
+    column: pa.Array, place: _Place, decode: Callable[[bytes], npt.NDArray[np.uint8]]
+) -> Words:
+    """Images as words [n, words]; decoded one by one, as codecs do."""
+    pixels = np.zeros((len(column), place.words * _WORD), np.uint8)
+    size = math.prod(place.shape)
+    for row, content in enumerate(column):
+        image = decode(content.as_py())
+        if image.shape != place.shape:
+            raise DataRefused(
+                f"an image of {place.name!r} has shape {image.shape}", f"{place.shape}"
+            )
+        pixels[row, :size] = image.reshape(-1)
+    return pixels.view(np.int32)
