@@ -111,7 +111,7 @@ def _command(
 def _add_dates(parser: argparse.ArgumentParser, text: str) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--date", type=_date, metavar="DATE", help=f"{text}, as YYYY-MM-DD")
-    group.add_argument("--dates", type=_date_range, metavar="FIRST..LAST", help="both included")
+    group.add_argument("--dates", type=date_range, metavar="FIRST..LAST", help="both included")
 
 
 def _date(text: str) -> str:
@@ -121,7 +121,7 @@ def _date(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} is no date YYYY-MM-DD: {error}") from error
 
 
-def _date_range(text: str) -> list[str]:
+def date_range(text: str) -> list[str]:
     first, dots, last = text.partition("..")
     if not dots:
         raise argparse.ArgumentTypeError(f"{text!r} is no range FIRST..LAST of dates YYYY-MM-DD")

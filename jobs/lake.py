@@ -95,10 +95,10 @@ class Table:
 
     def commit_info(self, version: int | None = None) -> dict[str, Any]:
         """What the newest commit at or before `version` that was made by a run says of itself."""
-        table = self._at(version)
-        # history() lists newer commits too, whatever version was opened.
-        for commit in table.history():
-            if commit["version"] <= table.version() and "millstream" in commit:
+        until = self._at(version).version()
+        # Of the newest version: history() of an older one lists the newer commits under its number.
+        for commit in self._at(None).history():
+            if commit["version"] <= until and "millstream" in commit:
                 return dict(json.loads(commit["millstream"]))
         return {}
 

@@ -76,11 +76,12 @@ class TrainSettings(_Section):
     model: str = "wide_deep"
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = Field(0.0, ge=0, lt=1)
+    max_embedding_dim: int = Field(16, ge=1, description="cap on the rule 1.6 * rows^0.56")
     batch_rows: int = Field(8_192, ge=1, description="global batch; a multiple of stream.streams")
     epochs: int = Field(5, ge=1)
     optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="of dense parameters")
     warmup_rows: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     seed: int = 7
@@ -89,7 +90,9 @@ class TrainSettings(_Section):
     start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")
     stall_s: int = Field(120, ge=1, description="longest wait for a rank inside an exchange")
     window_days: int | None = Field(None, ge=1, description="days trained on; all when empty")
-    early_stop_epochs: int | None = Field(None, ge=1)
+    early_stop_epochs: int | None = Field(
+        None, ge=1, description="stop when the validation metric is no better for as many epochs"
+    )
 
 
 class EvaluateSettings(_Section):
@@ -120,6 +123,9 @@ class NightlySettings(_Section):
     """The scheduled run. With late labels, etl, train and evaluate take an earlier date."""
 
     label_delay_days: int = Field(0, ge=0)
+    score_with_champion: bool = Field(
+        True, description="score with the champion when the gate refuses the new model"
+    )
 
 
 class MlflowSettings(_Section):

@@ -10,6 +10,9 @@ from __future__ import annotations
 from schemas.dataset import Column, Dataset, Join, Source
 from schemas.field import Carried, Categorical, Cyclic, Label, Log1p, Numeric
 
+# The local date: `time_hour` is in UTC, where an evening flight is tomorrow's.
+_DAY = "make_date(year, month, day)"
+
 _FLIGHTS = Source(
     name="flights",
     null_value="NA",
@@ -78,8 +81,7 @@ FLIGHTS = Dataset(
     name="flights",
     sources=(_FLIGHTS, _WEATHER, _PLANES),
     rows="flights",
-    # The local date: `time_hour` is in UTC, where an evening flight is tomorrow's.
-    ds="make_date(year, month, day)",
+    ds=_DAY,
     key=("time_hour", "carrier", "flight"),
     joins=(
         Join("weather", on=(("origin", "origin"), ("time_hour", "time_hour"))),
@@ -105,10 +107,16 @@ FLIGHTS = Dataset(
         Categorical("airport", "origin"),
         Categorical("destination", "dest", min_count=5),
         Categorical("departure_hour", "hour"),
-        Categorical("weekday", "dayofweek(make_date(year, month, day))"),
+        Categorical("weekday", f"dayofweek({_DAY})"),
         Categorical("plane", "tailnum", min_count=20, oov_buckets=4),
         Categorical("flight_number", "concat(carrier, flight)", min_count=20, oov_buckets=4),
-        Categorical("plane_model", "planes.model", min_count=20),
+        # A day's weather and queues delay flights together. Crosses with the date learn that from
+        # the day's other flights; in scoring a later date they are unseen values, hence buckets.
+        Categorical("day_of_year", _DAY),
+        Categorical("airport_day_hour", f"concat_ws('|', origin, {_DAY}, hour)", min_count=5),
+        Categorical("airport_day_part", f"concat_ws('|', origin, {_DAY}, hour div 3)", min_count=5),
+        Categorical("airline_day", f"concat_ws('|', carrier, {_DAY})", min_count=5),
+        Categorical("destination_day", f"concat_ws('|', dest, {_DAY})", min_count=3),
         Carried("origin"),
         Carried("dest"),
     ),

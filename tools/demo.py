@@ -1,0 +1,75 @@
+"""The main job on real data, as a newcomer sees it: `make demo`.
+
+Eleven months of flights become shards and a trained, promoted model; December is scored.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from jobs.errors import MillstreamError
+from jobs.etl import job as etl
+from jobs.etl.tally import summary
+from jobs.evaluate import job as evaluate
+from jobs.evaluate import score
+from jobs.evaluate.registry import Registry
+from jobs.ledger import new_run_id
+from jobs.settings import load_settings
+from jobs.spark import session
+from jobs.train import job as train
+
+CONFIG = Path(__file__).parents[1] / "conf" / "flights.yaml"
+
+
+def days(first: str, last: str) -> list[str]:
+    from jobs.cli import date_range
+
+    return date_range(f"{first}..{last}")
+
+
+def main() -> int:
+    started = time.monotonic()
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("millstream").setLevel(logging.INFO)
+    print("The demo takes about 4 minutes on 2 cores.", flush=True)
+    settings = load_settings(CONFIG)
+    properties = settings.spark.properties_file
+    spark = session("millstream demo", settings.path(properties) if properties else None)
+
+    history = days("2013-01-01", "2013-11-30")
+    examples = etl.run(settings, spark, run_id=new_run_id("etl"), dates=history)
+    trained = train.run(settings, spark, run_id=new_run_id("train"))
+    compared = evaluate.compare(
+        settings, spark, run_id=new_run_id("evaluate"), challenger=trained.version
+    )
+    for check in compared.verdict.checks:
+        print(f"gate: {check}")
+    if compared.verdict.passed:
+        Registry(settings, etl.lake_of(settings)).promote(trained.version, new_run_id("promote"))
+    december = days("2013-12-01", "2013-12-31")
+    scored = score.run(settings, spark, run_id=new_run_id("score"), dates=december)
+
+    metrics = compared.challenger.metrics.values
+    print(f"""
+raw          {settings.path(settings.etl.sources["flights"])}
+examples     {examples.url} version {examples.version}
+             {summary(examples.tallies.values())}
+model        {trained.summary()}
+evaluation   test AUC {metrics["auc"]:.4f}, log loss {metrics["log_loss"]:.4f}, \
+base rate {metrics["base_rate"]:.4f}
+report       {compared.challenger.report_url}
+predictions  {scored.url} version {scored.version}
+             {scored.summary()}
+time         {time.monotonic() - started:.0f} s""")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MillstreamError as error:
+        print(f"millstream: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
