@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -40,6 +41,8 @@ def session(app_name: str, properties_file: str | None = None) -> SparkSession:
     """
     builder = SparkSession.builder.appName(app_name)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        # Tasks run in this environment, also where it was not activated; else in PATH's python3.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         properties = {"spark.master": "local[*]", **_properties(properties_file)}
         for name, value in properties.items():
             builder = builder.config(name, value)
