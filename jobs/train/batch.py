@@ -301,7 +301,10 @@ def _decoded(
     pixels = np.zeros((len(column), place.words * _WORD), np.uint8)
     size = math.prod(place.shape)
     for row, content in enumerate(column):
-        image = decode(content.as_py())
+        try:
+            image = decode(content.as_py())
+        except Exception as error:
+            raise DataRefused(f"an image of {place.name!r} cannot be decoded: {error}") from error
         if image.shape != place.shape:
             raise DataRefused(
                 f"an image of {place.name!r} has shape {image.shape}", f"{place.shape}"

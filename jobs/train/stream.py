@@ -27,7 +27,7 @@ from jobs.train.plan import EpochPlan, Share, window_bound
 from jobs.train.reader import Reader, Selection, Stopped
 from schemas.dataset import Dataset
 
-_POLL_S = 1.0
+_POLL_S = 0.2
 
 
 class Stream:
