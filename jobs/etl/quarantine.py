@@ -37,11 +37,12 @@ def stage_quarantine(rows: DataFrame, table: Table, stage: str, run: str) -> lis
     refused = rows.where(F.size(REASONS) > 0).select(
         REASONS, RAW, SOURCE_FILE, F.lit(run).alias(RUN_ID), F.lit(stage).alias(STAGE), DS
     )
-    where = {STAGE: [stage], DS: [UNDATED]}
-    kept = table.spark(rows.sparkSession, QUARANTINE, where=where)
-    read = rows.select(SOURCE_FILE).distinct()
-    others = kept.join(F.broadcast(read), SOURCE_FILE, "left_anti").select(*refused.columns)
-    by_date = refused.unionByName(others).select(*_COLUMNS, STAGE, DS).repartition(STAGE, DS)
+    if table.exists() and UNDATED in {f.partition[DS] for f in table.files()}:
+        kept = table.spark(rows.sparkSession, QUARANTINE, where={STAGE: [stage], DS: [UNDATED]})
+        read = F.broadcast(rows.select(SOURCE_FILE).distinct())
+        others = kept.join(read, SOURCE_FILE, "left_anti")
+        refused = refused.unionByName(others.select(*refused.columns))
+    by_date = refused.select(*_COLUMNS, STAGE, DS).repartition(STAGE, DS)
     return table.stage(by_date.sortWithinPartitions(STAGE, DS, RAW), run, [STAGE, DS])
 
 
