@@ -1,0 +1,109 @@
+"""A model on disk: `model.safetensors` and `model.json`, written whole, checked when loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from jobs.errors import DataRefused
+from jobs.train.models import Model, ModelSpec, build_model
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as it was saved.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        spec: what it was built from.
+        card: the whole of `model.json`, with what the caller of `save_model` added.
+        digest: of the weights.
+    """
+
+    model: Model
+    spec: ModelSpec
+    card: dict[str, Any]
+    digest: str
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Hex digest of names, dtypes, shapes and bytes of the tensors, in order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def save_model(
+    folder_url: str, model: Model, name: str, spec: ModelSpec, extra: Mapping[str, Any]
+) -> str:
+    """Writes a model's folder under another name, then moves it into place.
+
+    Args:
+        folder_url: replaced when it is there.
+        model: built by `build_model(name, spec)`.
+        name: of the model, or its reference.
+        spec: what it was built from.
+        extra: JSON values, kept in `model.json`.
+
+    Returns:
+        The digest of the weights.
+    """
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    digest = weights_digest(weights)
+    card = {"format": FORMAT, "weights_digest": digest, "model": name, "spec": spec.to_json()}
+    fs, folder = fsspec.core.url_to_fs(folder_url.rstrip("/"))
+    staged = f"{folder}.{time.time_ns()}.tmp"
+    fs.makedirs(staged)
+    fs.pipe_file(f"{staged}/{WEIGHTS}", safetensors.torch.save(weights))
+    text = json.dumps({**extra, **card}, indent=1, sort_keys=True)
+    fs.pipe_file(f"{staged}/{CARD}", text.encode())
+    if fs.exists(folder):
+        fs.rm(folder, recursive=True)
+    fs.mv(staged, folder, recursive=True)
+    return digest
+
+
+def load_model(folder_url: str) -> LoadedModel:
+    """Reads a model's folder.
+
+    Raises:
+        DataRefused: a file is missing or torn, or the weights are not those that were saved.
+        ConfigError: a model of the user's own is not to be found.
+    """
+    fs, folder = fsspec.core.url_to_fs(folder_url.rstrip("/"))
+    try:
+        card = json.loads(fs.cat_file(f"{folder}/{CARD}"))
+        weights = safetensors.torch.load(fs.cat_file(f"{folder}/{WEIGHTS}"))
+    except FileNotFoundError as error:
+        raise DataRefused(
+            f"no model in {folder_url}: {error}", f"the files {WEIGHTS} and {CARD}"
+        ) from error
+    except (SafetensorError, ValueError) as error:
+        raise DataRefused(f"the model in {folder_url} is damaged: {error}") from error
+    digest = weights_digest(weights)
+    if digest != card["weights_digest"]:
+        raise DataRefused(
+            f"the weights in {folder_url} have digest {digest}",
+            f"digest {card['weights_digest']}, with which they were saved",
+            "restore the folder, or use another version",
+        )
+    spec = ModelSpec.from_json(card["spec"])
+    model = build_model(card["model"], spec, card.get("base", "."))
+    model.load_state_dict(weights)
+    return LoadedModel(model.eval(), spec, card, digest)

@@ -1,0 +1,30 @@
+"""Wide & deep (Cheng et al., 2016): a weight for every id, beside an MLP over embeddings."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from jobs.train.batch import Batch
+from jobs.train.models.layers import Embeddings
+from jobs.train.models.mlp import MLP
+from jobs.train.models.spec import ModelSpec
+
+
+class WideDeep(nn.Module):
+    """sparse -> one weight an id, summed -+
+                                           +-> logit
+    dense, sparse -> MLP ------------------+
+
+    The wide part starts at zero: the model starts as its deep part.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.deep = MLP(spec)
+        self.wide = Embeddings(spec.table_rows, [1] * len(spec.table_rows), std=0.0)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B]."""
+        deep: Tensor = self.deep(batch)
+        wide: Tensor = self.wide(batch.sparse)
+        return deep + wide.sum(dim=1)

@@ -1,0 +1,95 @@
+"""The row ledger of an epoch: proof that every row was trained, once.
+
+Rows are counted, and the hashes of their ids added up, as they are fed to steps. The ETL wrote
+the same pair for every shard. A row left out, or fed twice, changes the count or the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from jobs.errors import MillstreamError
+from jobs.manifest import UINT64, Shard
+from jobs.train.batch import Batch
+from jobs.train.step import Exchange
+
+_PRIME_1, _PRIME_2, _PRIME_3, _PRIME_4, _PRIME_5 = (
+    np.uint64(prime)
+    for prime in (
+        0x9E3779B185EBCA87,
+        0xC2B2AE3D27D4EB4F,
+        0x165667B19E3779F9,
+        0x85EBCA77C2B2AE63,
+        0x27D4EB2F165667C5,
+    )
+)
+_SPARK_SEED = np.uint64(42)
+
+
+class RowsMissed(MillstreamError):
+    """An epoch did not train each row once; its model is not kept."""
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """Rows, and the sum mod 2^64 of the hashes of their ids."""
+
+    rows: int
+    id_sum: int
+
+    @classmethod
+    def of_shards(cls, shards: Iterable[Shard]) -> RowCount:
+        """What the ETL wrote."""
+        listed = list(shards)
+        id_sum = sum(shard.row_id_sum for shard in listed) % UINT64
+        return cls(sum(shard.rows for shard in listed), id_sum)
+
+
+class RowLedger:
+    """Counts the rows that this rank feeds to steps."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._id_sum = 0
+
+    def add(self, batch: Batch) -> None:
+        ids = batch.row_id[batch.is_row].cpu().numpy()
+        self._rows += len(ids)
+        self._id_sum = (self._id_sum + int(hashes(ids).sum(dtype=np.uint64))) % UINT64
+
+    def total(self, exchange: Exchange) -> RowCount:
+        """The count over all ranks."""
+        # In halves, so that no sum over ranks leaves int64.
+        parts = [self._rows, self._id_sum >> 32, self._id_sum & 0xFFFFFFFF]
+        (total,), _ = exchange.merge([torch.tensor(parts, dtype=torch.int64)])
+        rows, high, low = total.tolist()
+        return RowCount(rows, ((high << 32) + low) % UINT64)
+
+
+def hashes(row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Spark's xxhash64 of bigints, [n] -> [n]."""
+    hashed = _rotate(row_ids.view(np.uint64) * _PRIME_2, 31) * _PRIME_1
+    hashed ^= _SPARK_SEED + _PRIME_5 + np.uint64(8)
+    hashed = _rotate(hashed, 27) * _PRIME_1 + _PRIME_4
+    hashed = (hashed ^ (hashed >> np.uint64(33))) * _PRIME_2
+    hashed = (hashed ^ (hashed >> np.uint64(29))) * _PRIME_3
+    return hashed ^ (hashed >> np.uint64(32))
+
+
+def _rotate(x: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint64]:
+    return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
+
+
+def check(trained: RowCount, written: RowCount, epoch: int) -> None:
+    """Raises RowsMissed when the two differ."""
+    if trained != written:
+        raise RowsMissed(
+            f"epoch {epoch} trained {trained.rows} rows (id sum {trained.id_sum})",
+            f"each of {written.rows} rows once (id sum {written.id_sum})",
+            "keep the settings and the examples version, and report this",
+        )
