@@ -20,7 +20,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     properties.write_text(
         "spark.master local[2]\n"
         "spark.driver.memory 3g\n"
-        "spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1\n"
+        "spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m\n"
         "spark.driver.host localhost\n"
         "spark.driver.bindAddress 127.0.0.1\n"
         "spark.ui.enabled false\n"

@@ -244,16 +244,9 @@ class Evaluation:
 
     def _id_maps(self, model: ModelVersion, examples: Examples) -> IdMaps:
         """Checks that the model can read the examples, and how their ids become its own."""
+        refuse_other_declaration(model, self.dataset, self.lake)
         info = examples.info
         state = load_state(self.lake, model.tags["state_digest"])
-        refuse_other_declaration(model, self.dataset)
-        if info["declaration"] != self.dataset.digest:
-            raise DataRefused(
-                f"version {examples.version} of {examples.url} was made with declaration "
-                f"{info['declaration']}",
-                f"declaration {self.dataset.digest}",
-                "run the ETL with the declaration as it is now, in another lake folder",
-            )
         if info["generation"] != state.generation:
             raise DataRefused(
                 f"model version {model.version} knows the ids of generation {state.generation}; "
@@ -263,15 +256,20 @@ class Evaluation:
         return id_map(self.spark, self.lake, self.dataset, state, info["versions"]["id_log"])
 
 
-def refuse_other_declaration(model: ModelVersion, dataset: Dataset) -> None:
-    """Refuses a model that was trained with another declaration than the data set's now."""
-    if model.tags["declaration"] != dataset.digest:
-        raise DataRefused(
-            f"model version {model.version} was trained with declaration "
-            f"{model.tags['declaration']} of {dataset.name!r}",
-            f"declaration {dataset.digest}, which the settings name",
-            "take the change of the declaration back, or train a model with it",
-        )
+def refuse_other_declaration(model: ModelVersion, dataset: Dataset, lake: Lake) -> None:
+    """Refuses a model of another declaration than the settings', naming the fields that differ."""
+    if model.tags["declaration"] == dataset.digest:
+        return
+    version = int(model.tags["examples_version"])
+    theirs = Examples.open(lake.table("examples").url, version).info.get("fields", {})
+    ours = dataset.field_digests
+    changed = sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n))
+    raise DataRefused(
+        f"model version {model.version} was trained with another declaration of {dataset.name!r}: "
+        + (f"fields {', '.join(changed)} differ" if changed else "sources, rules, joins or key"),
+        f"declaration {dataset.digest}; the model's is {model.tags['declaration']}",
+        "take the change of the declaration back, or train a model with it",
+    )
 
 
 def _facts(

@@ -172,7 +172,7 @@ class Scoring:
 
     def _checked_state(self) -> State:
         """The state that the model was trained with; both are what their digests say."""
-        refuse_other_declaration(self.model, self.dataset)
+        refuse_other_declaration(self.model, self.dataset, self.lake)
         check_weights(self.predictor)
         return load_state(self.lake, self.model.tags["state_digest"])
 
