@@ -8,67 +8,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.errors import ConfigError
 from jobs.train.batch import Batch, Layout
+from jobs.train.decode import WindowRows
+from jobs.train.memory import Buffers
 from jobs.train.plan import EpochPlan, Ints, Share, windows_by_need
-from jobs.train.reader import CHUNK_BYTES, Reader, WindowRows
+from jobs.train.reader import Reader
 
 # Rows of a stream in a block, about: the Python of a block is spread over as many rows.
 _BLOCK_ROWS_OF_STREAM = 256
 _BLOCK_BYTES = 8 << 20
-# Blocks that exist at once: being made, waiting, being trained on.
-BLOCKS = 4
-_PLACE_BYTES = 8
-
-
-@dataclass(frozen=True)
-class Memory:
-    """How a rank's budget is used, in bytes. What is left over windows and blocks is prefetch.
-
-    Raises:
-        ConfigError: the windows that must be open at once do not fit.
-    """
-
-    total: int
-    row_bytes: int
-    window_rows: int
-    streams: int
-    block_rows: int
-    threads: int
-
-    def __post_init__(self) -> None:
-        if self.least > self.total:
-            rows = self.streams * self.window_rows
-            raise ConfigError(
-                f"{self.streams} open windows of up to {self.window_rows} rows are {rows} rows, "
-                f"with batches {self.least} bytes",
-                f"at most {self.total} bytes (stream.memory_mb)",
-                f"raise stream.memory_mb to {-(-self.least >> 20)}, or lower stream.window_rows, "
-                "which starts another order; more ranks share the windows too",
-            )
-
-    @property
-    def window_row_bytes(self) -> int:
-        return self.row_bytes + _PLACE_BYTES
-
-    @property
-    def fixed(self) -> int:
-        """Grids, batches (ids take twice their words), chunks being decoded."""
-        # Arrow's columns and the words of a chunk.
-        chunks = self.threads * 2 * max(CHUNK_BYTES, self.row_bytes)
-        return self.block_rows * self.row_bytes * (1 + 2 * BLOCKS) + chunks
-
-    @property
-    def least(self) -> int:
-        return self.fixed + self.streams * self.window_rows * self.window_row_bytes
-
-    @property
-    def for_windows(self) -> int:
-        return self.total - self.fixed
 
 
 def batches_a_block(share: Share, row_bytes: int) -> int:
@@ -91,16 +42,15 @@ class Assembler:
         share: Share,
         reader: Reader,
         layout: Layout,
-        memory: Memory,
+        buffers: Buffers,
         start_row: int,
     ) -> None:
-        self._share, self._reader, self._layout, self._memory = share, reader, layout, memory
+        self._share, self._reader, self._layout, self._buffers = share, reader, layout, buffers
         self._start_row = start_row
         self._starts = share.rows_before(start_row)
         self._windows = windows_by_need(plan, share.owned.tolist(), self._starts)
         self._next = next(self._windows, None)
         self._held: list[deque[WindowRows]] = [deque() for _ in share.owned]
-        self._held_bytes = 0
         self._batches = batches_a_block(share, layout.row_bytes)
         shape = (self._batches * share.piece_rows, len(share.owned), layout.words)
         self._grid = np.empty(shape, np.int32)
@@ -159,21 +109,17 @@ class Assembler:
             filled = until
             if filled == rows.end:
                 held.popleft()
-                self._held_bytes -= self._bytes(rows.end - rows.begin)
+                self._buffers.give(rows.words)
         return filled
 
     def _prefetch(self) -> None:
         """Asks for the next windows as far as the budget goes."""
         while self._next is not None:
             index = (self._next.stream - self._share.rank) // self._share.size
-            start = int(self._starts[index])
-            needed = self._bytes(self._next.end - max(self._next.begin, start))
-            if self._held_bytes + needed > self._memory.for_windows:
+            start = max(self._next.begin, int(self._starts[index]))
+            memory = self._buffers.take(self._next.end - start)
+            if memory is None:
                 break
-            self._held[index].append(self._reader.request(self._next, start))
-            self._held_bytes += needed
+            self._held[index].append(self._reader.request(self._next, start, memory))
             self._next = next(self._windows, None)
         self._reader.send()
-
-    def _bytes(self, rows: int) -> int:
-        return rows * self._memory.window_row_bytes

@@ -21,6 +21,7 @@ import torch
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.petastorm_arrow import image_decoder
+from jobs.train.columns import arrow_type, as_type, decoded, fixed_shape, values
 from schemas.dataset import ROW_ID, Dataset
 from schemas.field import Categorical, Image, Label, Numeric, Tensor, Weight
 
@@ -85,12 +86,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a field lies in a row: words first .. first + words - 1."""
+    """Where a tensor lies in a row: `words` words from `first` on, less the last `spare` bytes."""
 
     name: str
     first: int
     words: int
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...]
+    spare: int
 
 
 class Layout:
@@ -119,17 +121,18 @@ class Layout:
         self._first_dense = 2 + (self._label is not None) + (self._weight is not None)
         self._first_sparse = self._first_dense + len(self._dense)
         self._tensors, self.words = self._tensor_places(wanted)
-        self._types = {c.name: _arrow_type(c.spark_type) for c in dataset.stored_columns()}
+        self._types = {c.name: arrow_type(c.spark_type) for c in dataset.stored_columns()}
         self._nullable = set(self._dense)
 
     def _tensor_places(self, wanted: set[str]) -> tuple[list[tuple[_Place, Any]], int]:
         places, first = [], self._first_sparse + len(self._sparse)
         for f in self.dataset.tensors:
             if f.name in wanted:
-                item = 1 if isinstance(f, Image) else _WORD
-                words = -(-math.prod(f.shape) * item // _WORD)
+                size = math.prod(f.shape) * (1 if isinstance(f, Image) else _WORD)
+                words = -(-size // _WORD)
                 decode = image_decoder(f) if isinstance(f, Image) else None
-                places.append((_Place(f.name, first, words, f.shape), decode))
+                place = _Place(f.name, first, words, f.shape, words * _WORD - size)
+                places.append((place, decode))
                 first += words
         return places, first
 
@@ -144,11 +147,12 @@ class Layout:
 
     # Arrow to words
 
-    def encode(self, rows: pa.RecordBatch) -> Words:
+    def encode(self, rows: pa.RecordBatch, out: Words | None = None) -> Words:
         """Rows as words.
 
         Args:
             rows: n rows with at least `columns`.
+            out: int32 [n, W] to write to; new memory when None.
 
         Returns:
             int32 [n, W], contiguous.
@@ -156,18 +160,19 @@ class Layout:
         Raises:
             DataRefused: a column is missing, of another type, or null where none may be.
         """
-        words = np.empty((rows.num_rows, self.words), np.int32)
+        words = np.empty((rows.num_rows, self.words), np.int32) if out is None else out
         row_id = self._column(rows, ROW_ID)
-        words[:, :2] = _values(row_id).view(np.int32).reshape(-1, 2)
+        words[:, :2] = values(row_id).view(np.int32).reshape(-1, 2)
         for name, word in self._columns.items():
-            words[:, word] = _values(self._column(rows, name)).view(np.int32)
+            words[:, word] = values(self._column(rows, name)).view(np.int32)
         for place, decode in self._tensors:
             column = self._column(rows, place.name)
             part = words[:, place.first : place.first + place.words]
             if decode is None:
-                part[:] = _fixed_shape(column, place).view(np.int32)
+                part[:] = fixed_shape(column, place.name, place.shape).view(np.int32)
             else:
-                part[:] = _decoded(column, place, decode)
+                pixels = decoded(column, place.name, place.shape, decode)
+                part[:] = np.pad(pixels, ((0, 0), (0, place.spare))).view(np.int32)
         return words
 
     def _column(self, rows: pa.RecordBatch, name: str) -> pa.Array:
@@ -179,7 +184,7 @@ class Layout:
         if column.null_count and name not in self._nullable:
             raise DataRefused(f"column {name!r} has {column.null_count} nulls", "none")
         if column.type != self._types[name]:
-            column = _cast(column, name, self._types[name])
+            column = as_type(column, name, self._types[name])
         return column
 
     # Words to batches
@@ -253,61 +258,5 @@ def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
     return set(inputs if columns is None else columns)
 
 
-def _arrow_type(spark_type: str) -> pa.DataType | None:
-    known = {
-        "bigint": pa.int64(),
-        "float": pa.float32(),
-        "int": pa.int32(),
-        "binary": pa.binary(),
-        "array<float>": pa.list_(pa.float32()),
-    }
-    return known.get(spark_type)
-
-
-def _cast(column: pa.Array, name: str, wanted: pa.DataType) -> pa.Array:
-    # A list's item is named by its writer: `element`, `item`; that makes no other type.
-    if pa.types.is_list(column.type) and column.type.value_type == wanted.value_type:
-        return column
-    try:
-        return column.cast(wanted)
-    except pa.ArrowInvalid as error:
-        raise DataRefused(f"column {name!r} is {column.type}: {error}", str(wanted)) from error
-
-
-def _values(column: pa.Array) -> npt.NDArray[Any]:
-    # Null becomes NaN; a column without nulls is not copied.
-    return np.asarray(column.to_numpy(zero_copy_only=False))
-
-
 def _floats(words: Words) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(words).view(np.float32))
-
-
-def _fixed_shape(column: pa.Array, place: _Place) -> npt.NDArray[np.float32]:
-    """Lists of one length as a matrix [n, length]."""
-    length = math.prod(place.shape)
-    values = _values(column.flatten())
-    if len(values) != len(column) * length or np.any(np.diff(column.offsets) != length):
-        raise DataRefused(f"tensor {place.name!r} has rows of other lengths", f"{length} numbers")
-    if column.flatten().null_count:
-        raise DataRefused(f"tensor {place.name!r} holds nulls", "none")
-    return values.reshape(-1, length)
-
-
-def _decoded(
-    column: pa.Array, place: _Place, decode: Callable[[bytes], npt.NDArray[np.uint8]]
-) -> Words:
-    """Images as words [n, words]; decoded one by one, as codecs do."""
-    pixels = np.zeros((len(column), place.words * _WORD), np.uint8)
-    size = math.prod(place.shape)
-    for row, content in enumerate(column):
-        try:
-            image = decode(content.as_py())
-        except Exception as error:
-            raise DataRefused(f"an image of {place.name!r} cannot be decoded: {error}") from error
-        if image.shape != place.shape:
-            raise DataRefused(
-                f"an image of {place.name!r} has shape {image.shape}", f"{place.shape}"
-            )
-        pixels[row, :size] = image.reshape(-1)
-    return pixels.view(np.int32)

@@ -46,22 +46,10 @@ def _mixed(word: int) -> int:
 def permutation(size: int, key: int) -> Ints:
     """A permutation of 0 .. size-1 that depends on `key` alone.
 
-    Sorts splitmix64 hashes whose low bits are replaced by the index, so that one sort of plain
-    integers gives the order. NumPy's own generators may change between its versions.
+    By NumPy's RandomState: unlike those of its newer generators, its sequences are frozen.
     """
-    index = np.arange(size, dtype=np.uint64)
-    words = (index + np.uint64(key)) * np.uint64(_GAMMA)
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    low_bits = np.uint64((1 << max(size - 1, 0).bit_length()) - 1)
-    words &= ~low_bits
-    words |= index
-    words.sort()
-    words &= low_bits
-    return words.view(np.int64)
+    shuffled = np.random.RandomState(np.random.PCG64(key)).permutation(size)
+    return shuffled.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)

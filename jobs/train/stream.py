@@ -4,7 +4,7 @@
     for batch in stream.epoch(3):
         ...
 
-`plan.py` says which row comes when, `reader.py` decodes row groups, `assemble.py` makes batches;
+`plan.py` says which row comes when, `reader.py` has row groups decoded, `assemble.py` makes batches;
 here they are put together, and run ahead of training in a thread of their own.
 """
 
@@ -20,11 +20,13 @@ import torch
 from jobs.errors import DataRefused
 from jobs.lake import Examples
 from jobs.settings import StreamSettings
-from jobs.train.assemble import BLOCKS, Assembler, Memory, batches_a_block
+from jobs.train.assemble import Assembler, batches_a_block
 from jobs.train.batch import Batch, Layout
+from jobs.train.decode import Selection
 from jobs.train.fingerprint import fingerprint_of
+from jobs.train.memory import BLOCKS, Buffers, Memory
 from jobs.train.plan import EpochPlan, Share, window_bound
-from jobs.train.reader import Reader, Selection, Stopped
+from jobs.train.reader import Reader, Stopped
 from schemas.dataset import Dataset
 
 _POLL_S = 0.2
@@ -79,6 +81,7 @@ class Stream:
         self._selection = Selection(examples.url, shards)
         self._share = Share(int(self._selection.group_rows.sum()), streams, batch_rows, rank, size)
         self._memory = self._planned_memory(memory_mb)
+        self._buffers: Buffers | None = None
         self.fingerprint: dict[str, Any] = fingerprint_of(
             shards,
             dataset,
@@ -161,11 +164,15 @@ class Stream:
             seed=self._seed,
             epoch=epoch,
         )
-        assembler = Assembler(plan, self._share, reader, self._layout, self._memory, start_row)
+        buffers = self._buffers or Buffers(self._memory.for_windows, self._layout.words)
+        # An epoch that is left early keeps them, since its threads may still write there.
+        self._buffers = None
+        assembler = Assembler(plan, self._share, reader, self._layout, buffers, start_row)
         pinned = torch.cuda.is_available()
         try:
             for block in assembler.blocks():
                 yield [batch.pinned() for batch in block] if pinned else block
+            self._buffers = buffers
         except Stopped:
             return
         finally:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import ConfigError
@@ -26,6 +26,9 @@ layouts = st.one_of(
 streams = st.integers(1, 9)
 window_rows = st.integers(1, 60)
 seeds = st.integers(-(2**70), 2**70)
+
+# On a busy machine a single example may take long.
+calm = settings(deadline=None)
 
 
 def plan_of(
@@ -60,6 +63,7 @@ def epoch_order(plan: EpochPlan) -> list[tuple[int, int]]:
     return [row for line in lines for row in line if row is not None]
 
 
+@calm
 @given(layouts, streams, window_rows, seeds, st.integers(0, 5))
 def test_every_row_comes_once(
     layout: list[int], streams: int, window_rows: int, seed: int, epoch: int
@@ -70,6 +74,7 @@ def test_every_row_comes_once(
     assert sorted(order) == rows
 
 
+@calm
 @given(layouts, streams)
 def test_streams_are_of_equal_length_the_longer_ones_first(layout: list[int], streams: int) -> None:
     plan = plan_of(layout, streams)
@@ -79,6 +84,7 @@ def test_streams_are_of_equal_length_the_longer_ones_first(layout: list[int], st
     assert lengths == [sum(layout) // streams + (s < sum(layout) % streams) for s in range(streams)]
 
 
+@calm
 @given(layouts, streams, window_rows)
 def test_a_window_has_its_rows_or_a_row_group_more(
     layout: list[int], streams: int, window_rows: int
@@ -95,6 +101,7 @@ def test_a_window_has_its_rows_or_a_row_group_more(
         assert all(window.rows >= window_rows for window in windows[:-1])
 
 
+@calm
 @given(layouts, streams, window_rows, st.data())
 def test_a_stream_from_the_middle_is_the_rest_of_the_whole(
     layout: list[int], streams: int, window_rows: int, data: st.DataObject
@@ -114,6 +121,7 @@ def test_a_stream_from_the_middle_is_the_rest_of_the_whole(
         assert found.groups.tolist() == wanted.groups.tolist()
 
 
+@calm
 @given(layouts, streams, window_rows)
 def test_windows_come_in_the_order_in_which_they_are_needed(
     layout: list[int], streams: int, window_rows: int
@@ -126,6 +134,7 @@ def test_windows_come_in_the_order_in_which_they_are_needed(
     assert met == sorted((w.begin, s) for s in owned for w in plan.windows(s))
 
 
+@calm
 @given(
     st.integers(0, 300),
     st.integers(1, 16),
@@ -147,6 +156,7 @@ def test_shares_of_all_ranks_make_the_global_batch(
         assert share.rows_before(row).tolist() == before
 
 
+@calm
 @given(layouts, streams, st.sampled_from([0, 7, -1, 2**64]))
 def test_epochs_and_seeds_have_orders_of_their_own(
     layout: list[int], streams: int, seed: int
@@ -159,6 +169,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(
     assert all(a != b for a, b in itertools.combinations([*orders, other], 2))
 
 
+@calm
 @given(st.integers(0, 3000), st.integers(0, 2**64 - 1))
 def test_permutation_is_one(size: int, key: int) -> None:
     assert sorted(permutation(size, key).tolist()) == list(range(size))
@@ -178,23 +189,23 @@ def test_the_order_is_the_one_that_its_name_stands_for() -> None:
     plan = plan_of([5, 1, 4, 7], streams=3, window_rows=4, seed=7, epoch=1)
 
     assert epoch_order(plan) == [
-        (3, 3),
         (0, 0),
-        (2, 3),
+        (2, 0),
         (3, 2),
-        (0, 3),
-        (0, 4),
-        (3, 5),
-        (3, 6),
+        (0, 1),
         (2, 1),
         (3, 4),
-        (1, 0),
-        (2, 0),
-        (3, 0),
-        (0, 2),
+        (0, 3),
         (2, 2),
+        (3, 5),
+        (1, 0),
+        (2, 3),
+        (3, 3),
+        (0, 2),
         (3, 1),
-        (0, 1),
+        (3, 6),
+        (0, 4),
+        (3, 0),
     ]
 
 

@@ -404,7 +404,7 @@ def test_more_ranks_than_streams_are_refused(examples: Examples) -> None:
 
 def test_leaving_an_epoch_ends_its_threads(examples: Examples) -> None:
     before = set(threading.enumerate())
-    epoch = stream_of(examples).epoch(0)
+    epoch = stream_of(examples, streams=1, batch_rows=256).epoch(0)
     next(epoch)
     started = set(threading.enumerate()) - before
 

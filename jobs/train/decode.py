@@ -1,0 +1,221 @@
+"""One row group to rows of windows: what a thread of Petastorm's pool does.
+
+Each decoded row is written straight to its place in its window's order, so shuffling costs one
+copy of the row.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from jobs.errors import DataRefused, MillstreamError
+from jobs.manifest import Shard
+from jobs.petastorm_arrow import WorkerBase
+from jobs.train.batch import Layout, Words
+from jobs.train.memory import CHUNK_BYTES
+from jobs.train.plan import Ints
+
+_OPEN_FILES = 8
+_ATTEMPTS = 3
+_FIRST_BACKOFF_S = 0.1
+
+
+class Selection:
+    """The row groups of some shards, numbered in the order of the shards.
+
+    Attributes:
+        url: of the examples.
+        shards: in order of (ds, split, number).
+        group_rows: int64 [R].
+    """
+
+    def __init__(self, url: str, shards: list[Shard]) -> None:
+        self.url, self.shards = url, shards
+        counts = np.array([len(shard.row_group_rows) for shard in shards], np.int64)
+        self._first = np.cumsum(counts) - counts
+        self.group_rows: Ints = np.fromiter(
+            (rows for shard in shards for rows in shard.row_group_rows), np.int64
+        )
+
+    def locate(self, group: int) -> tuple[Shard, int]:
+        """The shard that holds a row group, and its number there."""
+        shard = int(np.searchsorted(self._first, group, side="right")) - 1
+        return self.shards[shard], group - int(self._first[shard])
+
+
+class WindowRows:
+    """The rows of a window in their order, filled in as its row groups arrive.
+
+    Attributes:
+        begin: row of the stream that comes first; later than the window's own on a resume.
+        end: row of the stream after the last.
+        words: int32 [end - begin, W].
+        waiting: parts that did not arrive yet.
+    """
+
+    def __init__(self, begin: int, words: Words) -> None:
+        self.begin, self.end = begin, begin + len(words)
+        self.words = words
+        self.waiting = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a row group that belong to one window.
+
+    `places` are those of the rows in the window's order, less what is skipped: negative ones are
+    rows consumed before.
+    """
+
+    target: WindowRows
+    first: int
+    places: Ints
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.places)
+
+
+@dataclass
+class Read:
+    """One row group to decode, for all parts of it that were asked for together."""
+
+    group: int
+    parts: list[Part] = field(default_factory=list)
+    started: float | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all threads of a pool share."""
+
+    selection: Selection
+    layout: Layout
+    stopped: threading.Event
+
+
+class DecodeWorker(WorkerBase):  # type: ignore[misc]
+    """Petastorm's worker: decodes row groups into windows. Never raises: the pool would print."""
+
+    def __init__(self, worker_id: int, publish: Any, job: Job) -> None:
+        super().__init__(worker_id, publish, job)
+        self._job = job
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._chunk_rows = max(1, min(16_384, CHUNK_BYTES // job.layout.row_bytes))
+        self._chunk: Words = np.empty((self._chunk_rows, job.layout.words), np.int32)
+
+    def process(self, read: Read) -> None:
+        read.started = time.monotonic()
+        shard, number = self._job.selection.locate(read.group)
+        try:
+            self._with_retries(read, shard, number)
+        except Exception as error:
+            read.error = _refusal(self._job.selection, read.group, error)
+        self.publish_func(read)
+
+    def _with_retries(self, read: Read, shard: Shard, number: int) -> None:
+        """A store may fail for a moment; a missing or forbidden file stays so."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._decode(read, shard, number)
+                return
+            except OSError as error:
+                self._files.pop(shard.path, None)
+                final = isinstance(error, FileNotFoundError | PermissionError)
+                backoff = _FIRST_BACKOFF_S * 4**attempt
+                if final or attempt == _ATTEMPTS - 1 or self._job.stopped.wait(backoff):
+                    raise
+
+    def _decode(self, read: Read, shard: Shard, number: int) -> None:
+        first = 0
+        end = max(part.end for part in read.parts)
+        for rows in self._chunks(shard, number):
+            parts = [part for part in read.parts if part.first < first + rows.num_rows]
+            if any(part.end > first for part in parts):
+                words = self._job.layout.encode(rows, self._chunk[: rows.num_rows])
+                for part in parts:
+                    _put(words, first, part)
+            first += rows.num_rows
+            if first >= end:
+                return
+        raise DataRefused(f"{first} rows are there", f"at least {end}")
+
+    def _chunks(self, shard: Shard, number: int) -> Iterator[pa.RecordBatch]:
+        file = self._file(shard.path)
+        found = file.metadata.num_row_groups
+        if number >= found:
+            raise DataRefused(f"the file has {found} row groups", f"{len(shard.row_group_rows)}")
+        rows = file.metadata.row_group(number).num_rows
+        if rows != shard.row_group_rows[number]:
+            raise DataRefused(f"{rows} rows are there", f"{shard.row_group_rows[number]}")
+        columns = [name for name in self._job.layout.columns if name in file.schema_arrow.names]
+        chunks: Iterator[pa.RecordBatch] = file.iter_batches(
+            self._chunk_rows, row_groups=[number], columns=columns, use_threads=False
+        )
+        return chunks
+
+    def _file(self, path: str) -> pq.ParquetFile:
+        """The shard's file with its footer; a few stay open."""
+        if path not in self._files:
+            while len(self._files) >= _OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+            self._files[path] = _open(f"{self._job.selection.url}/{path}")
+        self._files.move_to_end(path)
+        return self._files[path]
+
+
+def _open(url: str) -> pq.ParquetFile:
+    fs, path = fsspec.core.url_to_fs(url)
+    if type(fs) is LocalFileSystem:
+        return pq.ParquetFile(path)
+    # One request for the columns of a row group; the file's own read-ahead would fetch more.
+    return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True)
+
+
+def _put(words: Words, first: int, part: Part) -> None:
+    """Writes a chunk's rows, which begin at row `first` of the row group, to their places."""
+    low, high = max(part.first, first), min(part.end, first + len(words))
+    if low >= high:
+        return
+    places = part.places[low - part.first : high - part.first]
+    rows = words[low - first : high - first]
+    kept = places >= 0
+    if not kept.all():
+        places, rows = places[kept], rows[kept]
+    # As single items, rows are copied whole instead of word by word.
+    _items(part.target.words)[places] = _items(rows)
+
+
+def _items(words: Words) -> npt.NDArray[np.void]:
+    return words.view(np.dtype((np.void, 4 * words.shape[1])))[:, 0]
+
+
+def _refusal(selection: Selection, group: int, error: Exception) -> MillstreamError:
+    place = place_of(selection, group)
+    shard, _ = selection.locate(group)
+    cause = (
+        error.found if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"
+    )
+    return DataRefused(
+        f"{place}: {cause}",
+        error.expected if isinstance(error, MillstreamError) else "the rows that the ETL wrote",
+        f"restore the file, or run the ETL of {shard.ds} again",
+    )
+
+
+def place_of(selection: Selection, group: int) -> str:
+    shard, number = selection.locate(group)
+    return f"row group {number} of shard {selection.url}/{shard.path}"
