@@ -1,0 +1,265 @@
+"""Training: the examples of some dates become a registered model.
+
+    spark-submit --properties-file conf/spark/local.conf jobs/train/job.py \\
+        --config conf/flights.yaml --workers 2
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import fsspec
+from pyspark.sql import SparkSession
+
+from jobs.errors import ConfigError, DataRefused
+from jobs.etl.encode import id_map
+from jobs.evaluate.registry import Registry, as_tag
+from jobs.lake import Examples, Lake
+from jobs.ledger import LedgerRow, record
+from jobs.lock import stage_lock
+from jobs.settings import Settings
+from jobs.state import State, load_state
+from jobs.train.distributed import launch
+from jobs.train.loop import EpochResult, History
+from jobs.train.models import ModelSpec
+from jobs.train.rank import IdMaps, RankResult, TrainJob, train_rank
+from schemas.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run trained and registered.
+
+    Attributes:
+        version: in the registry.
+        folder: of the model, in the lake.
+        digest: of its weights.
+        dates: first and last that it was trained over.
+    """
+
+    run: str
+    version: str
+    folder: str
+    digest: str
+    dates: tuple[str, str]
+    history: tuple[EpochResult, ...]
+    best: EpochResult
+    seconds: float
+
+    def summary(self) -> str:
+        """One line: what was trained, how well, where it is."""
+        metrics = {"val AUC": self.best.val_auc, "val loss": self.best.val_loss}
+        measured = [f"{name} {value:.4f}" for name, value in metrics.items() if value is not None]
+        return (
+            f"model version {self.version}, {self.best.rows:,} rows of "
+            f"{self.dates[0]}..{self.dates[1]}, best of {len(self.history)} epochs: "
+            f"{self.best.epoch + 1} ({', '.join(measured) or 'not validated'}); written to "
+            f"{self.folder} in {self.seconds:.0f} s"
+        )
+
+
+def run(
+    settings: Settings,
+    spark: SparkSession,
+    *,
+    run_id: str,
+    workers: int | None = None,
+    last_ds: str | None = None,
+) -> TrainResult:
+    """Trains on the newest dates and registers the best epoch's model.
+
+    Args:
+        workers: ranks; `train.workers` when None.
+        last_ds: no later date is used; open when None.
+
+    Raises:
+        DataRefused: no examples, none in the dates, or made with another declaration.
+        ConfigError: a setting that does not fit the data or the cluster.
+        RankFailed: a rank was lost; the message names it.
+        Locked: another training of this data set is at work.
+    """
+    started = time.monotonic()
+    if workers is not None:
+        train = settings.train.model_copy(update={"workers": workers})
+        settings = settings.model_copy(update={"train": train})
+    dataset = settings.dataset()
+    lake = Lake(settings.lake_url, dataset.name)
+    with stage_lock(lake, "train", run_id):
+        examples = Examples.open(lake.table("examples").url)
+        dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
+        state = load_state(lake, examples.info["states"][dates[-1]])
+        job = _job(settings, spark, lake, examples, dates, state, run_id)
+        results = launch(
+            partial(train_rank, job),
+            spark=spark,
+            workers=settings.train.workers,
+            settings=settings.train,
+            folder=job.folder,
+        )
+        version = _register(lake, job, state, results[0], run_id)
+        _remove(job.folder)
+        result = _result(lake, run_id, version, dates, results[0], time.monotonic() - started)
+        record(lake, [_ledger_row(result, examples, state)])
+    return result
+
+
+def select_dates(
+    examples: Examples, dataset: Dataset, window_days: int | None, last_ds: str | None
+) -> list[str]:
+    """The dates to train on, in order: the newest up to `last_ds`, `window_days` of the calendar.
+
+    Raises:
+        DataRefused: there are none, or they were made with another declaration.
+    """
+    if examples.info["declaration"] != dataset.digest:
+        theirs, ours = examples.info.get("fields", {}), dataset.field_digests
+        changed = sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n))
+        raise DataRefused(
+            f"the declaration of {dataset.name!r} changed since the examples were made: "
+            + (f"fields {', '.join(changed)}" if changed else "sources, rules, joins or the key"),
+            "the declaration that they were made with",
+            "take the change back, or use another lake folder for it",
+        )
+    dates = sorted(ds for ds in examples.info["states"] if last_ds is None or ds <= last_ds)
+    if not dates:
+        raise DataRefused(
+            f"{examples.url} has no date" + (f" up to {last_ds}" if last_ds else ""),
+            "at least one date with examples",
+            "run `millstream etl` for the dates first",
+        )
+    if window_days is None:
+        return dates
+    first = dt.date.fromisoformat(dates[-1]) - dt.timedelta(window_days - 1)
+    return [ds for ds in dates if ds >= str(first)]
+
+
+def _job(
+    settings: Settings,
+    spark: SparkSession,
+    lake: Lake,
+    examples: Examples,
+    dates: list[str],
+    state: State,
+    run_id: str,
+) -> TrainJob:
+    dataset = settings.dataset()
+    rows = {
+        split: sum(shard.rows for shard in examples.shards(split, dates[0], dates[-1]))
+        for split in ("train", "val")
+    }
+    if not rows["train"]:
+        raise DataRefused(f"{dates[0]}..{dates[-1]} has no rows in split 'train'", "some")
+    if settings.train.early_stop_epochs and not rows["val"]:
+        raise ConfigError(
+            "train.early_stop_epochs is set, but split 'val' has no rows",
+            remedy="raise etl.split.val, or leave early_stop_epochs empty",
+        )
+    return TrainJob(
+        settings=settings,
+        dataset=dataset,
+        spec=ModelSpec.of(dataset, state, settings.train),
+        examples=examples,
+        first_ds=dates[0],
+        last_ds=dates[-1],
+        has_validation=rows["val"] > 0,
+        folder=lake.folder("checkpoints", run_id),
+        terminal=sys.stderr.isatty(),
+        id_maps=_id_maps(spark, lake, dataset, examples, dates, state),
+    )
+
+
+def _id_maps(
+    spark: SparkSession,
+    lake: Lake,
+    dataset: Dataset,
+    examples: Examples,
+    dates: list[str],
+    state: State,
+) -> IdMaps:
+    """What the ids that the newest date's state lacks become.
+
+    It lacks those of an older date that was made, or made again, after it. Ids only grow, so the
+    tables' sizes tell.
+    """
+    digests = sorted({examples.info["states"][ds] for ds in dates})
+    with ThreadPoolExecutor(16) as threads:
+        others = threads.map(partial(load_state, lake), digests)
+        known = state.vocabulary
+        if not any(other.vocabulary[f].rows > known[f].rows for other in others for f in known):
+            return {}
+    return id_map(spark, lake, dataset, state, examples.info["versions"]["id_log"])
+
+
+def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_id: str) -> str:
+    settings = job.settings
+    tags = {
+        "run_id": run_id,
+        "state_digest": state.digest,
+        "examples_version": str(job.examples.version),
+        "declaration": job.dataset.digest,
+        "dates": f"{job.first_ds}..{job.last_ds}",
+        "fingerprint": as_tag(trained.fingerprint),
+        "settings": settings.model_dump_json(by_alias=True),
+    }
+    sections = {"train": settings.train, "stream": settings.stream}
+    params: dict[str, Any] = {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.model_dump().items()
+    }
+    curves = [epoch.metrics() for epoch in trained.history.epochs]
+    return Registry(settings, lake).register(job.best_folder, curves, tags, params)
+
+
+def _remove(folder: str) -> None:
+    """The registry has its own copy."""
+    fs, path = fsspec.core.url_to_fs(folder)
+    fs.rm(path, recursive=True)
+
+
+def _result(
+    lake: Lake,
+    run_id: str,
+    version: str,
+    dates: list[str],
+    trained: RankResult,
+    seconds: float,
+) -> TrainResult:
+    history: History = trained.history
+    assert trained.digest is not None and history.best is not None
+    return TrainResult(
+        run=run_id,
+        version=version,
+        folder=lake.folder("models", trained.digest),
+        digest=trained.digest,
+        dates=(dates[0], dates[-1]),
+        history=tuple(history.epochs),
+        best=history.best,
+        seconds=seconds,
+    )
+
+
+def _ledger_row(result: TrainResult, examples: Examples, state: State) -> LedgerRow:
+    return LedgerRow(
+        run=result.run,
+        stage="train",
+        ds=result.dates[1],
+        status="done",
+        counts={"rows": result.best.rows, "epochs": len(result.history)},
+        digests={"weights": result.digest, "state": state.digest},
+        versions={"examples": str(examples.version), "model": result.version},
+        metrics=result.best.metrics(),
+        seconds=result.seconds,
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
