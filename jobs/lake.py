@@ -155,7 +155,7 @@ class Table:
             raise DataRefused(
                 f"table {self.url} has other columns than the declaration",
                 _schema_difference(table.schema(), delta_schema),
-                "use another lake, or rebuild with `millstream etl --rebuild`",
+                "use another lake folder for the new declaration",
             )
         newest = table.transaction_version(app_id)
         if newest is not None and newest > token:
