@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
-from jobs.train.batch import Batch, Layout
+from jobs.train.batch import Batch, Layout, items
 from jobs.train.decode import WindowRows
 from jobs.train.memory import Buffers
 from jobs.train.plan import EpochPlan, Ints, Share, windows_by_need
@@ -76,7 +77,7 @@ class Assembler:
         columns = np.argsort(np.argsort(first_positions))
         lines = int((ends - begins).max())
         grid = self._grid[:lines]
-        self._fill(grid, columns, begins, ends)
+        self._fill(items(grid), columns, begins, ends)
         position = (np.arange(lines)[:, None] * streams + np.sort(first_positions)).reshape(-1)
         words = grid.reshape(-1, self._layout.words)
         inside = position < high
@@ -84,7 +85,7 @@ class Assembler:
             words, position = words[inside], position[inside]
         return self._layout.batch(words, position), position
 
-    def _fill(self, grid: np.ndarray, columns: Ints, begins: Ints, ends: Ints) -> None:
+    def _fill(self, grid: npt.NDArray[np.void], columns: Ints, begins: Ints, ends: Ints) -> None:
         """Copies rows begins .. ends-1 of each stream into its column of the grid."""
         filled = begins.copy()
         while True:
@@ -97,15 +98,16 @@ class Assembler:
                 return
             self._reader.receive()
 
-    def _drain(self, column: np.ndarray, index: int, begin: int, filled: int, end: int) -> int:
+    def _drain(
+        self, column: npt.NDArray[np.void], index: int, begin: int, filled: int, end: int
+    ) -> int:
         """Copies what is there of one stream; returns the first row that is not."""
         held = self._held[index]
         while held and filled < end and not held[0].waiting:
             rows = held[0]
             until = min(end, rows.end)
-            column[filled - begin : until - begin] = rows.words[
-                filled - rows.begin : until - rows.begin
-            ]
+            taken = rows.words[filled - rows.begin : until - rows.begin]
+            column[filled - begin : until - begin] = items(taken)
             filled = until
             if filled == rows.end:
                 held.popleft()

@@ -147,33 +147,38 @@ class Layout:
 
     # Arrow to words
 
-    def encode(self, rows: pa.RecordBatch, out: Words | None = None) -> Words:
-        """Rows as words.
+    def encode(self, rows: pa.RecordBatch) -> Words:
+        """Rows as words, int32 [n, W].
+
+        Raises:
+            DataRefused: see `parts`.
+        """
+        words = np.empty((rows.num_rows, self.words), np.int32)
+        for place, part in self.parts(rows):
+            words[:, place] = part
+        return words
+
+    def parts(self, rows: pa.RecordBatch) -> list[tuple[slice, Words]]:
+        """Rows as words column by column, not yet side by side.
 
         Args:
             rows: n rows with at least `columns`.
-            out: int32 [n, W] to write to; new memory when None.
 
         Returns:
-            int32 [n, W], contiguous.
+            For each column its words, and which of a row they are, int32 [n, w].
 
         Raises:
             DataRefused: a column is missing, of another type, or null where none may be.
         """
-        words = np.empty((rows.num_rows, self.words), np.int32) if out is None else out
-        row_id = self._column(rows, ROW_ID)
-        words[:, :2] = values(row_id).view(np.int32).reshape(-1, 2)
+        row_id = values(self._column(rows, ROW_ID)).view(np.int32).reshape(-1, 2)
+        parts = [(slice(0, 2), row_id)]
         for name, word in self._columns.items():
-            words[:, word] = values(self._column(rows, name)).view(np.int32)
+            column = values(self._column(rows, name)).view(np.int32)
+            parts.append((slice(word, word + 1), column[:, None]))
         for place, decode in self._tensors:
-            column = self._column(rows, place.name)
-            part = words[:, place.first : place.first + place.words]
-            if decode is None:
-                part[:] = fixed_shape(column, place.name, place.shape).view(np.int32)
-            else:
-                pixels = decoded(column, place.name, place.shape, decode)
-                part[:] = np.pad(pixels, ((0, 0), (0, place.spare))).view(np.int32)
-        return words
+            tensor = _tensor_words(self._column(rows, place.name), place, decode)
+            parts.append((slice(place.first, place.first + place.words), tensor))
+        return parts
 
     def _column(self, rows: pa.RecordBatch, name: str) -> pa.Array:
         index = rows.schema.get_field_index(name)
@@ -200,7 +205,7 @@ class Layout:
         first_sparse, end_sparse = self._first_sparse, self._first_sparse + len(self._sparse)
         return Batch(
             dense=_floats(words[:, self._first_dense : first_sparse]),
-            sparse=torch.from_numpy(words[:, first_sparse:end_sparse].astype(np.int64)),
+            sparse=torch.from_numpy(words[:, first_sparse:end_sparse]).to(torch.int64),
             label=self._scalar(words, self._label, math.nan),
             weight=self._scalar(words, self._weight, 1.0),
             row_id=torch.from_numpy(words[:, :2].copy().view(np.int64)[:, 0]),
@@ -226,8 +231,13 @@ class Layout:
         part = words[:, place.first : place.first + place.words]
         if decode is None:
             return _floats(part).reshape(-1, *place.shape)
-        pixels = np.ascontiguousarray(part).view(np.uint8)[:, : math.prod(place.shape)]
+        pixels = part.copy().view(np.uint8)[:, : math.prod(place.shape)]
         return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, *place.shape))
+
+
+def items(words: Words) -> npt.NDArray[np.void]:
+    """Rows, int32 [..., W], as single items, which are copied whole instead of word by word."""
+    return words.view(np.dtype((np.void, _WORD * words.shape[-1])))[..., 0]
 
 
 def batch_from_arrow(
@@ -258,5 +268,12 @@ def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
     return set(inputs if columns is None else columns)
 
 
+def _tensor_words(column: pa.Array, place: _Place, decode: Any) -> Words:
+    if decode is None:
+        return fixed_shape(column, place.name, place.shape).view(np.int32)
+    pixels = decoded(column, place.name, place.shape, decode)
+    return np.pad(pixels, ((0, 0), (0, place.spare))).view(np.int32)
+
+
 def _floats(words: Words) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(words).view(np.float32))
+    return torch.from_numpy(words.copy().view(np.float32))

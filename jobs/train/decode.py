@@ -15,7 +15,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
@@ -23,8 +22,8 @@ from fsspec.implementations.local import LocalFileSystem
 from jobs.errors import DataRefused, MillstreamError
 from jobs.manifest import Shard
 from jobs.petastorm_arrow import WorkerBase
-from jobs.train.batch import Layout, Words
-from jobs.train.memory import CHUNK_BYTES
+from jobs.train.batch import Layout, Words, items
+from jobs.train.memory import CHUNK_BYTES, Memory
 from jobs.train.plan import Ints
 
 _OPEN_FILES = 8
@@ -104,6 +103,7 @@ class Job:
 
     selection: Selection
     layout: Layout
+    memory: Memory
     stopped: threading.Event
 
 
@@ -114,8 +114,8 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         super().__init__(worker_id, publish, job)
         self._job = job
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
-        self._chunk_rows = max(1, min(16_384, CHUNK_BYTES // job.layout.row_bytes))
-        self._chunk: Words = np.empty((self._chunk_rows, job.layout.words), np.int32)
+        chunk_rows = max(1, CHUNK_BYTES // job.layout.row_bytes)
+        self._chunk: Words = np.empty((chunk_rows, job.layout.words), np.int32)
 
     def process(self, read: Read) -> None:
         read.started = time.monotonic()
@@ -142,18 +142,20 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
     def _decode(self, read: Read, shard: Shard, number: int) -> None:
         first = 0
         end = max(part.end for part in read.parts)
-        for rows in self._chunks(shard, number):
-            parts = [part for part in read.parts if part.first < first + rows.num_rows]
-            if any(part.end > first for part in parts):
-                words = self._job.layout.encode(rows, self._chunk[: rows.num_rows])
-                for part in parts:
-                    _put(words, first, part)
+        for rows in self._decoded(shard, number):
+            columns = self._job.layout.parts(rows)
+            for low in range(0, rows.num_rows, len(self._chunk)):
+                words = self._chunk[: rows.num_rows - low]
+                for place, column in columns:
+                    words[:, place] = column[low : low + len(words)]
+                for part in read.parts:
+                    _put(words, first + low, part)
             first += rows.num_rows
             if first >= end:
                 return
         raise DataRefused(f"{first} rows are there", f"at least {end}")
 
-    def _chunks(self, shard: Shard, number: int) -> Iterator[pa.RecordBatch]:
+    def _decoded(self, shard: Shard, number: int) -> Iterator[pa.RecordBatch]:
         file = self._file(shard.path)
         found = file.metadata.num_row_groups
         if number >= found:
@@ -162,10 +164,10 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         if rows != shard.row_group_rows[number]:
             raise DataRefused(f"{rows} rows are there", f"{shard.row_group_rows[number]}")
         columns = [name for name in self._job.layout.columns if name in file.schema_arrow.names]
-        chunks: Iterator[pa.RecordBatch] = file.iter_batches(
-            self._chunk_rows, row_groups=[number], columns=columns, use_threads=False
+        batches: Iterator[pa.RecordBatch] = file.iter_batches(
+            self._job.memory.decode_rows, row_groups=[number], columns=columns, use_threads=False
         )
-        return chunks
+        return batches
 
     def _file(self, path: str) -> pq.ParquetFile:
         """The shard's file with its footer; a few stay open."""
@@ -195,12 +197,7 @@ def _put(words: Words, first: int, part: Part) -> None:
     kept = places >= 0
     if not kept.all():
         places, rows = places[kept], rows[kept]
-    # As single items, rows are copied whole instead of word by word.
-    _items(part.target.words)[places] = _items(rows)
-
-
-def _items(words: Words) -> npt.NDArray[np.void]:
-    return words.view(np.dtype((np.void, 4 * words.shape[1])))[:, 0]
+    items(part.target.words)[places] = items(rows)
 
 
 def _refusal(selection: Selection, group: int, error: Exception) -> MillstreamError:

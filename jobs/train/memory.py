@@ -10,8 +10,10 @@ import numpy as np
 from jobs.errors import ConfigError
 from jobs.train.batch import Words
 
-# Decoded rows in a chunk: enough to make calls cheap, few enough to stay in the cache.
+# Rows that are put side by side at once: enough to make calls cheap, few enough for the cache.
 CHUNK_BYTES = 3 << 19
+# Arrow decodes large pieces faster; a small budget has to do with small ones.
+_DECODE_BYTES = (1 << 20, 12 << 20)
 # Blocks of batches that exist at once: being made, waiting, being trained on.
 BLOCKS = 4
 # Of a window's row besides its words: its place in the order.
@@ -50,10 +52,17 @@ class Memory:
 
     @property
     def fixed(self) -> int:
-        """Grids, batches (ids take twice their words), chunks being decoded."""
-        # Arrow's columns and the words of a chunk.
-        chunks = self.threads * 2 * max(CHUNK_BYTES, self.row_bytes)
-        return self.block_rows * self.row_bytes * (1 + 2 * BLOCKS) + chunks
+        """The grid, batches (ids take twice their words), what is being decoded."""
+        chunk = max(CHUNK_BYTES, self.row_bytes)
+        decoding = self.threads * (2 * self.decode_rows * self.row_bytes + chunk)
+        return self.block_rows * self.row_bytes * (1 + 2 * BLOCKS) + decoding
+
+    @property
+    def decode_rows(self) -> int:
+        """Rows that Arrow decodes at once, in each thread."""
+        least, most = _DECODE_BYTES
+        wanted = min(most, max(least, self.total // (16 * self.threads)))
+        return max(1, wanted // self.row_bytes)
 
     @property
     def least(self) -> int:

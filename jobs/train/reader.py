@@ -15,6 +15,7 @@ from jobs.errors import MillstreamError
 from jobs.petastorm_arrow import ThreadPool
 from jobs.train.batch import Layout, Words
 from jobs.train.decode import DecodeWorker, Job, Part, Read, Selection, WindowRows, place_of
+from jobs.train.memory import Memory
 from jobs.train.plan import Window
 
 
@@ -30,15 +31,15 @@ class Reader:
     """Decodes requested windows with a pool of threads. Used by one thread at a time."""
 
     def __init__(
-        self, selection: Selection, layout: Layout, threads: int, timeout_s: float
+        self, selection: Selection, layout: Layout, memory: Memory, timeout_s: float
     ) -> None:
         self._selection, self._timeout_s = selection, timeout_s
         self._requested: dict[int, Read] = {}
         self._reading: dict[int, Read] = {}
         self._stopped = threading.Event()
         # Results are tiny; with a short queue threads would wait for the reader to take them.
-        self._pool = ThreadPool(threads, results_queue_size=1 << 16)
-        self._pool.start(DecodeWorker, Job(selection, layout, self._stopped))
+        self._pool = ThreadPool(memory.threads, results_queue_size=1 << 16)
+        self._pool.start(DecodeWorker, Job(selection, layout, memory, self._stopped))
 
     def request(self, window: Window, start: int, words: Words) -> WindowRows:
         """Asks for a window's rows from row `start` of the stream on; `send` starts the reading.

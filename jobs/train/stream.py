@@ -4,8 +4,8 @@
     for batch in stream.epoch(3):
         ...
 
-`plan.py` says which row comes when, `reader.py` has row groups decoded, `assemble.py` makes batches;
-here they are put together, and run ahead of training in a thread of their own.
+`plan.py` says which row comes when, `reader.py` has row groups decoded and `assemble.py` makes
+batches; here they are put together, and run ahead of training in a thread of their own.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Stream:
             raise ValueError(f"start_row is {start_row}; the epoch has {self.rows} rows")
         if not self.steps(start_row):
             return
-        reader = Reader(self._selection, self._layout, self._threads, self._timeout_s)
+        reader = Reader(self._selection, self._layout, self._memory, self._timeout_s)
         blocks = self._blocks(reader, epoch, start_row)
         try:
             yield from _ahead(blocks, reader.check_deadline)
@@ -197,7 +197,7 @@ def _check_declaration(examples: Examples, dataset: Dataset) -> None:
         raise DataRefused(
             f"examples {examples.url}, version {examples.version}, have declaration {stored}",
             f"{dataset.digest}, that of {dataset.name!r} now",
-            "use the declaration that they were made with, or `millstream etl --rebuild`",
+            "use the declaration that they were made with, or another lake folder",
         )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jobs.errors import DataRefused
 from jobs.train.batch import Layout
 from jobs.train.decode import Selection
-from jobs.train.memory import Buffers
+from jobs.train.memory import Buffers, Memory
 from jobs.train.plan import EpochPlan
 from jobs.train.reader import Reader, Stopped
 from tests.builders.examples import CLICKS, columns_of, write_examples
@@ -43,12 +43,23 @@ def store(monkeypatch: pytest.MonkeyPatch) -> type[UnsteadyStore]:
     return UnsteadyStore
 
 
+def memory_of(layout: Layout) -> Memory:
+    return Memory(
+        total=32 << 20,
+        row_bytes=layout.row_bytes,
+        window_rows=100,
+        streams=1,
+        block_rows=10,
+        threads=2,
+    )
+
+
 def read_all(tmp_path: Path, shards: list[list[int]]) -> np.ndarray:
     """Row ids of all 100 rows of some shards, read from the unsteady store."""
     examples = write_examples(tmp_path, {("2026-01-01", "train"): shards})
     selection = Selection(f"unsteady://{examples.url}", examples.shards())
     layout = Layout(CLICKS)
-    reader = Reader(selection, layout, threads=2, timeout_s=60)
+    reader = Reader(selection, layout, memory_of(layout), timeout_s=60)
     plan = EpochPlan(selection.group_rows, streams=1, window_rows=1000, seed=7, epoch=0)
     window = next(plan.windows(0))
     rows = reader.request(window, 0, np.zeros((100, layout.words), np.int32))
@@ -93,7 +104,9 @@ def test_a_store_that_fails_for_good_is_named_with_the_cause(
 
 def test_a_stopped_reader_gives_up(tmp_path: Path) -> None:
     examples = write_examples(tmp_path, {("2026-01-01", "train"): [[5]]})
-    reader = Reader(Selection(examples.url, examples.shards()), Layout(CLICKS), 1, 60)
+    reader = Reader(
+        Selection(examples.url, examples.shards()), Layout(CLICKS), memory_of(Layout(CLICKS)), 60
+    )
 
     reader.stop()
 
