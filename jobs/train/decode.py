@@ -180,11 +180,13 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
 
 
 def _open(url: str) -> pq.ParquetFile:
+    """Opens a shard; pages are checked against the checksums that Spark writes."""
     fs, path = fsspec.core.url_to_fs(url)
     if type(fs) is LocalFileSystem:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
     # One request for the columns of a row group; the file's own read-ahead would fetch more.
-    return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True)
+    file = fs.open(path, "rb", cache_type="none")
+    return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
 
 
 def _put(words: Words, first: int, part: Part) -> None:

@@ -123,7 +123,10 @@ def write_examples(
 
 def _write(path: Path, rows: pa.Table, groups: Sequence[int]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, rows.schema, compression="zstd") as writer:
+    # Spark writes page checksums too.
+    with pq.ParquetWriter(
+        path, rows.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         first = 0
         for count in groups:
             # write_table splits no slice of `count` rows, and writes empty row groups too.

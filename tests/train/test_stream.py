@@ -336,15 +336,19 @@ def own_examples(tmp_path: Path) -> Examples:
     return write_examples(tmp_path, {("2026-01-01", "train"): [[100, 100], [100, 100]]})
 
 
-def test_a_corrupt_row_group_is_named_with_its_cause(
-    own_examples: Examples, capfd: pytest.CaptureFixture[str]
-) -> None:
-    file = shard_file(own_examples, 1)
-    group = pq.ParquetFile(file).metadata.row_group(1)
-    begin = min(group.column(i).dictionary_page_offset or 2**60 for i in range(group.num_columns))
+def flip_a_bit(file: Path, row_group: int, column: int) -> None:
+    """In the middle of a column's data."""
+    chunk = pq.ParquetFile(file).metadata.row_group(row_group).column(column)
     content = bytearray(file.read_bytes())
-    content[begin : begin + 200] = b"\xff" * 200
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 16
     file.write_bytes(content)
+
+
+@pytest.mark.parametrize("column", [0, 2, 4, 7])
+def test_one_wrong_bit_is_named_with_its_cause(
+    own_examples: Examples, capfd: pytest.CaptureFixture[str], column: int
+) -> None:
+    flip_a_bit(shard_file(own_examples, 1), 1, column)
 
     with pytest.raises(DataRefused, match=r"row group 1 of shard .*shard=1/part-1\.parquet: ") as e:
         list(stream_of(own_examples).epoch(0))
