@@ -241,7 +241,7 @@ def _run_rank(work: Callable[[Exchange], R], folder: str, stall_s: float, level:
 
 
 class _RankOutput:
-    """Takes what the ranks print: lines go to the log, a progress bar to the terminal."""
+    """Takes what ranks print, which Horovod hands over when they end: to the log, line by line."""
 
     # Horovod puts the Spark task's number before each line.
     _PREFIX = re.compile(r"^\[(\d+)\]<std(?:out|err)>:")
@@ -254,7 +254,7 @@ class _RankOutput:
 
     def write(self, text: str) -> int:
         held = getattr(self._held, "text", "") + text
-        *lines, self._held.text = re.split(r"(?<=[\r\n])", held)
+        *lines, self._held.text = re.split(r"[\r\n]", held)
         with self._lock:
             for line in lines:
                 self._take(line)
@@ -263,14 +263,12 @@ class _RankOutput:
     def _take(self, line: str) -> None:
         prefix = self._PREFIX.match(line)
         line = line[prefix.end() :] if prefix else line
-        if line.endswith("\r"):
-            sys.stderr.write(line)
-        elif line.strip():
-            self._last[prefix[1] if prefix else ""].append(line.rstrip())
-            log.info("%s", line.rstrip())
+        if line.strip():
+            self._last[prefix[1] if prefix else ""].append(line)
+            log.info("%s", line)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        pass
 
     def last_lines(self) -> list[str]:
         """Of all ranks, for an error that has nothing better to say."""

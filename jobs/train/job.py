@@ -28,6 +28,7 @@ from jobs.state import State, load_state
 from jobs.train.distributed import launch
 from jobs.train.loop import EpochResult, History
 from jobs.train.models import ModelSpec
+from jobs.train.progress import Console, relayed
 from jobs.train.rank import IdMaps, RankResult, TrainJob, train_rank
 from schemas.dataset import Dataset
 
@@ -95,13 +96,14 @@ def run(
         dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
         state = load_state(lake, examples.info["states"][dates[-1]])
         job = _job(settings, spark, lake, examples, dates, state, run_id)
-        results = launch(
-            partial(train_rank, job),
-            spark=spark,
-            workers=settings.train.workers,
-            settings=settings.train,
-            folder=job.folder,
-        )
+        with relayed(job.folder, Console(job.terminal)):
+            results = launch(
+                partial(train_rank, job),
+                spark=spark,
+                workers=settings.train.workers,
+                settings=settings.train,
+                folder=job.folder,
+            )
         version = _register(lake, job, state, results[0], run_id)
         _remove(job.folder)
         result = _result(lake, run_id, version, dates, results[0], time.monotonic() - started)

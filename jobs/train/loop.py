@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +10,10 @@ from typing import Protocol
 
 from jobs.settings import TrainSettings
 from jobs.train.batch import Batch
-from jobs.train.progress import Progress
+from jobs.train.progress import Reporter
 from jobs.train.rowledger import RowCount, RowLedger, check
 from jobs.train.step import Step, schedule_factor
 from jobs.train.validation import Validation, validate
-
-log = logging.getLogger("millstream.train")
 
 
 class Batches(Protocol):
@@ -107,7 +104,7 @@ def fit(
     settings: TrainSettings,
     written: RowCount,
     keep: Callable[[EpochResult], None],
-    terminal: bool = False,
+    reporter: Reporter,
 ) -> History:
     """Trains `train.epochs` epochs, or until the validation metric stops getting better.
 
@@ -116,6 +113,7 @@ def fit(
         train, validation: the streams of this rank.
         written: what the ETL wrote, for the row ledger.
         keep: called after each epoch that is the best so far.
+        reporter: is told how far this is.
 
     Raises:
         Diverged: a loss is not finite.
@@ -123,9 +121,8 @@ def fit(
     """
     history = History()
     for epoch in range(settings.epochs):
-        result = _epoch(step, train, validation, settings, written, epoch, terminal)
-        if step.exchange.rank == 0:
-            log.info("%s", result.line(settings.epochs))
+        result = _epoch(step, train, validation, settings, written, epoch, reporter)
+        reporter.say(result.line(settings.epochs))
         if history.add(result):
             keep(result)
         patience = settings.early_stop_epochs
@@ -148,13 +145,11 @@ def _epoch(
     settings: TrainSettings,
     written: RowCount,
     epoch: int,
-    terminal: bool,
+    reporter: Reporter,
 ) -> EpochResult:
     started, bytes_before = time.perf_counter(), step.exchange.bytes_sent
     times, ledger = _Times(), RowLedger()
-    title = f"epoch {epoch + 1} of {settings.epochs}"
-    with Progress(title, train.rows, step.exchange.rank == 0, terminal) as progress:
-        train_loss = _train(step, train, settings, epoch, times, ledger, progress)
+    train_loss = _train(step, train, settings, epoch, times, ledger, reporter)
     check(ledger.total(step.exchange), written, epoch)
     trained = time.perf_counter()
     measured = (
@@ -192,9 +187,10 @@ def _train(
     epoch: int,
     times: _Times,
     ledger: RowLedger,
-    progress: Progress,
+    reporter: Reporter,
 ) -> float:
     """Runs the epoch's steps; returns the weighted mean of their losses."""
+    title = f"epoch {epoch + 1} of {settings.epochs}"
     loss, weight, row = 0.0, 0.0, 0
     waiting = time.perf_counter()
     for batch in train.epoch(epoch):
@@ -207,6 +203,6 @@ def _train(
         loss, weight, row = loss + done.loss * done.weight, weight + done.weight, row + rows
         times.compute_s += done.compute_s
         times.exchange_s += done.exchange_s
-        progress.add(rows)
+        reporter.rows(title, row, train.rows)
         waiting = time.perf_counter()
     return loss / weight

@@ -1,65 +1,160 @@
-"""What a rank shows while it trains: a bar on a terminal, else a line now and then."""
+"""What a training shows: a bar on a terminal, else a line now and then.
+
+Rank 0 knows how far training is, and the driver has the terminal. Horovod forwards what ranks
+print only when they end, so rank 0 keeps a small note in the run's folder, which the driver reads.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import sys
+import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from jobs.lake import read_json, write_json
+
 log = logging.getLogger("millstream.train")
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_NOTES = 1.0
 
 
-class Progress:
-    """Rows of one epoch, rows a second, time left. Only rank 0 shows them.
+class Reporter(Protocol):
+    """Is told how far training is."""
 
-    Args:
-        title: "epoch 2 of 5".
-        total_rows: of the epoch, all ranks together.
-        shown: False on ranks other than 0.
-        terminal: someone watches, and the line can be rewritten.
-    """
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        """So many rows of the part `title` are done, all ranks together."""
 
-    def __init__(self, title: str, total_rows: int, shown: bool, terminal: bool) -> None:
-        self._title = title
-        self._total_rows = total_rows
-        self._rows = 0
-        self._started = self._said = time.monotonic()
-        self._shown = shown and log.isEnabledFor(logging.INFO)
-        self._bar = (
-            tqdm(total=total_rows, desc=title, unit=" rows", unit_scale=True, leave=False, ncols=90)
-            if self._shown and terminal
-            else None
-        )
+    def say(self, line: str) -> None:
+        """One line for the record."""
 
-    def add(self, rows: int) -> None:
-        self._rows += rows
+
+class Silent:
+    """Of ranks other than 0."""
+
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+class Console:
+    """Shows rows, rows a second and time left, on a terminal as a bar."""
+
+    def __init__(self, terminal: bool) -> None:
+        self._shown = log.isEnabledFor(logging.INFO)
+        self._terminal = terminal
+        self._bar: Any = None
+        self._title = ""
+        self._started = self._said = 0.0
+
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        if not self._shown:
+            return
+        if title != self._title:
+            self._begin(title, total_rows)
         if self._bar is not None:
-            self._bar.update(rows)
-        elif self._shown and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._bar.update(rows - self._bar.n)
+        elif time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            log.info("%s", self.line())
+            speed = rows / max(1e-9, self._said - self._started)
+            left = (total_rows - rows) / max(1e-9, speed)
+            log.info(
+                "%s: %s of %s rows, %s rows/s, %.0f s left",
+                *(title, f"{rows:,}", f"{total_rows:,}", f"{speed:,.0f}", left),
+            )
 
-    def line(self) -> str:
-        speed = self._rows / max(1e-9, time.monotonic() - self._started)
-        left = (self._total_rows - self._rows) / max(1e-9, speed)
-        return (
-            f"{self._title}: {self._rows:,} of {self._total_rows:,} rows, {speed:,.0f} rows/s, "
-            f"{left:.0f} s left"
-        )
+    def say(self, line: str) -> None:
+        self.close()
+        log.info("%s", line)
 
-    def __enter__(self) -> Progress:
-        return self
+    def _begin(self, title: str, total_rows: int) -> None:
+        self.close()
+        self._title, self._started = title, time.monotonic()
+        self._said = self._started
+        if self._terminal:
+            self._bar = tqdm(
+                total=total_rows, desc=title, unit=" rows", unit_scale=True, leave=False
+            )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Takes the bar away."""
         if self._bar is not None:
             self._bar.close()
-            sys.stderr.flush()
+            self._bar = None
+
+
+@dataclass(frozen=True)
+class _Note:
+    """All lines so far, and how far the part that runs is."""
+
+    lines: tuple[str, ...] = ()
+    title: str = ""
+    rows: int = 0
+    total_rows: int = 0
+
+
+class Notes:
+    """Rank 0's reporter where the driver is another process."""
+
+    def __init__(self, folder: str) -> None:
+        self._url = _note_url(folder)
+        self._note = _Note()
+        self._written = 0.0
+
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        self._note = _Note(self._note.lines, title, rows, total_rows)
+        if time.monotonic() - self._written > SECONDS_BETWEEN_NOTES:
+            self._write()
+
+    def say(self, line: str) -> None:
+        note = self._note
+        self._note = _Note((*note.lines, line), note.title, note.rows, note.total_rows)
+        self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        write_json(self._url, asdict(self._note))
+
+
+@contextmanager
+def relayed(folder: str, console: Console) -> Iterator[None]:
+    """Shows what rank 0 notes while the block runs."""
+    ended = threading.Event()
+    said = 0
+
+    def show() -> None:
+        nonlocal said
+        try:
+            note = _Note(**read_json(_note_url(folder)))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return
+        for line in note.lines[said:]:
+            console.say(line)
+        said = len(note.lines)
+        if note.title and note.rows < note.total_rows:
+            console.rows(note.title, note.rows, note.total_rows)
+
+    def follow() -> None:
+        while not ended.wait(SECONDS_BETWEEN_NOTES):
+            show()
+
+    thread = threading.Thread(target=follow, name="millstream-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        show()
+        console.close()
+
+
+def _note_url(folder: str) -> str:
+    return f"{folder}/progress.json"

@@ -20,6 +20,7 @@ from jobs.train.artifact import save_model
 from jobs.train.batch import Batch
 from jobs.train.loop import EpochResult, History, fit
 from jobs.train.models import ModelSpec, build_model
+from jobs.train.progress import Console, Notes, Reporter, Silent
 from jobs.train.rowledger import RowCount
 from jobs.train.step import Exchange, Step
 from jobs.train.stream import Stream
@@ -150,9 +151,15 @@ def train_rank(job: TrainJob, exchange: Exchange) -> RankResult:
             settings,
             RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds)),
             keep,
-            job.terminal,
+            _reporter(job, exchange),
         )
     return RankResult(exchange.rank, history, digests[-1] if digests else None, train.fingerprint)
+
+
+def _reporter(job: TrainJob, exchange: Exchange) -> Reporter:
+    if exchange.rank > 0:
+        return Silent()
+    return Notes(job.folder) if exchange.size > 1 else Console(job.terminal)
 
 
 @contextmanager
