@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from jobs.lake import read_json, write_json
 log = logging.getLogger("millstream.train")
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_NOTES = 1.0
+MOST_COLUMNS = 100
 
 
 class Reporter(Protocol):
@@ -80,7 +82,13 @@ class Console:
         self._said = self._started
         if self._terminal:
             self._bar = tqdm(
-                total=total_rows, desc=title, unit=" rows", unit_scale=True, leave=False
+                total=total_rows,
+                desc=title,
+                unit=" rows",
+                unit_scale=True,
+                leave=False,
+                # A terminal that does not say how wide it is would get no bar from tqdm.
+                ncols=min(MOST_COLUMNS, shutil.get_terminal_size().columns),
             )
 
     def close(self) -> None:
