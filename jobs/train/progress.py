@@ -81,14 +81,16 @@ class Console:
         self._title, self._started = title, time.monotonic()
         self._said = self._started
         if self._terminal:
+            columns, lines = shutil.get_terminal_size()
             self._bar = tqdm(
                 total=total_rows,
                 desc=title,
                 unit=" rows",
                 unit_scale=True,
                 leave=False,
-                # A terminal that does not say how wide it is would get no bar from tqdm.
-                ncols=min(MOST_COLUMNS, shutil.get_terminal_size().columns),
+                # A terminal that does not say how large it is would get no bar from tqdm.
+                ncols=min(MOST_COLUMNS, columns),
+                nrows=lines,
             )
 
     def close(self) -> None:
