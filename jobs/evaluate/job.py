@@ -28,6 +28,7 @@ from jobs.state import load_state
 from schemas.dataset import Dataset, struct_type
 
 _LABEL, _WEIGHT = "__label", "__weight"
+ROWS_PER_TASK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,9 @@ class Evaluation:
         schema = struct_type((c.name, c.spark_type) for c in self.dataset.stored_columns())
         paths = [f"{selection.examples.url}/{shard.path}" for shard in shards]
         rows = self.spark.read.schema(schema).parquet(*paths)
+        # A Python task costs about as much as a few thousand rows; small shards share one.
+        tasks = sum(shard.rows for shard in shards) // ROWS_PER_TASK
+        rows = rows.coalesce(max(tasks, self.spark.sparkContext.defaultParallelism))
         weight = self.dataset.weight
         return rows.withColumns(
             {

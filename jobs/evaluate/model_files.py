@@ -13,7 +13,7 @@ from pathlib import Path
 
 import fsspec
 
-from jobs.errors import DataRefused, Locked
+from jobs.errors import ConfigError, DataRefused, Locked
 from jobs.lake import Lake, read_json
 
 # Tracking servers take tags of 5,000 characters; longer texts go to the lake, by their digest.
@@ -34,10 +34,13 @@ def weights_digest(folder: str) -> str:
         raise DataRefused(f"no saved model in {folder}", "a folder with model.json") from error
 
 
-def keep_model(lake: Lake, folder: str, digest: str) -> str:
-    """Copies a model's folder to where its digest says, whole or not at all; returns the place."""
-    target = lake.folder("models", digest)
-    fs, path = fsspec.core.url_to_fs(target)
+def model_folder(lake: Lake, digest: str) -> str:
+    return lake.folder("models", digest)
+
+
+def keep_model(lake: Lake, folder: str, digest: str) -> None:
+    """Copies a model's folder to where its digest says, whole or not at all."""
+    fs, path = fsspec.core.url_to_fs(model_folder(lake, digest))
     if not fs.exists(f"{path}/model.json"):
         staged = f"{path}.{time.time_ns()}.tmp"
         fs.makedirs(staged)
@@ -47,7 +50,6 @@ def keep_model(lake: Lake, folder: str, digest: str) -> str:
             with source_fs.open(file, "rb") as read, fs.open(f"{staged}/{name}", "wb") as write:
                 shutil.copyfileobj(read, write, 2**24)
         fs.mv(staged, path, recursive=True)
-    return target
 
 
 def shorten(lake: Lake, text: str) -> str:
@@ -68,6 +70,22 @@ def lengthen(lake: Lake, text: str) -> str:
     url = lake.folder("models", "tags", text.removeprefix(_POINTER))
     with fsspec.open(url, "r", encoding="utf-8") as file:
         return str(file.read())
+
+
+def local_path(lake: Lake, *names: str) -> Path:
+    """A place in the lake as a path of this machine.
+
+    Raises:
+        ConfigError: the lake is no file system.
+    """
+    url = lake.folder(*names)
+    if "://" in url and not url.startswith("file://"):
+        raise ConfigError(
+            f"the lake {lake.url} is no file system, so MLflow's database cannot be in it",
+            "mlflow.tracking_uri",
+            "set mlflow.tracking_uri to a tracking server or a database",
+        )
+    return Path(url.removeprefix("file://"))
 
 
 @contextmanager

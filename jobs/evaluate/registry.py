@@ -15,11 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import ConfigError, DataRefused, Locked
-from jobs.evaluate.model_files import guarded, keep_model, lengthen, shorten, weights_digest
+from jobs.errors import DataRefused, Locked
+from jobs.evaluate.model_files import (
+    guarded,
+    keep_model,
+    lengthen,
+    local_path,
+    model_folder,
+    shorten,
+    weights_digest,
+)
 from jobs.lake import Lake
 from jobs.ledger import LedgerRow, read_ledger, record
 from jobs.lock import stage_lock
@@ -150,14 +157,16 @@ class Registry:
         stored["weights_digest"] = digest
         client = self._client
         with self._guard():
-            source = keep_model(self.lake, folder, digest)
+            keep_model(self.lake, folder, digest)
             for found in client.search_model_versions(f"name='{self.name}'"):
-                if found.source == source and _same_but_run(found.tags, stored):
+                if _same_but_run(found.tags, stored):
                     return str(found.version)
             run = self._log_run(tags["run_id"], metrics_by_epoch, params)
             self._ensure_model()
+            # A tracking server takes no source outside the run's own folder, so the model's place
+            # follows from its digest, and a lake may be moved with its models.
             made = client.create_model_version(
-                self.name, source, run, tags=stored, await_creation_for=0
+                self.name, run.artifact_uri, run.run_id, tags=stored, await_creation_for=0
             )
         return str(made.version)
 
@@ -211,7 +220,7 @@ class Registry:
     @property
     def uri(self) -> str:
         """Of MLflow's tracking server or database."""
-        return self._uri or f"sqlite:///{self._local('mlflow.db')}"
+        return self._uri or f"sqlite:///{local_path(self.lake, 'mlflow.db')}"
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -244,7 +253,8 @@ class Registry:
 
     def _version(self, found: Any) -> ModelVersion:
         tags = {name: lengthen(self.lake, text) for name, text in found.tags.items()}
-        return ModelVersion(str(found.version), found.source, found.run_id, tags)
+        folder = model_folder(self.lake, tags["weights_digest"])
+        return ModelVersion(str(found.version), folder, found.run_id, tags)
 
     def _ensure_model(self) -> None:
         if not self._client.search_registered_models(f"name='{self.name}'"):
@@ -252,7 +262,7 @@ class Registry:
 
     def _log_run(
         self, run: str, metrics_by_epoch: Sequence[Mapping[str, float]], params: Mapping[str, Any]
-    ) -> str:
+    ) -> Any:
         from mlflow.entities import Param
 
         made = self._client.create_run(self._experiment_id(), run_name=run)
@@ -263,7 +273,7 @@ class Registry:
         for epoch, metrics in enumerate(metrics_by_epoch):
             self._client.log_batch(made.info.run_id, metrics=_entities(metrics, epoch))
         self._client.set_terminated(made.info.run_id, "FINISHED")
-        return str(made.info.run_id)
+        return made.info
 
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
@@ -272,30 +282,19 @@ class Registry:
         place = self.lake.folder("mlflow-artifacts")
         return str(self._client.create_experiment(self._experiment, artifact_location=place))
 
-    # Files
-
-    def _local(self, *names: str) -> Path:
-        url = self.lake.folder(*names)
-        if "://" in url and not url.startswith("file://"):
-            raise ConfigError(
-                f"the lake {self.lake.url} is no file system, so MLflow's database cannot be in it",
-                "mlflow.tracking_uri",
-                "set mlflow.tracking_uri to a tracking server or a database",
-            )
-        return Path(url.removeprefix("file://"))
-
     @contextmanager
     def _guard(self) -> Iterator[None]:
         """One process at a time creates the database or registers; a server does so itself."""
         if self._uri and "://" in self.lake.url:
             yield
             return
-        with guarded(self._local("locks", "registry.guard")):
+        with guarded(local_path(self.lake, "locks", "registry.guard")):
             yield
 
 
 def _quiet_client() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("mlflow.store.db.utils", "alembic", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)

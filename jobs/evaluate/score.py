@@ -16,32 +16,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import fsspec
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from jobs.errors import DataRefused
 from jobs.etl.encode import encode
 from jobs.etl.fit import state_entries
-from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE, UNDATED, read_errors
+from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.validate import checked_rows, dated_rows
 from jobs.evaluate.job import refuse_other_declaration
-from jobs.evaluate.predict import SCORE, Predictor, check_weights, predicted
+from jobs.evaluate.predict import Predictor, check_weights, predicted
+from jobs.evaluate.predictions import (
+    MODEL_VERSION,
+    RUN_ID,
+    Content,
+    content,
+    discard,
+    kept_columns,
+    predictions_schema,
+    refused_content,
+    verified,
+)
 from jobs.evaluate.registry import CHAMPION, ModelVersion, Registry
-from jobs.lake import Lake, NewFile, Table
+from jobs.lake import Lake, NewFile
 from jobs.ledger import LedgerRow, record
 from jobs.lock import StageLock, stage_lock
-from jobs.manifest import UINT64
 from jobs.settings import Settings
 from jobs.state import State, load_state
-from schemas.dataset import ROW_ID, Dataset, struct_type
-from schemas.field import Carried
+from schemas.dataset import ROW_ID, Dataset
 
-MODEL_VERSION, RUN_ID = "model_version", "run_id"
 log = logging.getLogger("millstream.score")
 
 
@@ -109,15 +115,6 @@ def run(
 
 
 @dataclass(frozen=True)
-class Content:
-    """What a date's rows hold, whatever their order: their number and their hashes' sum."""
-
-    rows: int
-    digest: int
-    model_version: str = ""
-
-
-@dataclass(frozen=True)
 class Scoring:
     """The scoring of some dates, ending in one commit of the predictions."""
 
@@ -149,7 +146,7 @@ class Scoring:
             refused = _refused(rows)
             self._refuse_lost_dates(raw_counts, refused)
             files = self._stage_predictions(rows, state)
-            found = self._verified(files)
+            found = verified(self.spark, self.dataset, self.lake.table("predictions"), files)
             tallies = {
                 ds: Tally(raw, found[ds].rows if ds in found else 0, refused.get(ds, {}))
                 for ds, raw in sorted(raw_counts.items())
@@ -162,7 +159,7 @@ class Scoring:
         table = self.lake.table("predictions")
         version = self._commit(files, quarantine) if changed else table.version()
         if not changed:
-            _discard(table, self.run_id)
+            discard(table, self.run_id)
         seconds = time.monotonic() - started
         result = ScoreResult(table.url, version, self.model.version, tallies, changed, seconds)
         record(self.lake, self._ledger_rows(result, found))
@@ -214,71 +211,28 @@ class Scoring:
 
     # Predicting
 
-    def _columns(self) -> list[tuple[str, str]]:
-        """(name, Spark type) of what a prediction keeps of its row."""
-        kept = {f.name for f in self.dataset.of_kind(Carried)} | set(self.dataset.key)
-        stored = self.dataset.stored_columns()
-        return [(c.name, c.spark_type) for c in stored if c.name in kept or c.name == ROW_ID]
-
-    def _schema(self) -> StructType:
-        own = [(SCORE, "float"), (MODEL_VERSION, "string"), (RUN_ID, "string"), (DS, "string")]
-        return struct_type([*self._columns(), *own])
-
     def _stage_predictions(self, rows: DataFrame, state: State) -> list[NewFile]:
         """Scores the valid rows once, into files that nobody sees yet."""
         valid = rows.where(F.size(REASONS) == 0)
         entries = state_entries(self.spark, self.lake, state)
         encoded = encode(valid, self.dataset, entries, as_of=state.ds)
-        kept = [name for name, _ in self._columns()]
+        kept = kept_columns(self.dataset)
         scored = predicted(encoded, self.predictor, [*kept, DS]).withColumns(
             {MODEL_VERSION: F.lit(self.model.version), RUN_ID: F.lit(self.run_id)}
         )
         # Small dates share a task and large ones are cut, whatever the partitions before.
         even = scored.hint("rebalance", F.col(DS)).sortWithinPartitions(DS, ROW_ID)
-        names = self._schema().fieldNames()
+        names = predictions_schema(self.dataset).fieldNames()
         return self.lake.table("predictions").stage(even.select(*names), self.run_id, [DS])
-
-    def _verified(self, files: Sequence[NewFile]) -> dict[str, Content]:
-        """What was written, read again: each key once, each score a number."""
-        table = self.lake.table("predictions")
-        paths = [f"{table.url}/{file.path}" for file in files]
-        written = (
-            self.spark.read.schema(self._schema()).option("basePath", table.url).parquet(*paths)
-        )
-        not_finite = F.col(SCORE).isNull() | ~(F.abs(SCORE) < float("inf"))
-        keys = written.groupBy(DS, *self.dataset.key).agg(
-            F.count(F.lit(1)).alias("rows"), F.count_if(not_finite).alias("lost")
-        )
-        wrong = keys.where((F.col("rows") > 1) | (F.col("lost") > 0)).limit(1).collect()
-        if wrong:
-            key = ", ".join(f"{name}={wrong[0][name]}" for name in (DS, *self.dataset.key))
-            what = "has no finite score" if wrong[0]["lost"] else "stands in more than one row"
-            raise DataRefused(
-                f"a prediction {what}: {key}",
-                "one row a key, each with a finite score",
-                f"nothing was committed; evaluate model version {self.model.version} first",
-            )
-        return self._content(written)
-
-    def _content(self, predictions: DataFrame) -> dict[str, Content]:
-        data = [name for name, _ in self._columns()]
-        found = predictions.groupBy(DS).agg(
-            F.count(F.lit(1)).alias("rows"),
-            F.sum(F.xxhash64(*data, SCORE)).alias("digest"),
-            F.array_join(F.array_sort(F.collect_set(MODEL_VERSION)), ",").alias(MODEL_VERSION),
-        )
-        return {
-            row[DS]: Content(row["rows"], row["digest"] % UINT64, row[MODEL_VERSION])
-            for row in found.collect()
-        }
 
     # Writing
 
     def _differs(self, found: Mapping[str, Content], rows: DataFrame) -> bool:
         """Whether the tables hold anything else for the dates than this run would write."""
         predictions, quarantine = self.lake.table("predictions"), self.lake.table("quarantine")
-        before = predictions.spark(self.spark, self._schema(), where={DS: self.dates})
-        if self._content(before) != found:
+        schema = predictions_schema(self.dataset)
+        before = predictions.spark(self.spark, schema, where={DS: self.dates})
+        if content(before, self.dataset) != found:
             return True
         where = {STAGE: ["score"], DS: [*self.dates, UNDATED]}
         refused = quarantine.spark(self.spark, QUARANTINE, where=where)
@@ -286,7 +240,7 @@ class Scoring:
         ours = refused.where(F.col(DS) != UNDATED).unionByName(
             refused.where(F.col(DS) == UNDATED).join(read, SOURCE_FILE, "left_semi")
         )
-        return _refused_content(ours) != _refused_content(rows.where(F.size(REASONS) > 0))
+        return refused_content(ours) != refused_content(rows.where(F.size(REASONS) > 0))
 
     def _quarantine(self, rows: DataFrame) -> int:
         table = self.lake.table("quarantine")
@@ -312,7 +266,13 @@ class Scoring:
         }
         self.lock.check()
         return self.lake.table("predictions").replace(
-            files, self._schema(), [DS], {DS: self.dates}, info, "score", self.lock.token
+            files,
+            predictions_schema(self.dataset),
+            [DS],
+            {DS: self.dates},
+            info,
+            "score",
+            self.lock.token,
         )
 
     def _ledger_rows(self, result: ScoreResult, found: Mapping[str, Content]) -> list[LedgerRow]:
@@ -349,14 +309,6 @@ def _refused(rows: DataFrame) -> dict[str, dict[tuple[str, ...], int]]:
     return refused
 
 
-def _refused_content(rows: DataFrame) -> dict[str, Content]:
-    found = rows.groupBy(DS).agg(
-        F.count(F.lit(1)).alias("rows"),
-        F.sum(F.xxhash64(REASONS, RAW, SOURCE_FILE)).alias("digest"),
-    )
-    return {row[DS]: Content(row["rows"], row["digest"] % UINT64) for row in found.collect()}
-
-
 def _assert_conserved(tallies: Mapping[str, Tally]) -> None:
     """Law 1 for scoring: raw rows = predicted + quarantined."""
     for ds, tally in tallies.items():
@@ -365,13 +317,6 @@ def _assert_conserved(tallies: Mapping[str, Tally]) -> None:
                 f"{ds}: {tally.raw} raw rows, but {tally.predicted} predicted and "
                 f"{tally.quarantined} quarantined; nothing was committed"
             )
-
-
-def _discard(table: Table, run: str) -> None:
-    """Removes files that no commit will name."""
-    fs, folder = fsspec.core.url_to_fs(f"{table.url}/run={run}")
-    if fs.exists(folder):
-        fs.rm(folder, recursive=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""The predictions table: its columns, what a date's rows hold, and their check before a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import fsspec
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from jobs.errors import DataRefused
+from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
+from jobs.evaluate.predict import SCORE
+from jobs.lake import NewFile, Table
+from jobs.manifest import UINT64
+from schemas.dataset import ROW_ID, Dataset, struct_type
+from schemas.field import Carried
+
+MODEL_VERSION, RUN_ID = "model_version", "run_id"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a date's rows hold, whatever their order: their number and their hashes' sum.
+
+    The run is no part of it, so a replay has the same content.
+    """
+
+    rows: int
+    digest: int
+    model_version: str = ""
+
+
+def kept_columns(dataset: Dataset) -> list[str]:
+    """What a prediction keeps of its row: row id, key and carried fields."""
+    kept = {ROW_ID, *dataset.key, *(f.name for f in dataset.of_kind(Carried))}
+    return [column.name for column in dataset.stored_columns() if column.name in kept]
+
+
+def predictions_schema(dataset: Dataset) -> StructType:
+    types = {column.name: column.spark_type for column in dataset.stored_columns()}
+    own = [(SCORE, "float"), (MODEL_VERSION, "string"), (RUN_ID, "string"), (DS, "string")]
+    return struct_type([*((name, types[name]) for name in kept_columns(dataset)), *own])
+
+
+def verified(
+    spark: SparkSession, dataset: Dataset, table: Table, files: Sequence[NewFile]
+) -> dict[str, Content]:
+    """Reads staged files again: each key once, each score a number.
+
+    Raises:
+        DataRefused: a key stands twice, or has no finite score; the message names it.
+    """
+    paths = [f"{table.url}/{file.path}" for file in files]
+    reader = spark.read.schema(predictions_schema(dataset)).option("basePath", table.url)
+    written = reader.parquet(*paths)
+    not_finite = F.col(SCORE).isNull() | ~(F.abs(SCORE) < float("inf"))
+    keys = written.groupBy(DS, *dataset.key).agg(
+        F.count(F.lit(1)).alias("rows"), F.count_if(not_finite).alias("lost")
+    )
+    for wrong in keys.where((F.col("rows") > 1) | (F.col("lost") > 0)).limit(1).collect():
+        key = ", ".join(f"{name}={wrong[name]}" for name in (DS, *dataset.key))
+        what = "has no finite score" if wrong["lost"] else "stands in more than one row"
+        raise DataRefused(
+            f"a prediction {what}: {key}",
+            "one row a key, each with a finite score",
+            "nothing was committed; evaluate the model before scoring with it",
+        )
+    return content(written, dataset)
+
+
+def content(predictions: DataFrame, dataset: Dataset) -> dict[str, Content]:
+    """What predictions hold, by date."""
+    found = predictions.groupBy(DS).agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.sum(F.xxhash64(*kept_columns(dataset), SCORE)).alias("digest"),
+        F.array_join(F.array_sort(F.collect_set(MODEL_VERSION)), ",").alias(MODEL_VERSION),
+    )
+    return {
+        row[DS]: Content(row["rows"], row["digest"] % UINT64, row[MODEL_VERSION])
+        for row in found.collect()
+    }
+
+
+def refused_content(rows: DataFrame) -> dict[str, Content]:
+    """What quarantined rows hold, by date."""
+    found = rows.groupBy(DS).agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.sum(F.xxhash64(REASONS, RAW, SOURCE_FILE)).alias("digest"),
+    )
+    return {row[DS]: Content(row["rows"], row["digest"] % UINT64) for row in found.collect()}
+
+
+def discard(table: Table, run: str) -> None:
+    """Removes a run's staged files, which no commit will name."""
+    fs, folder = fsspec.core.url_to_fs(f"{table.url}/run={run}")
+    if fs.exists(folder):
+        fs.rm(folder, recursive=True)
