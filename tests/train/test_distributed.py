@@ -1,0 +1,255 @@
+"""Ranks launched by Horovod through Spark: one order, one result, and no failure that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+
+from jobs.errors import ConfigError, DataRefused
+from jobs.lake import Examples
+from jobs.settings import Settings, TrainSettings
+from jobs.train.distributed import launch, pack, unpack
+from jobs.train.failures import RankFailed
+from jobs.train.models import ModelSpec
+from jobs.train.rank import RankResult, TrainJob, train_rank
+from jobs.train.step import Exchange, Rows
+from tests.builders.examples import CLICKS, write_examples
+
+# Two dates; 2,007 rows to train on (not a multiple of the batch), 520 to validate on.
+PLACES = {
+    ("2026-01-01", "train"): [[997, 1, 7], [500]],
+    ("2026-01-02", "train"): [[251] * 2],
+    ("2026-01-01", "val"): [[400, 120]],
+}
+TRAIN_ROWS = 2007
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return write_examples(tmp_path_factory.mktemp("lake"), PLACES)
+
+
+def job_of(examples: Examples, folder: Path) -> TrainJob:
+    settings = Settings.model_validate(
+        {
+            "schema": "tests.builders.examples:CLICKS",
+            "lake": "unused",
+            "etl": {"sources": {"clicks": "unused"}},
+            "stream": {"streams": 16, "window_rows": 200},
+            "train": {"batch_rows": 256, "epochs": 3, "learning_rate": 0.01, "stall_s": 60},
+        }
+    )
+    table_rows = tuple(10 * number + 1 for number, _ in enumerate(CLICKS.stored_columns()))
+    spec = ModelSpec(
+        dataset="clicks",
+        declaration=CLICKS.digest,
+        state="none",
+        task="binary",
+        means=(100.0, 100.0),
+        stds=(50.0, 50.0),
+        table_rows=table_rows[-4:-1],
+        embedding_dims=(4, 4, 4),
+        tensor_shapes={},
+        hidden=(16,),
+        dropout=0.0,
+    )
+    return TrainJob(
+        settings=settings,
+        dataset=CLICKS,
+        spec=spec,
+        examples=examples,
+        first_ds="2026-01-01",
+        last_ds="2026-01-02",
+        has_validation=True,
+        folder=str(folder),
+        terminal=False,
+        id_maps={},
+    )
+
+
+Trace = list[dict[int, int]]
+
+
+def traced(job: TrainJob, exchange: Exchange) -> tuple[Trace, RankResult]:
+    """For each step of the first epoch this rank's rows, id by position; then the training."""
+    stream = job.stream("train", exchange)
+    steps = [
+        {
+            int(position): int(row_id)
+            for position, row_id in zip(
+                batch.position[batch.is_row], batch.row_id[batch.is_row], strict=True
+            )
+        }
+        for batch in stream.epoch(0)
+    ]
+    return steps, train_rank(job, exchange)
+
+
+def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
+    examples: Examples, spark: SparkSession, tmp_path: Path
+) -> None:
+    two = launch(
+        partial(traced, job_of(examples, tmp_path / "two")),
+        spark=spark,
+        workers=2,
+        settings=TrainSettings(),
+        folder=str(tmp_path / "two"),
+    )
+    ((alone, by_one),) = launch(
+        partial(traced, job_of(examples, tmp_path / "one")),
+        spark=spark,
+        workers=1,
+        settings=TrainSettings(),
+        folder=str(tmp_path / "one"),
+    )
+    (first, by_two), (second, by_second) = two
+    assert [{**a, **b} for a, b in zip(first, second, strict=True)] == alone
+    assert sum(len(step) for step in alone) == TRAIN_ROWS
+    assert all(0 < len(step) < len(whole) for step, whole in zip(first, alone, strict=True))
+
+    last, expected = by_two.history.epochs[-1], by_one.history.epochs[-1]
+    assert last.val_loss == pytest.approx(expected.val_loss, abs=1e-3)
+    assert last.val_auc == pytest.approx(expected.val_auc, abs=1e-3)
+    assert last.train_loss < by_two.history.epochs[0].train_loss
+    assert last.bytes_sent > 0 == expected.bytes_sent
+    losses = [[epoch.val_loss for epoch in r.history.epochs] for r in (by_two, by_second)]
+    assert losses[0] == losses[1], "ranks disagree"
+    assert by_two.digest is not None
+    assert by_second.digest is None, "rank 0 alone writes"
+
+
+# Failures
+
+
+def refuses(exchange: Exchange) -> None:
+    exchange.merge([torch.ones(3)])
+    if exchange.rank == 1:
+        raise DataRefused("shard 7 is torn", "a whole one", "restore it")
+    exchange.merge([torch.ones(3)])
+
+
+def breaks(exchange: Exchange) -> None:
+    if exchange.rank == 1:
+        raise ZeroDivisionError("no such number")
+    exchange.merge([torch.ones(3)])
+
+
+def freezes(exchange: Exchange) -> None:
+    exchange.merge([torch.ones(3)])
+    if exchange.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    exchange.merge([torch.ones(3)])
+
+
+def test_what_a_user_can_cause_comes_back_as_itself_with_the_rank(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    with pytest.raises(DataRefused, match=r"^rank 1 of 2: shard 7 is torn") as raised:
+        launch(refuses, spark=spark, workers=2, settings=TrainSettings(), folder=str(tmp_path))
+    assert raised.value.remedy == "restore it"
+    assert raised.value.exit_code == 3
+
+
+def test_an_unexpected_error_comes_back_with_rank_and_trace(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        RankFailed, match=r"^rank 1 of 2: ZeroDivisionError: no such number"
+    ) as raised:
+        launch(breaks, spark=spark, workers=2, settings=TrainSettings(), folder=str(tmp_path))
+    assert "in breaks" in str(raised.value)
+
+
+def test_a_frozen_rank_is_named_within_the_deadline(spark: SparkSession, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(RankFailed, match=r"^rank 1 of 2 was lost"):
+        launch(
+            freezes, spark=spark, workers=2, settings=TrainSettings(stall_s=4), folder=str(tmp_path)
+        )
+    assert time.monotonic() - started < 60
+
+
+def test_too_few_slots_are_refused_before_anything_starts(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"train\.workers is 3, but Spark runs 2 tasks"):
+        launch(breaks, spark=spark, workers=3, settings=TrainSettings(), folder=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_rank_needs_no_horovod() -> None:
+    code = (
+        "import sys, jobs.train.job as job, jobs.train.distributed as d\n"
+        "from jobs.settings import TrainSettings\n"
+        "work = lambda exchange: (exchange.rank, exchange.size)\n"
+        "print(d.launch(work, spark=None, workers=1, settings=TrainSettings(), folder=''))\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] == 'horovod']\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[(0, 1)]"
+
+
+# The watchdog
+
+
+def test_the_watchdog_kills_a_frozen_process_and_spares_a_waiting_one() -> None:
+    code = (
+        "import os, signal, threading\n"
+        "from jobs.train.watchdog import watched\n"
+        "with watched(0.5):\n"
+        "    threading.Event().wait(1.5)\n"
+        "    print('alive', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout == "alive\n"
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_the_watchdog_ends_with_its_block() -> None:
+    code = (
+        "import psutil\n"
+        "from jobs.train.watchdog import watched\n"
+        "with watched(30):\n"
+        "    assert len(psutil.Process().children()) == 1\n"
+        "assert psutil.Process().children() == []\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+# What goes over the wire
+
+pieces = st.lists(st.lists(st.integers(0, 99), max_size=6, unique=True), min_size=1, max_size=4)
+
+
+@given(st.lists(pieces, min_size=1, max_size=4), st.data())
+def test_packed_rows_of_all_ranks_are_unpacked_table_by_table(
+    ranks: list[list[list[int]]], data: st.DataObject
+) -> None:
+    tables = min(len(rank) for rank in ranks)
+    dims = data.draw(st.lists(st.integers(1, 5), min_size=tables, max_size=tables))
+    sent = [
+        [
+            Rows(torch.tensor(sorted(ids), dtype=torch.int64), torch.randn(len(ids), dim))
+            for ids, dim in zip(rank[:tables], dims, strict=True)
+        ]
+        for rank in ranks
+    ]
+    packed = [pack(rank) for rank in sent]
+    ids, values = (torch.cat([pair[i] for pair in packed]) for i in (0, 1))
+    for table, rows in enumerate(unpack(ids, values, dims)):
+        assert torch.equal(rows.ids, torch.cat([rank[table].ids for rank in sent]))
+        assert torch.equal(rows.values, torch.cat([rank[table].values for rank in sent]))

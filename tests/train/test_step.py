@@ -1,0 +1,269 @@
+"""The gradient is that of the global batch, for any number of ranks and ragged pieces."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from jobs.settings import TrainSettings
+from jobs.train.batch import Batch
+from jobs.train.models import Model, build_model, embedding_tables, row_losses
+from jobs.train.step import Alone, Diverged, Exchange, Step, schedule_factor
+from tests.builders.batches import SPEC, batch_of, in_ranks, padding, pieces_of
+
+# A full batch, ragged ones, one with fewer rows than ranks; the second column is never touched in
+# the fourth.
+BATCHES = [batch_of(rows, seed=rows) for rows in (64, 37, 64, 20, 2, 1, 50)]
+BATCHES[3].sparse[:, 1] = 0
+
+
+def settings_of(**changes: Any) -> TrainSettings:
+    return TrainSettings(**{"learning_rate": 0.05, "weight_decay": 0.01, **changes})
+
+
+def fresh_model(name: str = "wide_deep", seed: int = 3) -> Model:
+    torch.manual_seed(seed)
+    model = build_model(name, SPEC)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def weights_of(model: Model) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def trained(
+    exchange: Exchange, model: Model, settings: TrainSettings, batches: list[Batch]
+) -> dict[str, Tensor]:
+    """Weights after a step for each batch, with the rates of a falling schedule."""
+    step = Step(model, settings, exchange)
+    for number, batch in enumerate(batches):
+        step.run(pieces_of(batch, exchange.size)[exchange.rank], rate=1 / (1 + number))
+    return weights_of(model)
+
+
+def plain_loop(model: Model, name: str, batches: list[Batch]) -> dict[str, Tensor]:
+    """The reference: one process, whole batches, torch's optimizers, gradients kept dense.
+
+    Adam alone needs sparse gradients of tables: its lazy kind is defined by touched rows.
+    """
+    tables = list(embedding_tables(model))
+    for _, table in tables:
+        table.sparse = name == "adam"
+    ids = {id(table.weight) for _, table in tables}
+    dense = [p for p in model.parameters() if id(p) not in ids]
+    of_tables = [table.weight for _, table in tables]
+    optimizers: list[torch.optim.Optimizer] = {
+        "sgd": lambda: [
+            torch.optim.SGD(dense, 0.05, weight_decay=0.01),
+            torch.optim.SGD(of_tables, 0.05),
+        ],
+        "adagrad": lambda: [
+            torch.optim.Adagrad(dense, 0.05, weight_decay=0.01),
+            torch.optim.Adagrad(of_tables, 0.05),
+        ],
+        "adam": lambda: [
+            torch.optim.AdamW(dense, 0.05, weight_decay=0.01),
+            torch.optim.SparseAdam(of_tables, 0.05),
+        ],
+    }[name]()
+    for number, batch in enumerate(batches):
+        losses = row_losses(model(batch), batch, "binary")
+        loss = (losses * batch.weight).sum() / batch.weight.double().sum()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 0.05 / (1 + number)
+            optimizer.step()
+    return weights_of(model)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+def test_any_number_of_ranks_trains_as_one_plain_loop_does(optimizer: str, size: int) -> None:
+    model = fresh_model().double()
+    expected = plain_loop(copy.deepcopy(model), optimizer, BATCHES)
+    settings = settings_of(optimizer=optimizer)
+    found = in_ranks(
+        lambda exchange: trained(exchange, copy.deepcopy(model), settings, BATCHES), size
+    )
+    for weights in found:
+        for name, weight in expected.items():
+            assert torch.allclose(weights[name], weight, rtol=0, atol=1e-10), name
+            assert torch.equal(weights[name], found[0][name]), f"ranks differ in {name}"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_float32_sgd_stays_near_the_plain_loop(size: int) -> None:
+    model = fresh_model()
+    expected = plain_loop(copy.deepcopy(model), "sgd", BATCHES)
+    found = in_ranks(
+        lambda exchange: trained(
+            exchange, copy.deepcopy(model), settings_of(optimizer="sgd"), BATCHES
+        ),
+        size,
+    )
+    for name, weight in expected.items():
+        assert torch.allclose(found[0][name], weight, rtol=0, atol=1e-5), name
+
+
+def test_the_reference_would_notice_a_mean_of_means() -> None:
+    """Guards the tests above: the pieces' weights are uneven enough to matter."""
+    model = fresh_model().double()
+    whole = plain_loop(copy.deepcopy(model), "sgd", BATCHES[:1])
+    first, second = pieces_of(BATCHES[0], 2)
+    halves = [plain_loop(copy.deepcopy(model), "sgd", [piece]) for piece in (first, second)]
+    mean = {name: (halves[0][name] + halves[1][name]) / 2 for name in whole}
+    assert any(not torch.allclose(mean[n], whole[n], rtol=0, atol=1e-4) for n in whole)
+
+
+def test_a_batch_of_padding_beside_rows_changes_nothing() -> None:
+    model = fresh_model().double()
+    alone = trained(Alone(), copy.deepcopy(model), settings_of(), BATCHES[:1])
+
+    def work(exchange: Exchange) -> dict[str, Tensor]:
+        own = copy.deepcopy(model)
+        step = Step(own, settings_of(), exchange)
+        step.run(BATCHES[0] if exchange.rank == 1 else padding(BATCHES[0]))
+        return weights_of(own)
+
+    for weights in in_ranks(work, 3):
+        for name in alone:
+            assert torch.allclose(weights[name], alone[name], rtol=0, atol=1e-12), name
+
+
+def test_padding_needs_no_model_that_takes_it() -> None:
+    class OneRowAtLeast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def forward(self, batch: Batch) -> Tensor:
+            assert batch.is_row.all()
+            return batch.dense.nan_to_num() @ self.weight
+
+    def work(exchange: Exchange) -> Tensor:
+        model = Model(OneRowAtLeast(), "binary")
+        Step(model, settings_of(), exchange).run(pieces_of(BATCHES[5], 3)[exchange.rank])
+        return next(model.parameters()).detach()
+
+    first, *others = in_ranks(work, 3)
+    assert first.abs().sum() > 0
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_only_touched_rows_of_a_table_change_and_decay_leaves_tables_alone() -> None:
+    model = fresh_model()
+    before = weights_of(model)
+    batch = batch_of(8, seed=1)
+    with_decay = trained(Alone(), copy.deepcopy(model), settings_of(weight_decay=0.5), [batch])
+    without = trained(Alone(), copy.deepcopy(model), settings_of(weight_decay=0.0), [batch])
+    for name, _ in embedding_tables(model):
+        column = int(name.split(".")[-2])
+        touched = set(batch.sparse[:, column].tolist()) - {0}
+        moved = (without[name] != before[name]).any(dim=1).nonzero()[:, 0].tolist()
+        assert set(moved) == touched
+        assert torch.equal(with_decay[name], without[name])
+    dense = "net.deep.mlp.0.weight"
+    assert not torch.allclose(with_decay[dense], without[dense])
+
+
+def test_ranks_start_from_rank_0s_weights() -> None:
+    def work(exchange: Exchange) -> dict[str, Tensor]:
+        model = fresh_model(seed=exchange.rank)
+        Step(model, settings_of(), exchange)
+        return weights_of(model)
+
+    first, second = in_ranks(work, 2)
+    expected = weights_of(fresh_model(seed=0))
+    for name in expected:
+        assert torch.equal(first[name], expected[name])
+        assert torch.equal(second[name], expected[name])
+
+
+def test_the_loss_is_the_weighted_mean_of_the_global_batch() -> None:
+    model = fresh_model().double()
+    batch = BATCHES[0]
+    losses = row_losses(model(batch), batch, "binary").detach()
+    expected = float((losses * batch.weight.double()).sum() / batch.weight.double().sum())
+
+    def work(exchange: Exchange) -> tuple[float, float]:
+        step = Step(copy.deepcopy(model), settings_of(), exchange)
+        done = step.run(pieces_of(batch, 3)[exchange.rank])
+        return done.loss, done.weight
+
+    for loss, weight in in_ranks(work, 3):
+        assert loss == pytest.approx(expected, abs=1e-12)
+        assert weight == pytest.approx(float(batch.weight.double().sum()), abs=1e-12)
+
+
+def test_a_loss_that_is_no_number_ends_all_ranks() -> None:
+    batch = batch_of(64, seed=1)
+    batch.weight[-1] = math.inf
+
+    def work(exchange: Exchange) -> str:
+        step = Step(fresh_model(), settings_of(), exchange)
+        before = weights_of(step.model)
+        with pytest.raises(Diverged, match="inf") as raised:
+            step.run(pieces_of(batch, 2)[exchange.rank])
+        assert all(torch.equal(before[n], w) for n, w in weights_of(step.model).items())
+        return raised.value.remedy
+
+    assert all("learning_rate" in remedy for remedy in in_ranks(work, 2))
+
+
+def test_a_table_used_outside_its_own_forward_is_refused_by_name() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(50, 3, sparse=True)
+
+        def forward(self, batch: Batch) -> Tensor:
+            return batch.dense.nan_to_num() @ self.table.weight.sum(0)
+
+    step = Step(Model(Tied(), "binary"), settings_of(optimizer="sgd"), Alone())
+    with pytest.raises(ValueError, match=r"net\.table\.weight"):
+        step.run(BATCHES[0])
+
+
+# Schedules
+
+rows = st.floats(0, 1e12)
+totals = st.integers(1, 10**12)
+warmups = st.integers(0, 10**9)
+
+
+@given(rows, totals, warmups, st.sampled_from(["constant", "cosine"]))
+def test_a_factor_lies_between_0_and_1(row: float, total: int, warmup: int, kind: str) -> None:
+    settings = settings_of(schedule=kind, warmup_rows=warmup)
+    assert 0 <= schedule_factor(settings, row, total) <= 1
+
+
+@given(totals, warmups, st.lists(st.floats(0, 1), min_size=2, max_size=5))
+def test_cosine_rises_in_the_warm_up_and_falls_after_it(
+    total: int, warmup: int, shares: list[float]
+) -> None:
+    settings = settings_of(schedule="cosine", warmup_rows=warmup)
+    rising = [schedule_factor(settings, share * warmup * 0.999, total) for share in sorted(shares)]
+    falling = [schedule_factor(settings, warmup + share * total, total) for share in sorted(shares)]
+    assert rising == sorted(rising) or warmup == 0
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_schedules_at_known_rows() -> None:
+    cosine = settings_of(schedule="cosine", warmup_rows=100)
+    assert schedule_factor(cosine, 50, 1100) == 0.5
+    assert schedule_factor(cosine, 100, 1100) == 1.0
+    assert schedule_factor(cosine, 600, 1100) == pytest.approx(0.5)
+    assert schedule_factor(cosine, 1100, 1100) == pytest.approx(0.0)
+    assert schedule_factor(settings_of(schedule="constant"), 10**9, 5) == 1.0
