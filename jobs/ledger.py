@@ -35,7 +35,7 @@ class LedgerRow:
     """What a run did to one date in one stage.
 
     Attributes:
-        status: done, refused or unchanged.
+        status: done, refused, unchanged, or intended (an alias that is about to move).
         counts: rows in, out and refused, by name.
         digests: of content written or used.
         versions: of tables and models written or used.

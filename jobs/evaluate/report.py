@@ -119,13 +119,18 @@ def _distribution(metrics: Metrics) -> str:
 
 
 def _training(curves: Mapping[str, Sequence[float]]) -> list[str]:
-    """One picture for losses together and one for each other metric, where epochs make a line."""
-    named = {name: values for name, values in curves.items() if len(values) > 1}
-    losses = {name: values for name, values in named.items() if "loss" in name}
-    others = {name: values for name, values in named.items() if name not in losses}
-    groups = [("Training: loss", losses)] if losses else []
-    groups += [(f"Training: {name}", {name: values}) for name, values in others.items()]
-    return [_epochs(title, group) for title, group in groups]
+    """Losses, the validation metric, and where the time of an epoch went, over the epochs."""
+    groups = {
+        "Training: loss": ("train_loss", "val_loss"),
+        "Training: validation AUC": ("val_auc",),
+        "Training: seconds an epoch": ("compute_s", "exchange_s", "wait_s"),
+    }
+    pictures = []
+    for title, names in groups.items():
+        lines = {name: curves[name] for name in names if len(curves.get(name, ())) > 1}
+        if lines:
+            pictures.append(_epochs(title, lines))
+    return pictures
 
 
 def _epochs(title: str, curves: Mapping[str, Sequence[float]]) -> str:
