@@ -151,7 +151,6 @@ def launch(
     _refuse_too_few_slots(spark, workers)
     import horovod.spark
 
-    threads = str(settings.threads_per_rank)
     output = _RankOutput()
     try:
         with _quiet_spark_thread():
@@ -160,7 +159,8 @@ def launch(
                 num_proc=workers,
                 start_timeout=settings.start_timeout_s,
                 use_gloo=True,
-                env={**os.environ, **_horovod_environment(settings), "OMP_NUM_THREADS": threads},
+                # On top of the environment of Spark's tasks.
+                env=_environment(settings),
                 stdout=output,
                 stderr=output,
                 verbose=0,
@@ -189,9 +189,10 @@ def _quiet_spark_thread() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _horovod_environment(settings: TrainSettings) -> dict[str, str]:
+def _environment(settings: TrainSettings) -> dict[str, str]:
     """All of Horovod's deadlines follow from `train.stall_s`; by default some are for ever."""
     return {
+        "OMP_NUM_THREADS": str(settings.threads_per_rank),
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.stall_s),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.stall_s // 2)),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.stall_s),
