@@ -48,7 +48,7 @@ def test_all_pictures_are_there_and_hold_drawings() -> None:
         "ROC, area",
         "Scores by label",
         "Training: loss",
-        "Training: val_auc",
+        "Training: validation AUC",
     }
     for title, svg in pictures.items():
         drawn = [part for part in svg if part.tag in ("polyline", "polygon")]
