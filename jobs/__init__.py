@@ -9,7 +9,7 @@
     settings.py one frozen tree of settings;  spark.py the session
     lake.py     tables: read a version, commit (delta-rs);  manifest.py what a run wrote
     ledger.py   one row for each run, stage and date;  lock.py one writer a stage
-    petastorm_arrow.py   Petastorm on today's Arrow
+    petastorm_arrow.py   Petastorm on today's Arrow;  petastorm_legacy/ what it misses there
 
 Imports point down this list or within one job; `evaluate` uses `train`'s batch and models.
 """
