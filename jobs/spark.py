@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError
 
-# What results depend on. Set on every session, whatever the properties file says.
+# What results, and speed, depend on. Set on every session, whatever the properties file says.
 SEMANTICS = {
     "spark.sql.session.timeZone": "UTC",
     # Expressions of a declaration give null where a value cannot be had; a rule then names it.
@@ -25,6 +25,8 @@ SEMANTICS = {
     # Wide rows keep whole-stage code generation.
     "spark.sql.codegen.maxFields": "2000",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # Rows are kept for a few passes only, which do not earn the compressing back.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
 }
 
 

@@ -2,20 +2,20 @@
 
 A date's contribution is counts by value for categorical fields and exact sums for numeric ones.
 Vocabularies are one append-only id log: values get ids in the order in which they became frequent
-enough, by date, then by descending count up to that date, ties by value. All sums are integers or
-decimals, so the bits are the same in any order of rows.
+enough, by date, then by descending count up to that date, ties by value. All sums are of whole
+numbers, so the bits are the same in any order of rows.
 """
 
 from __future__ import annotations
 
 import decimal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import DecimalType, DoubleType, LongType, StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, StructField, StructType
 
 from jobs.errors import DataRefused
 from jobs.etl.ingest import DS
@@ -25,9 +25,12 @@ from jobs.state import NumericStats, State, Vocabulary, empty_stats
 from schemas.dataset import Dataset, struct_type
 from schemas.field import Categorical
 
-_EXACT = DecimalType(38, 18)
-# Above it the square does not fit the exact decimal.
-_LARGEST = 1e10
+# Sums are kept as whole numbers: a term is cut at 2^32, 1, 2^-28 and 2^-56 into four limbs, which
+# are summed apart. Decimals would do as well, but Spark makes each from the double's text.
+_LIMB_BITS = (88, 56, 28, 0)
+_UNIT = 2**56
+# The limbs of larger values' squares could overflow in 2^34 rows.
+_LARGEST = 1e9
 
 CONTRIBUTIONS = StructType(
     [
@@ -35,8 +38,8 @@ CONTRIBUTIONS = StructType(
         StructField("value", StringType()),
         StructField("count", LongType()),
         StructField("nulls", LongType()),
-        StructField("total", _EXACT),
-        StructField("total_squares", _EXACT),
+        StructField("total", ArrayType(LongType())),
+        StructField("total_squares", ArrayType(LongType())),
         StructField("low", DoubleType()),
         StructField("high", DoubleType()),
         StructField(DS, StringType()),
@@ -92,8 +95,8 @@ def _sums(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
             "field": F.lit(f.name),
             "count": F.count(x),
             "nulls": F.count(F.lit(1)) - F.count(x),
-            "total": F.sum(x.cast(_EXACT)),
-            "total_squares": F.sum((x * x).cast(_EXACT)),
+            "total": _exact_sum(x),
+            "total_squares": _exact_sum(x * x),
             "low": F.min(x),
             "high": F.max(x),
         }
@@ -101,6 +104,28 @@ def _sums(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
     sums = rows.groupBy(F.col(DS).alias("__ds")).agg(*structs)
     long = sums.select("__ds", F.inline(F.array(*[f.name for f in dataset.numeric]))).drop(DS)
     return long.withColumnRenamed("__ds", DS)
+
+
+def _exact_sum(term: SparkColumn) -> SparkColumn:
+    """The limbs of a sum of terms cut at 2^-56; exact in any order."""
+
+    def whole(x: SparkColumn) -> SparkColumn:
+        # Towards zero: what floor() leaves of a small negative number has lost its last bits.
+        return x.cast("bigint")
+
+    high = whole(term * 2.0**-32)
+    rest = term - high * 2.0**32
+    middle = whole(rest)
+    low = (rest - middle) * 2.0**28
+    lower = whole(low)
+    lowest = whole((low - lower) * 2.0**28)
+    return F.array(*[F.sum(limb) for limb in (high, middle, lower, lowest)])
+
+
+def _exact(limbs: Iterable[Sequence[int]]) -> decimal.Decimal:
+    """The sum of sums."""
+    units = sum(limb << bits for sums in limbs for limb, bits in zip(sums, _LIMB_BITS, strict=True))
+    return decimal.Decimal(units) / _UNIT
 
 
 def new_entries(
@@ -222,8 +247,8 @@ def _stats(rows: Sequence[Row]) -> NumericStats:
         return empty_stats(nulls)
     filled = [row for row in rows if row["count"]]
     with decimal.localcontext(decimal.Context(prec=80)):
-        mean = sum((row["total"] for row in filled), decimal.Decimal(0)) / count
-        squares = sum((row["total_squares"] for row in filled), decimal.Decimal(0)) / count
+        mean = _exact(row["total"] for row in filled) / count
+        squares = _exact(row["total_squares"] for row in filled) / count
         std = max(squares - mean * mean, decimal.Decimal(0)).sqrt()
         return NumericStats(
             count=count,
