@@ -67,7 +67,9 @@ class StreamSettings(_Section):
     seed: int = 7
     memory_mb: int = Field(2_048, ge=1, description="decoded rows a rank may hold")
     decode_threads: int = Field(2, ge=1)
-    timeout_s: float = Field(300.0, gt=0, description="longest wait for one row group")
+    timeout_s: float = Field(
+        90.0, gt=0, description="longest wait for one row group; below stall_s"
+    )
 
 
 class TrainSettings(_Section):
