@@ -30,6 +30,7 @@ from jobs.petastorm_arrow import (
     unischema,
 )
 from jobs.petastorm_legacy.dataset import ParquetDataset
+from jobs.petastorm_legacy.files import LocalFileSystem
 from jobs.petastorm_legacy.hook import FOLDER
 from schemas.dataset import ROW_ID
 from schemas.flights import FLIGHTS
@@ -282,6 +283,16 @@ def test_folders_that_are_no_partitions_are_refused_at_any_depth(tmp_path: Path)
     pq.write_table(pa.table({"id": [1]}), tmp_path / "day=1" / "0.parquet")
     with pytest.raises(ValueError, match="files in an intermediate directory"):
         ParquetDataset(str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    class Torn(LocalFileSystem):
+        def walk(self, path: str) -> Iterator[tuple[str, list[str], list[str]]]:
+            return iter(()) if path.endswith("day=1") else super().walk(path)
+
+    (tmp_path / "day=1").mkdir()
+    with pytest.raises(OSError, match=r"Cannot list the folder .*day=1"):
+        ParquetDataset(str(tmp_path), filesystem=Torn())
 
 
 def test_filters_that_cannot_choose_are_named(partitioned: str) -> None:

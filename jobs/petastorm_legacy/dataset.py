@@ -128,8 +128,9 @@ def _list_level(
     inner: list[_Folder] = []
     walks = pool.map(lambda folder: next(iter(filesystem.walk(folder.path)), None), folders)
     for folder, walk in zip(folders, walks, strict=True):
+        # Walks yield nothing where a folder cannot be listed; its rows must not be missed silently.
         if walk is None:
-            continue
+            raise OSError(f"Cannot list the folder {folder.path}")
         _, directories, files = walk
         pieces = found.add(folder, list(files), filesystem.open)
         names = sorted(n for n in directories if not n.startswith(("_", ".")) or "=" in n)

@@ -35,6 +35,7 @@ FOLDER = str(Path(__file__).with_name("path"))
 _USE_SPARK = {
     "petastorm.etl.dataset_metadata": ("_init_spark", "spark"),
     "petastorm.etl.rowgroup_indexing": ("build_rowgroup_index", "spark_context"),
+    "petastorm.spark_utils": ("dataset_as_rdd", "spark_session"),
 }
 
 

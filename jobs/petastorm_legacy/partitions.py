@@ -21,6 +21,7 @@ class PartitionSet:
         self.name = name
         self.keys = list(keys or [])
         self.key_indices = {key: index for index, key in enumerate(self.keys)}
+        self._dictionary: Any = None
 
     def get_index(self, key: str) -> int:
         if key not in self.key_indices:
@@ -33,10 +34,13 @@ class PartitionSet:
         """The values as an Arrow array: int64 where all are whole numbers, else strings."""
         if not self.keys:
             raise ValueError("No known partition keys")
-        try:
-            return pa.array([int(key) for key in self.keys])
-        except ValueError:
-            return pa.array(self.keys)
+        # Kept: each piece that is read or filtered asks for it.
+        if self._dictionary is None or len(self._dictionary) != len(self.keys):
+            try:
+                self._dictionary = pa.array([int(key) for key in self.keys])
+            except ValueError:
+                self._dictionary = pa.array(self.keys)
+        return self._dictionary
 
 
 class ParquetPartitions:
