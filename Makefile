@@ -1,4 +1,4 @@
-# make demo    set up, then the whole line on real data (set-up 7 minutes once, demo 4)
+# make demo    set up, then the whole line on real data (set-up 7 minutes once, demo 3)
 # make test    set up, then all quick tests (about 10 minutes)
 # make lint types fmt    style and types;  make clean    all that these made
 PYTHON ?= python3

@@ -34,7 +34,7 @@ def main() -> int:
     started = time.monotonic()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("millstream").setLevel(logging.INFO)
-    print("The demo takes about 4 minutes on 2 cores.", flush=True)
+    print("The demo takes about 3 minutes on 2 cores.", flush=True)
     settings = load_settings(CONFIG)
     properties = settings.spark.properties_file
     spark = session("millstream demo", settings.path(properties) if properties else None)

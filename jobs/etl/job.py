@@ -176,7 +176,7 @@ class Pass:
     def _append_entries(self, counts: DataFrame) -> int:
         table = self.lake.table("id_log")
         new = new_entries(counts, self._entries(), self.dataset, self.dates)
-        files = table.stage(new.coalesce(1), self.run_id, [])
+        files = table.stage(new.repartition(1), self.run_id, [])
         run_files = [
             NewFile(file.path, {"run": self.run_id}, file.bytes, file.row_group_rows)
             for file in files
