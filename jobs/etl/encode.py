@@ -14,8 +14,9 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.fit import ID_LOG, state_entries
+from jobs.etl.fit import ID_LOG
 from jobs.etl.ingest import DS
+from jobs.etl.states import state_entries
 from jobs.lake import Lake
 from jobs.state import State
 from schemas.dataset import Dataset

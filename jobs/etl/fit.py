@@ -8,29 +8,22 @@ numbers, so the bits are the same in any order of rows.
 
 from __future__ import annotations
 
-import decimal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame, Row, SparkSession, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, StructField, StructType
 
-from jobs.errors import DataRefused
 from jobs.etl.ingest import DS
-from jobs.lake import Lake
-from jobs.manifest import UINT64
-from jobs.state import NumericStats, State, Vocabulary, empty_stats
 from schemas.dataset import Dataset, struct_type
-from schemas.field import Categorical
 
 # Sums are kept as whole numbers: a term is cut at 2^32, 1, 2^-28 and 2^-56 into four limbs, which
 # are summed apart. Decimals would do as well, but Spark makes each from the double's text.
 _LIMB_BITS = (88, 56, 28, 0)
-_UNIT = 2**56
+UNIT = 2**56
 # The limbs of larger values' squares could overflow in 2^34 rows.
-_LARGEST = 1e9
+LARGEST = 1e9
 
 CONTRIBUTIONS = StructType(
     [
@@ -122,10 +115,9 @@ def _exact_sum(term: SparkColumn) -> SparkColumn:
     return F.array(*[F.sum(limb) for limb in (high, middle, lower, lowest)])
 
 
-def _exact(limbs: Iterable[Sequence[int]]) -> decimal.Decimal:
-    """The sum of sums."""
-    units = sum(limb << bits for sums in limbs for limb, bits in zip(sums, _LIMB_BITS, strict=True))
-    return decimal.Decimal(units) / _UNIT
+def units(limbs: Sequence[int]) -> int:
+    """A sum in units of 2^-56."""
+    return sum(limb << bits for limb, bits in zip(limbs, _LIMB_BITS, strict=True))
 
 
 def new_entries(
@@ -175,126 +167,3 @@ def _became_frequent(values: DataFrame, dates: Sequence[str]) -> DataFrame:
     until = F.filter("history", lambda point: point[DS] <= F.col("from_ds"))
     seen = F.array_max(F.transform(until, lambda point: point["running"]))
     return dated.where(F.col("from_ds").isNotNull()).withColumn("seen", seen)
-
-
-@dataclass(frozen=True)
-class _Reach:
-    """What entries of one from_ds add to a field's vocabulary."""
-
-    entries: int = 0
-    content: int = 0
-    highest: int = -1
-
-
-def states(
-    counts: DataFrame,
-    entries: DataFrame,
-    dataset: Dataset,
-    dates: Sequence[str],
-    id_log_version: int,
-    generation: int,
-) -> dict[str, State]:
-    """The state as of each of the dates.
-
-    Args:
-        counts: contributions of all dates.
-        entries: the whole id log.
-
-    Raises:
-        DataRefused: a numeric field has values too large for exact sums.
-    """
-    sums = _sums_by_field(counts, dataset)
-    reaches = _reaches(entries)
-    result = {}
-    for ds in dates:
-        result[ds] = State(
-            ds=ds,
-            id_log_version=id_log_version,
-            declaration=dataset.digest,
-            generation=generation,
-            numeric={
-                f.name: _stats([row for row in sums.get(f.name, []) if row[DS] <= ds])
-                for f in dataset.numeric
-            },
-            vocabulary={
-                f.name: _vocabulary(f, [r for day, r in reaches.get(f.name, []) if day <= ds])
-                for f in dataset.categorical
-            },
-        )
-    return result
-
-
-def _sums_by_field(counts: DataFrame, dataset: Dataset) -> dict[str, list[Row]]:
-    names = [f.name for f in dataset.numeric]
-    by_field: dict[str, list[Row]] = {}
-    # One row a (date, numeric field): small, whatever the number of rows.
-    for row in counts.where(F.col("field").isin(names) & F.col("nulls").isNotNull()).collect():
-        if row["count"] and max(-row["low"], row["high"]) > _LARGEST:
-            raise DataRefused(
-                f"field {row['field']!r} has values from {row['low']:g} to {row['high']:g} on "
-                f"{row[DS]}",
-                f"values within {_LARGEST:g}, so that sums are exact",
-                "declare a transform: Log1p, Clip or Scale",
-            )
-        by_field.setdefault(row["field"], []).append(row)
-    return by_field
-
-
-def _stats(rows: Sequence[Row]) -> NumericStats:
-    """Merged sums to mean and population deviation, rounded to float64 once, at the end."""
-    count, nulls = sum(row["count"] for row in rows), sum(row["nulls"] for row in rows)
-    if not count:
-        return empty_stats(nulls)
-    filled = [row for row in rows if row["count"]]
-    with decimal.localcontext(decimal.Context(prec=80)):
-        mean = _exact(row["total"] for row in filled) / count
-        squares = _exact(row["total_squares"] for row in filled) / count
-        std = max(squares - mean * mean, decimal.Decimal(0)).sqrt()
-        return NumericStats(
-            count=count,
-            nulls=nulls,
-            mean=float(mean),
-            std=float(std),
-            min=min(row["low"] for row in filled),
-            max=max(row["high"] for row in filled),
-        )
-
-
-def _reaches(entries: DataFrame) -> dict[str, list[tuple[str, _Reach]]]:
-    parts = entries.groupBy("field", "from_ds").agg(
-        F.count(F.lit(1)).alias("entries"),
-        F.sum(F.xxhash64("value", "id")).alias("content"),
-        F.max("id").alias("highest"),
-    )
-    found: dict[str, list[tuple[str, _Reach]]] = {}
-    for row in parts.collect():
-        reach = _Reach(row["entries"], row["content"] % UINT64, row["highest"])
-        found.setdefault(row["field"], []).append((row["from_ds"], reach))
-    return found
-
-
-def _vocabulary(f: Categorical, reaches: Sequence[_Reach]) -> Vocabulary:
-    return Vocabulary(
-        entries=sum(reach.entries for reach in reaches),
-        rows=1 + max([f.first_value_id - 1, *(reach.highest for reach in reaches)]),
-        content=sum(reach.content for reach in reaches) % UINT64,
-    )
-
-
-def state_entries(spark: SparkSession, lake: Lake, state: State) -> DataFrame:
-    """The id log's entries that a state knows: `field`, `value`, `id`, `from_ds`.
-
-    Raises:
-        DataRefused: the log no longer holds them.
-    """
-    log = lake.table("id_log").spark(spark, ID_LOG, state.id_log_version)
-    entries = log.where(F.col("from_ds") <= state.ds).select(*ENTRY).persist()
-    for name, reaches in _reaches(entries).items():
-        found = sum(reach.content for _, reach in reaches) % UINT64
-        if found != state.vocabulary[name].content:
-            raise DataRefused(
-                f"the id log of {lake.url} has other entries for field {name!r}",
-                f"those of state {state.digest}",
-                "restore the table id_log, or refit",
-            )
-    return entries

@@ -19,11 +19,12 @@ from pyspark.sql import functions as F
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import encode
-from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries, states
+from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
 from jobs.etl.ingest import DS, REASONS, UNDATED, read_errors
 from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
 from jobs.etl.shards import SPLIT, stage_shards, verified_shards
 from jobs.etl.split import split_of
+from jobs.etl.states import states
 from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, summary, tally
 from jobs.etl.validate import checked_rows, dated_rows
 from jobs.lake import Lake, NewFile

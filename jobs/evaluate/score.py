@@ -22,10 +22,10 @@ from pyspark.sql import functions as F
 
 from jobs.errors import DataRefused
 from jobs.etl.encode import encode
-from jobs.etl.fit import state_entries
 from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
+from jobs.etl.states import state_entries
 from jobs.etl.validate import checked_rows, dated_rows
 from jobs.evaluate.job import refuse_other_declaration
 from jobs.evaluate.predict import Predictor, check_weights, predicted

@@ -9,7 +9,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.errors import DataRefused
-from jobs.etl.fit import CONTRIBUTIONS, ID_LOG, contributions, new_entries, states
+from jobs.etl.fit import CONTRIBUTIONS, ID_LOG, contributions, new_entries
+from jobs.etl.states import states
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Categorical, Label, Numeric
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from jobs.train.step import Alone, Exchange, Step
 from jobs.train.validation import NUM_BINS, area, bins, validate
 from tests.builders.batches import SPEC, Memory, batch_of, in_ranks
 
+SEEDING = threading.Lock()
 ROWS = (64, 64, 64, 17)
 TRAIN = [batch_of(n, seed=i, first_row=64 * i) for i, n in enumerate(ROWS)]
 VAL = [batch_of(n, seed=50 + i, first_row=1000 + 64 * i) for i, n in enumerate(ROWS)]
@@ -61,8 +63,10 @@ def fitted(
     exchange: Exchange, reporter: Silent | None = None, val: bool = True, **changes: Any
 ) -> tuple[History, list[int]]:
     """History of a training on TRAIN, and the epochs that were kept."""
-    torch.manual_seed(1)
-    model = build_model("wide_deep", SPEC).double()
+    # Ranks are threads here, and torch's seed is the process's.
+    with SEEDING:
+        torch.manual_seed(1)
+        model = build_model("wide_deep", SPEC).double()
     kept: list[int] = []
     history = fit(
         Step(model, settings_of(**changes), exchange),
