@@ -5,8 +5,8 @@
     evaluate/   a model is measured, gated, registered and scores dates  (Spark, torch, MLflow)
 
     nightly.py  etl, train, evaluate, gate, score for one date
-    cli.py      the commands, shared with the three spark-submit files (`*/job.py`)
-    settings.py one frozen tree of settings;  spark.py the session
+    cli.py      the commands, shared with the three spark-submit files (`*/job.py`);  commands.py
+    settings.py one frozen tree of settings;  sections.py its parts;  spark.py the session
     lake.py     tables: read a version, commit (delta-rs);  manifest.py what a run wrote
     ledger.py   one row for each run, stage and date;  lock.py one writer a stage
     petastorm_arrow.py   Petastorm on today's Arrow;  petastorm_legacy/ what it misses there

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import functions as F
 
-from jobs.settings import SplitSettings
+from jobs.sections import SplitSettings
 from schemas.dataset import Dataset
 
 _BUCKETS = 1_000_000

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.settings import GateSettings
+from jobs.sections import GateSettings
 
 HIGHER_IS_BETTER = {
     "auc": True,

@@ -22,7 +22,7 @@ from pyspark.sql import SparkSession
 from torch import Tensor
 
 from jobs.errors import ConfigError
-from jobs.settings import TrainSettings
+from jobs.sections import TrainSettings
 from jobs.train.failures import PeersSilent, RankFailed, explained, leave_reason
 from jobs.train.step import Alone, Exchange, Rows
 from jobs.train.watchdog import watched

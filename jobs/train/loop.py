@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
-from jobs.settings import TrainSettings
+from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.progress import Reporter
 from jobs.train.rowledger import RowCount, RowLedger, check

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.errors import MillstreamError
-from jobs.settings import TrainSettings
+from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.models import Model, embedding_tables, row_losses
 

@@ -19,7 +19,7 @@ import torch
 
 from jobs.errors import DataRefused
 from jobs.lake import Examples
-from jobs.settings import StreamSettings
+from jobs.sections import StreamSettings
 from jobs.train.assemble import Assembler, batches_a_block
 from jobs.train.batch import Batch, Layout
 from jobs.train.decode import Selection

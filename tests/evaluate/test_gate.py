@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.evaluate.gate import judge
-from jobs.settings import GateSettings
+from jobs.sections import GateSettings
 
 AUC = GateSettings(metric="auc", min_value=0.7, min_gain=0.01)
 LOSS = GateSettings(metric="log_loss", max_value=0.5)

@@ -16,7 +16,8 @@ from jobs.evaluate.registry import REQUIRED_TAGS, Registry
 from jobs.lake import Lake
 from jobs.ledger import LedgerRow, read_ledger, record
 from jobs.lock import stage_lock
-from jobs.settings import EtlSettings, Settings
+from jobs.sections import EtlSettings
+from jobs.settings import Settings
 
 CURVES = [{"train_loss": 0.6, "val_auc": 0.6}, {"train_loss": 0.5, "val_auc": 0.7}]
 

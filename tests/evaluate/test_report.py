@@ -13,7 +13,7 @@ from jobs.evaluate.chart import Chart
 from jobs.evaluate.gate import judge
 from jobs.evaluate.metrics import CalibrationBin, Metrics
 from jobs.evaluate.report import Report, render, write_report
-from jobs.settings import GateSettings
+from jobs.sections import GateSettings
 
 
 def _metrics(auc: float) -> Metrics:

@@ -18,7 +18,8 @@ from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.lake import Examples
-from jobs.settings import Settings, TrainSettings
+from jobs.sections import TrainSettings
+from jobs.settings import Settings
 from jobs.train.distributed import launch, pack, unpack
 from jobs.train.failures import RankFailed
 from jobs.train.models import ModelSpec

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
-from jobs.settings import TrainSettings
+from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.loop import EpochResult, History, fit
 from jobs.train.models import build_model

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from jobs.errors import ConfigError
-from jobs.settings import TrainSettings
+from jobs.sections import TrainSettings
 from jobs.state import NumericStats, State, Vocabulary
 from jobs.train.batch import Batch
 from jobs.train.models import MODELS, Model, ModelSpec, build_model, predict, row_losses

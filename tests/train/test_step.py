@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from jobs.settings import TrainSettings
+from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.models import Model, build_model, embedding_tables, row_losses
 from jobs.train.step import Alone, Diverged, Exchange, Step, schedule_factor

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.lake import Examples
-from jobs.settings import StreamSettings
+from jobs.sections import StreamSettings
 from jobs.train.batch import Batch, batch_from_arrow
 from jobs.train.reader import StoreTimeout
 from jobs.train.stream import Stream

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from jobs.settings import TrainSettings
+from jobs.sections import TrainSettings
 from jobs.state import State
 from schemas.dataset import Dataset
 

@@ -1,0 +1,88 @@
+"""What each command does with its arguments; returns the last line that it prints."""
+
+from __future__ import annotations
+
+import argparse
+
+from pyspark.sql import SparkSession
+
+from jobs.errors import ConfigError
+from jobs.ledger import new_run_id
+from jobs.settings import Settings
+
+
+def _dates(arguments: argparse.Namespace) -> list[str]:
+    return [arguments.date] if arguments.date else list(arguments.dates)
+
+
+def _spark(settings: Settings, stage: str) -> SparkSession:
+    from jobs.spark import session
+
+    properties = settings.spark.properties_file
+    return session(f"millstream {stage}", settings.path(properties) if properties else None)
+
+
+# The jobs are imported by their commands: torch and MLflow take seconds that others need not wait.
+
+
+def etl(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.etl import job
+    from jobs.etl.tally import summary
+
+    spark = _spark(settings, "etl")
+    result = job.run(settings, spark, run_id=new_run_id("etl"), dates=_dates(arguments))
+    return (
+        f"etl: {summary(result.tallies.values())}; written to {result.url} "
+        f"version {result.version} in {result.seconds:.0f} s"
+    )
+
+
+def train(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.train import job
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers}", "at least 1")
+    result = job.run(
+        settings,
+        _spark(settings, "train"),
+        run_id=new_run_id("train"),
+        workers=arguments.workers,
+        last_ds=arguments.until,
+    )
+    return f"train: {result.summary()}"
+
+
+def evaluate(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.evaluate import job
+
+    spark = _spark(settings, "evaluate")
+    result = job.run(settings, spark, run_id=new_run_id("evaluate"), model=arguments.model)
+    return f"evaluate: {result.summary()}"
+
+
+def score(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.evaluate import score
+
+    result = score.run(
+        settings,
+        _spark(settings, "score"),
+        run_id=new_run_id("score"),
+        dates=_dates(arguments),
+        model=arguments.model,
+    )
+    return f"score: {result.summary()}"
+
+
+def nightly(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs import nightly
+
+    return nightly.run(settings, _spark(settings, "nightly"), ds=arguments.date).summary()
+
+
+def files(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.etl.job import lake_of
+    from jobs.lake import Examples
+
+    examples = Examples.open(lake_of(settings).table("examples").url, arguments.version)
+    shards = examples.shards(arguments.split)
+    return "\n".join(f"{examples.url}/{shard.path}" for shard in shards)

@@ -1,0 +1,127 @@
+"""The sections of the settings: what each setting means, its default and its limits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, validate_default=True
+    )
+
+
+class SplitSettings(Section):
+    """How rows are split. Fractions are of the hash space of the entity key."""
+
+    train: float = Field(0.8, ge=0, le=1)
+    val: float = Field(0.1, ge=0, le=1)
+    test: float = Field(0.1, ge=0, le=1)
+    seed: int = 7
+
+    @model_validator(mode="after")
+    def _sum_is_one(self) -> SplitSettings:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the fractions add up to {total:g}; they must add up to 1")
+        return self
+
+    def fractions(self) -> dict[str, float]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+class EtlSettings(Section):
+    """`sources`: path or glob for each source of the declaration; `{ds}` stands for the date."""
+
+    sources: dict[str, str]
+    split: SplitSettings = SplitSettings()
+    shard_rows: int = Field(1_000_000, ge=1, description="rows a shard at most")
+    row_group_rows: int = Field(65_536, ge=1, description="rows a Parquet row group at most")
+    max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
+    dates_per_pass: int = Field(400, ge=1)
+
+
+class StreamSettings(Section):
+    """The order (`streams`, `window_rows`, `seed` define it) and its reading."""
+
+    streams: int = Field(64, ge=1)
+    window_rows: int = Field(16_384, ge=1)
+    seed: int = 7
+    memory_mb: int = Field(2_048, ge=1, description="decoded rows a rank may hold")
+    decode_threads: int = Field(2, ge=1)
+    timeout_s: float = Field(
+        90.0, gt=0, description="longest wait for one row group; below stall_s"
+    )
+
+
+class TrainSettings(Section):
+    """Model, optimizer and launch."""
+
+    model: str = "wide_deep"
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    max_embedding_dim: int = Field(16, ge=1, description="cap on the rule 1.6 * rows^0.56")
+    batch_rows: int = Field(8_192, ge=1, description="global batch; a multiple of stream.streams")
+    epochs: int = Field(5, ge=1)
+    optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="of dense parameters")
+    warmup_rows: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    seed: int = 7
+    workers: int = Field(2, ge=1, description="Horovod ranks")
+    threads_per_rank: int = Field(1, ge=1)
+    start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")
+    stall_s: int = Field(120, ge=1, description="longest wait for a rank inside an exchange")
+    window_days: int | None = Field(None, ge=1, description="days trained on; all when empty")
+    early_stop_epochs: int | None = Field(
+        None, ge=1, description="stop when the validation metric is no better for as many epochs"
+    )
+
+
+class EvaluateSettings(Section):
+    """What is measured."""
+
+    split: str = "test"
+    calibration_bins: int = Field(10, ge=2)
+    batch_rows: int = Field(8_192, ge=1)
+
+
+class GateSettings(Section):
+    """What a challenger must reach to become champion; at least one threshold is needed."""
+
+    metric: Literal["auc", "log_loss", "accuracy", "brier", "ece", "rmse", "mae"] = "auc"
+    min_value: float | None = None
+    max_value: float | None = None
+    min_gain: float = Field(0.0, description="least improvement over the champion on the same rows")
+
+
+class ScoreSettings(Section):
+    """Batch scoring. `sources` default to those of the ETL."""
+
+    sources: dict[str, str] | None = None
+    batch_rows: int = Field(8_192, ge=1)
+
+
+class NightlySettings(Section):
+    """The scheduled run. With late labels, etl, train and evaluate take an earlier date."""
+
+    label_delay_days: int = Field(0, ge=0)
+    score_with_champion: bool = Field(
+        True, description="score with the champion when the gate refuses the new model"
+    )
+
+
+class MlflowSettings(Section):
+    """`tracking_uri` empty means SQLite inside the lake."""
+
+    tracking_uri: str = ""
+    experiment: str = ""
+
+
+class SparkSettings(Section):
+    """The session that `millstream` starts; spark-submit brings its own properties."""
+
+    properties_file: str | None = None

@@ -1,0 +1,81 @@
+"""What a declaration says against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from schemas.field import Label, Weight
+from schemas.source import NUMPY_OF_SPARK, Join
+from schemas.stored import ROW_ID
+
+if TYPE_CHECKING:
+    from schemas.dataset import Dataset
+
+# Columns of the examples that Millstream itself adds.
+RESERVED = frozenset(
+    {"ds", "split", "shard", ROW_ID, "raw", "source_file", "reasons", "score", "run_id"}
+    | {"model_version"}
+)
+
+
+def _duplicates(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def problems(dataset: Dataset) -> Iterator[str]:
+    """What contradicts itself, in words; nothing when the declaration is sound."""
+    source_names = [source.name for source in dataset.sources]
+    if repeated := _duplicates(source_names):
+        yield f"sources named twice: {', '.join(repeated)}"
+    if dataset.rows not in source_names:
+        yield f"rows={dataset.rows!r} is no source; the sources are {', '.join(source_names)}"
+        return
+    yield from _source_problems(dataset)
+    columns = dataset.row_source.column_names
+    for role, names in (("key", dataset.key), ("entity", dataset.entity)):
+        for name in names:
+            if name not in columns:
+                yield f"{role} column {name!r} is not in source {dataset.rows!r}"
+    if not dataset.key:
+        yield "no key; name the row source's columns that identify a row within a day"
+    for join in dataset.joins:
+        yield from _join_problems(dataset, join)
+    yield from _field_problems(dataset)
+
+
+def _source_problems(dataset: Dataset) -> Iterator[str]:
+    for source in dataset.sources:
+        if repeated := _duplicates(source.column_names):
+            yield f"source {source.name!r} has columns twice: {', '.join(repeated)}"
+        for column in source.columns:
+            if column.type.strip().lower() not in NUMPY_OF_SPARK:
+                known = ", ".join(NUMPY_OF_SPARK)
+                place = f"{source.name}.{column.name}"
+                yield f"column {place} has type {column.type!r}; known are {known}"
+
+
+def _join_problems(dataset: Dataset, join: Join) -> Iterator[str]:
+    names = {source.name for source in dataset.sources} - {dataset.rows}
+    if join.source not in names:
+        yield f"join with {join.source!r}, which is no other source"
+        return
+    if join.source in dataset.row_source.column_names:
+        yield f"parent {join.source!r} is also a column of {dataset.rows!r}; rename the source"
+    for _, parent_column in join.on:
+        if parent_column not in dataset.source(join.source).column_names:
+            yield f"join on {join.source}.{parent_column}, which is not declared"
+
+
+def _field_problems(dataset: Dataset) -> Iterator[str]:
+    names = [f.name for f in dataset.fields]
+    if repeated := _duplicates([*names, *dataset.key]):
+        yield f"fields named twice, or as a key column: {', '.join(repeated)}"
+    if taken := sorted(RESERVED & {*names, *dataset.key}):
+        yield f"fields named like Millstream's own columns: {', '.join(taken)}"
+    if len(dataset.of_kind(Label)) != 1:
+        yield f"{len(dataset.of_kind(Label))} labels; exactly one is needed"
+    if len(dataset.of_kind(Weight)) > 1:
+        yield "more than one weight"
+    if not (dataset.numeric or dataset.categorical or dataset.tensors):
+        yield "no numeric, categorical, tensor or image field: a model would see nothing"

@@ -1,0 +1,49 @@
+"""The columns of an example shard, read off a declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from schemas.field import Carried, Categorical, Image, Label, Numeric, Tensor, Timestamp, Weight
+from schemas.source import numpy_dtype
+
+if TYPE_CHECKING:
+    from schemas.dataset import Dataset
+
+ROW_ID = "row_id"
+
+
+@dataclass(frozen=True)
+class StoredColumn:
+    """One column of an example shard: what Spark writes and what a tensor of it looks like."""
+
+    name: str
+    spark_type: str
+    numpy_dtype: str
+    shape: tuple[int, ...] = ()
+    nullable: bool = False
+    image_format: str | None = None
+
+
+def stored_columns(dataset: Dataset) -> Iterator[StoredColumn]:
+    yield StoredColumn(ROW_ID, "bigint", "int64")
+    for column in dataset.key_columns:
+        yield StoredColumn(column.name, column.type, numpy_dtype(column.type))
+    for f in dataset.fields:
+        match f:
+            case Numeric():
+                yield StoredColumn(f.name, "float", "float32", nullable=True)
+            case Categorical():
+                yield StoredColumn(f.name, "int", "int32")
+            case Label() | Weight():
+                yield StoredColumn(f.name, "float", "float32")
+            case Timestamp():
+                yield StoredColumn(f.name, "timestamp", "datetime64[us]", nullable=True)
+            case Carried():
+                yield StoredColumn(f.name, f.type, numpy_dtype(f.type), nullable=True)
+            case Tensor():
+                yield StoredColumn(f.name, "array<float>", "float32", shape=f.shape)
+            case Image():
+                yield StoredColumn(f.name, "binary", "uint8", shape=f.shape, image_format=f.format)
