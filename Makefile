@@ -24,7 +24,7 @@ $(stamp):
 		'setuptools<81' wheel packaging numpy torch cloudpickle psutil pyyaml cffi
 	tools/build_horovod.sh $(bin)/python $(WHEELS) > $(VENV)/horovod-wheel
 	$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,dev]'
+		--no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,dev,onnx,s3]'
 	$(bin)/python -m pip check
 	@rm -f $(VENV)/.millstream-* && touch $(stamp)
 
