@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs.errors import DataRefused
 from jobs.lake import Lake, read_json, write_json
+from jobs.quantiles import Buckets, quantiles
 from schemas.dataset import Dataset
 
 
 @dataclass(frozen=True)
 class NumericStats:
-    """Of a numeric field's finite values in train rows, after its stateless transforms."""
+    """Of a numeric field's finite values in train rows, after its stateless transforms.
+
+    `buckets` has their counts as `jobs.quantiles` cuts values into buckets.
+    """
 
     count: int
     nulls: int
@@ -27,6 +33,18 @@ class NumericStats:
     std: float
     min: float
     max: float
+    buckets: Buckets = ()
+
+    def quantiles(self, *fractions: float) -> tuple[float, ...]:
+        """Values below which the fractions of the rows lie, right to half a bucket; all NaN
+        where there was no value."""
+        if not self.count:
+            return (math.nan,) * len(fractions)
+        return quantiles(self.buckets, fractions, self.min, self.max)
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> NumericStats:
+        return cls(**{**tree, "buckets": tuple((b, n) for b, n in tree["buckets"])})
 
 
 @dataclass(frozen=True)
@@ -113,7 +131,7 @@ def _parse(tree: dict[str, Any]) -> State:
         id_log_version=tree["id_log_version"],
         declaration=tree["declaration"],
         generation=tree["generation"],
-        numeric={name: NumericStats(**stats) for name, stats in tree["numeric"].items()},
+        numeric={name: NumericStats.parse(stats) for name, stats in tree["numeric"].items()},
         vocabulary={name: Vocabulary(**part) for name, part in tree["vocabulary"].items()},
     )
 

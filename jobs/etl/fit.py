@@ -8,6 +8,7 @@ numbers, so the bits are the same in any order of rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 from pyspark.sql import Column as SparkColumn
@@ -16,6 +17,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, StructField, StructType
 
 from jobs.etl.ingest import DS
+from jobs.quantiles import BUCKETS_A_ROOT
 from schemas.dataset import Dataset, struct_type
 
 # Sums are kept as whole numbers: a term is cut at 2^32, 1, 2^-28 and 2^-56 into four limbs, which
@@ -53,11 +55,11 @@ ENTRY = ("field", "value", "id", "from_ds")
 def contributions(train_rows: DataFrame, dataset: Dataset) -> DataFrame:
     """What the train rows of each date add: see `CONTRIBUTIONS` for the columns.
 
-    A categorical row counts one value (null is one of them); a numeric field has one row a date.
+    A categorical row counts one value (null is one of them). A numeric field has one row a date
+    with its sums, and one for each bucket of its values, whose number is the `value`.
     """
-    parts = [_value_counts(train_rows, dataset), _sums(train_rows, dataset)]
-    found = [part for part in parts if part is not None]
-    return found[0] if len(found) == 1 else found[0].unionByName(found[1])
+    parts = (make(train_rows, dataset) for make in (_value_counts, _sums, _bucket_counts))
+    return functools.reduce(DataFrame.unionByName, (part for part in parts if part is not None))
 
 
 def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
@@ -97,6 +99,28 @@ def _sums(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
     sums = rows.groupBy(F.col(DS).alias("__ds")).agg(*structs)
     long = sums.select("__ds", F.inline(F.array(*[f.name for f in dataset.numeric]))).drop(DS)
     return long.withColumnRenamed("__ds", DS)
+
+
+def _bucket_counts(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
+    if not dataset.numeric:
+        return None
+    # Counted by numbers, not texts, which takes half the time.
+    pairs = [
+        F.struct(F.lit(i).alias("number"), bucket_of(F.col(f.name).cast("double")).alias("bucket"))
+        for i, f in enumerate(dataset.numeric)
+    ]
+    buckets = rows.select(DS, F.inline(F.array(*pairs))).where(F.col("bucket").isNotNull())
+    counts = buckets.groupBy(DS, "number", "bucket").count()
+    names = F.array(*[F.lit(f.name) for f in dataset.numeric])
+    columns = {"field": names[F.col("number")], "value": F.col("bucket")}
+    return counts.select(*_cast({**columns, DS: F.col(DS), "count": F.col("count")}))
+
+
+def bucket_of(x: SparkColumn) -> SparkColumn:
+    """The bucket (int) of a finite double, see `jobs.quantiles`; null of null."""
+    root = F.sqrt(F.sqrt(F.sqrt(F.abs(x))))
+    bucket = F.floor(root * float(BUCKETS_A_ROOT)).cast("int")
+    return F.when(x < 0, -1 - bucket).otherwise(bucket)
 
 
 def _exact_sum(term: SparkColumn) -> SparkColumn:

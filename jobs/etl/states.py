@@ -18,6 +18,7 @@ from jobs.etl.fit import ENTRY, ID_LOG, LARGEST, UNIT, units
 from jobs.etl.ingest import DS
 from jobs.lake import Lake
 from jobs.manifest import UINT64
+from jobs.quantiles import Buckets, merged
 from jobs.state import NumericStats, State, Vocabulary, empty_stats
 from schemas.dataset import Dataset
 from schemas.field import Categorical
@@ -79,6 +80,7 @@ def states(
         DataRefused: a numeric field has values too large for exact sums.
     """
     sums = {name: _running(parts) for name, parts in _sums_by_field(counts, dataset).items()}
+    buckets = _buckets_by_field(counts, dataset, dates)
     reaches = {name: _running(parts) for name, parts in _reaches(entries).items()}
     return {
         ds: State(
@@ -87,7 +89,10 @@ def states(
             declaration=dataset.digest,
             generation=generation,
             numeric={
-                f.name: _stats(_as_of(ds, sums.get(f.name), _Sums())) for f in dataset.numeric
+                f.name: _stats(
+                    _as_of(ds, sums.get(f.name), _Sums()), _as_of(ds, buckets.get(f.name), ())
+                )
+                for f in dataset.numeric
             },
             vocabulary={
                 f.name: _vocabulary(f, _as_of(ds, reaches.get(f.name), _Reach()))
@@ -132,7 +137,34 @@ def _sums_by_field(counts: DataFrame, dataset: Dataset) -> dict[str, dict[str, _
     return by_field
 
 
-def _stats(sums: _Sums) -> NumericStats:
+def _buckets_by_field(
+    counts: DataFrame, dataset: Dataset, dates: Sequence[str]
+) -> dict[str, tuple[list[str], list[Buckets]]]:
+    """Counts by bucket as of each of the dates.
+
+    Other dates are added to the next of these by Spark, so that what is collected grows with the
+    dates of this run and the buckets, not with the table.
+    """
+    names = [f.name for f in dataset.numeric]
+    days = F.array(*[F.lit(ds) for ds in sorted(dates)])
+    upto = F.array_min(F.filter(days, lambda day: day >= F.col(DS)))
+    counted = counts.where(F.col("field").isin(names) & F.col("value").isNotNull())
+    by_bucket = counted.groupBy(
+        "field", upto.alias("upto"), F.col("value").cast("int").alias("bucket")
+    ).agg(F.sum("count").alias("rows"))
+    lists = by_bucket.groupBy("field", "upto").agg(F.collect_list(F.struct("bucket", "rows")))
+    parts: dict[str, dict[str, Buckets]] = {}
+    for field, ds, pairs in lists.where(F.col("upto").isNotNull()).collect():
+        parts.setdefault(field, {})[ds] = merged([tuple(pairs)])
+    found = {}
+    for field, by_ds in parts.items():
+        days_with = sorted(by_ds)
+        running = accumulate((by_ds[ds] for ds in days_with), lambda *two: merged(two))
+        found[field] = (days_with, list(running))
+    return found
+
+
+def _stats(sums: _Sums, buckets: Buckets) -> NumericStats:
     """Mean and population deviation, rounded to float64 once, at the end."""
     if not sums.count:
         return empty_stats(sums.nulls)
@@ -147,6 +179,7 @@ def _stats(sums: _Sums) -> NumericStats:
             std=float(std),
             min=sums.low,
             max=sums.high,
+            buckets=buckets,
         )
 
 

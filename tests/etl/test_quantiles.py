@@ -1,0 +1,78 @@
+"""Quantiles: counts by bucket have the same bits in any order, and are right to half a bucket."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs.etl.fit import bucket_of, contributions
+from jobs.etl.states import states
+from jobs.quantiles import bounds, merged, quantiles
+from jobs.state import NumericStats
+from tests.etl.test_fit import dataset, log_of
+
+FRACTIONS = (0.0, 0.01, 0.25, 0.5, 0.9, 1.0)
+
+
+def stats(spark: SparkSession, values: Sequence[float | None], partitions: int) -> NumericStats:
+    rows = spark.createDataFrame(
+        [(f"d{i % 3}", "a", value) for i, value in enumerate(values)],
+        "ds string, word_id string, x double",
+    ).repartition(partitions)
+    counts = contributions(rows, dataset())
+    return states(counts, log_of(spark, []), dataset(), ["d2", "d5"], 0, 1)["d5"].numeric["x"]
+
+
+def test_a_value_lies_in_its_bucket_and_buckets_are_in_the_values_order(
+    spark: SparkSession,
+) -> None:
+    values = sorted(
+        sign * digit * 10.0**power
+        for sign in (-1, 1)
+        for digit in (1, 2.5, 9.99)
+        for power in range(-38, 9)
+    )
+    values += [0.0, -0.0]
+    found = spark.createDataFrame([(x,) for x in values], "x double").select(bucket_of(F.col("x")))
+    buckets = [row[0] for row in found.collect()]
+    assert buckets[-2:] == [0, 0]
+    assert buckets[:-2] == sorted(buckets[:-2])
+    for x, bucket in zip(values, buckets, strict=True):
+        low, high = bounds(bucket)
+        assert low - 1e-12 * abs(low) <= x <= high + 1e-12 * abs(high)
+
+
+def test_quantiles_are_right_to_half_a_bucket_and_the_same_in_any_order(
+    spark: SparkSession,
+) -> None:
+    values: list[float | None] = [((i * 7919) % 5003) ** 2 / 1e4 - 300 for i in range(600)]
+    values += [None] * 5
+    one, other = stats(spark, values, 1), stats(spark, values[::-1], 5)
+    assert one.buckets == other.buckets
+    assert one.nulls == 5
+    known = sorted(value for value in values if value is not None)
+    assert sum(count for _, count in one.buckets) == one.count == len(known)
+    for fraction, found in zip(FRACTIONS, one.quantiles(*FRACTIONS), strict=True):
+        true = known[max(1, math.ceil(fraction * len(known))) - 1]
+        assert found == pytest.approx(true, rel=0.016)
+
+
+def test_a_field_without_values_has_no_quantile(spark: SparkSession) -> None:
+    empty = stats(spark, [None] * 4, 2)
+    assert empty.buckets == ()
+    assert math.isnan(empty.quantiles(0.5)[0])
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 9)))))
+def test_counts_merge_in_any_chunks(parts: list[list[tuple[int, int]]]) -> None:
+    whole = merged([tuple(pair for part in parts for pair in part)])
+    assert merged([merged([tuple(part)]) for part in reversed(parts)]) == whole
+    if whole:
+        found = quantiles(whole, FRACTIONS, -math.inf, math.inf)
+        assert list(found) == sorted(found)
