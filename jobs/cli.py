@@ -57,6 +57,19 @@ def _parser() -> argparse.ArgumentParser:
 
     etl = _command(parsers, "etl", run.etl, "turn raw files of some dates into examples")
     _add_dates(etl, "the dates to (re)make")
+    etl.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="start a new generation: the dates become all there is, with a fresh id log; needed "
+        "after a change of the declaration",
+    )
+
+    _command(
+        parsers,
+        "refit",
+        run.refit,
+        "make all dates anew with a fresh vocabulary (a new generation)",
+    )
 
     train = _command(parsers, "train", run.train, "train a model on the examples and register it")
     train.add_argument("--workers", type=int, metavar="N", help="Horovod ranks (train.workers)")

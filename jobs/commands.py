@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from pyspark.sql import SparkSession
 
@@ -26,11 +27,22 @@ def _spark(settings: Settings, stage: str) -> SparkSession:
 
 
 def etl(arguments: argparse.Namespace, settings: Settings) -> str:
+    return _etl(settings, _dates(arguments), arguments.rebuild)
+
+
+def refit(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.etl.generation import held_dates
+    from jobs.etl.job import lake_of
+
+    return _etl(settings, held_dates(lake_of(settings)), rebuild=True)
+
+
+def _etl(settings: Settings, dates: Sequence[str], rebuild: bool) -> str:
     from jobs.etl import job
     from jobs.etl.tally import summary
 
     spark = _spark(settings, "etl")
-    result = job.run(settings, spark, run_id=new_run_id("etl"), dates=_dates(arguments))
+    result = job.run(settings, spark, run_id=new_run_id("etl"), dates=dates, rebuild=rebuild)
     return (
         f"etl: {summary(result.tallies.values())}; written to {result.url} "
         f"version {result.version} in {result.seconds:.0f} s"

@@ -124,7 +124,7 @@ class Table:
         files: Sequence[NewFile],
         schema: StructType,
         partition_by: Sequence[str],
-        where: Mapping[str, Sequence[str]],
+        where: Mapping[str, Sequence[str]] | None,
         info: Mapping[str, Any],
         app_id: str,
         token: int,
@@ -136,6 +136,7 @@ class Table:
             schema: of the table with its partition columns; must be the table's own.
             partition_by: the partition columns.
             where: partition column -> its values; all are replaced, those without files emptied.
+                None: the whole table, its columns too.
             info: kept in the commit, under `millstream`.
             app_id: the stage and what of it, for the app transaction.
             token: of the lock held; a commit with a newer token ends this one.
@@ -147,15 +148,15 @@ class Table:
             Locked: another holder committed with a newer token.
             DataRefused: a file lies outside `where`, or the table has another schema.
         """
-        _check_covered(files, where)
+        _check_covered(files, where or {})
         self._create_if_absent(schema, partition_by)
         table = self._at(None)
         delta_schema = Schema.from_json(schema.json())
-        if table.schema() != delta_schema:
+        if where is not None and table.schema() != delta_schema:
             raise DataRefused(
                 f"table {self.url} has other columns than the declaration",
                 _schema_difference(table.schema(), delta_schema),
-                "use another lake folder for the new declaration",
+                "use another lake folder; for examples `millstream etl --rebuild` will do",
             )
         newest = table.transaction_version(app_id)
         if newest is not None and newest > token:
@@ -165,13 +166,14 @@ class Table:
             app_transactions=[Transaction(app_id, token)],
             max_commit_retries=15,
         )
+        filters = [(name, "in", list(values)) for name, values in (where or {}).items()]
         try:
             table.create_write_transaction(
                 [_add_action(file) for file in files],
                 "overwrite",
                 delta_schema,
                 list(partition_by),
-                partition_filters=[(name, "in", list(values)) for name, values in where.items()],
+                partition_filters=filters,
                 commit_properties=properties,
             )
         except CommitFailedError as error:

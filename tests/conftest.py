@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from pyspark.sql import SparkSession
 
 # Before the JVM starts: Spark and Horovod talk over loopback only.
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("millstream", deadline=None)
+settings.load_profile("millstream")
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,11 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import encode
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
+from jobs.etl.generation import next_generation, refused_dates
 from jobs.etl.ingest import DS, REASONS, UNDATED, read_errors
 from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
 from jobs.etl.shards import SPLIT, stage_shards, verified_shards
@@ -48,8 +50,19 @@ class EtlResult:
     seconds: float
 
 
-def run(settings: Settings, spark: SparkSession, *, run_id: str, dates: Sequence[str]) -> EtlResult:
+def run(
+    settings: Settings,
+    spark: SparkSession,
+    *,
+    run_id: str,
+    dates: Sequence[str],
+    rebuild: bool = False,
+) -> EtlResult:
     """Runs the ETL of the dates, `etl.dates_per_pass` of them a pass.
+
+    Args:
+        rebuild: start a new generation: the dates become all that the examples hold, with a fresh
+            id log and perhaps another declaration. One pass, so that no reader sees half of it.
 
     Raises:
         DataRefused: a file cannot be used, a date has no rows or too many refused ones, or the
@@ -61,8 +74,10 @@ def run(settings: Settings, spark: SparkSession, *, run_id: str, dates: Sequence
     tallies: dict[str, Tally] = {}
     version = -1
     with stage_lock(lake, "etl", run_id) as lock, read_errors():
-        for number, chunk in enumerate(_chunks(sorted(set(dates)), settings.etl.dates_per_pass)):
-            one_pass = Pass(settings, spark, dataset, lake, lock, f"{run_id}-{number}", chunk)
+        size = len(dates) if rebuild else settings.etl.dates_per_pass
+        for number, chunk in enumerate(_chunks(sorted(set(dates)), size)):
+            pass_id = f"{run_id}-{number}"
+            one_pass = Pass(settings, spark, dataset, lake, lock, pass_id, chunk, rebuild)
             try:
                 version, done = one_pass.run()
             except DataRefused as error:
@@ -98,7 +113,10 @@ def _chunks(dates: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over the data of some dates, ending in one commit of the examples."""
+    """One pass over the data of some dates, ending in one commit of the examples.
+
+    With `rebuild` they take the place of everything that the examples hold.
+    """
 
     settings: Settings
     spark: SparkSession
@@ -107,6 +125,7 @@ class Pass:
     lock: StageLock
     run_id: str
     dates: Sequence[str]
+    rebuild: bool = False
 
     def run(self) -> tuple[int, dict[str, Tally]]:
         started = time.monotonic()
@@ -138,7 +157,10 @@ class Pass:
         """What the newest commit says. Rows that a dead run left beside it are put away."""
         examples = self.lake.table("examples")
         before = examples.commit_info() if examples.exists() else {}
-        _refuse_other_declaration(before, self.dataset)
+        if self.rebuild:
+            before = next_generation(before)
+        elif before:
+            refuse_changed_declaration(before, self.dataset, "the examples were")
         for name in ("contributions", "id_log"):
             self.lake.table(name).restore(before.get("versions", {}).get(name, 0))
         return before
@@ -201,7 +223,8 @@ class Pass:
         """Commits the refused rows; returns those of this run by date, and the version."""
         table = self.lake.table("quarantine")
         files = stage_quarantine(rows, table, "etl", self.run_id)
-        where = {"stage": ["etl"], DS: [*self.dates, UNDATED]}
+        gone = refused_dates(self.lake) - set(self.dates) if self.rebuild else ()
+        where = {"stage": ["etl"], DS: [*self.dates, UNDATED, *gone]}
         version = self._replace("quarantine", files, QUARANTINE, where)
         return quarantined_rows(table, self.spark, "etl", self.run_id, version), version
 
@@ -245,7 +268,7 @@ class Pass:
             files,
             self.dataset.examples_schema(),
             [DS, SPLIT],
-            {DS: self.dates},
+            None if self.rebuild else {DS: self.dates},
             info,
             "etl",
             self.lock.token,
@@ -276,19 +299,6 @@ class Pass:
             )
             for ds, one in tallies.items()
         ]
-
-
-def _refuse_other_declaration(before: Mapping[str, Any], dataset: Dataset) -> None:
-    if not before or before["declaration"] == dataset.digest:
-        return
-    old, new = before["fields"], dataset.field_digests
-    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    raise DataRefused(
-        f"the declaration of {dataset.name!r} changed: "
-        + (f"fields {', '.join(changed)}" if changed else "sources, rules, joins or the key"),
-        "the declaration that the lake's examples were made with",
-        "use another lake folder for the new declaration, or take the change back",
-    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.declaration import refuse_changed_declaration
 from jobs.errors import DataRefused
 from jobs.etl.encode import id_map
 from jobs.evaluate.gate import Verdict, judge
@@ -262,16 +263,14 @@ class Evaluation:
 
 def refuse_other_declaration(model: ModelVersion, dataset: Dataset, lake: Lake) -> None:
     """Refuses a model of another declaration than the settings', naming the fields that differ."""
-    if model.tags["declaration"] == dataset.digest:
-        return
     version = int(model.tags["examples_version"])
-    theirs = Examples.open(lake.table("examples").url, version).info.get("fields", {})
-    ours = dataset.field_digests
-    changed = sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n))
-    raise DataRefused(
-        f"model version {model.version} was trained with another declaration of {dataset.name!r}: "
-        + (f"fields {', '.join(changed)} differ" if changed else "sources, rules, joins or key"),
-        f"declaration {dataset.digest}; the model's is {model.tags['declaration']}",
+    made = {"declaration": model.tags["declaration"]}
+    if made["declaration"] != dataset.digest:
+        made |= Examples.open(lake.table("examples").url, version).info
+    refuse_changed_declaration(
+        made,
+        dataset,
+        f"model version {model.version} was",
         "take the change of the declaration back, or train a model with it",
     )
 

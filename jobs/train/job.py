@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 from pyspark.sql import SparkSession
 
+from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import id_map
 from jobs.evaluate.registry import Registry, as_tag
@@ -119,15 +120,7 @@ def select_dates(
     Raises:
         DataRefused: there are none, or they were made with another declaration.
     """
-    if examples.info["declaration"] != dataset.digest:
-        theirs, ours = examples.info.get("fields", {}), dataset.field_digests
-        changed = sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n))
-        raise DataRefused(
-            f"the declaration of {dataset.name!r} changed since the examples were made: "
-            + (f"fields {', '.join(changed)}" if changed else "sources, rules, joins or the key"),
-            "the declaration that they were made with",
-            "take the change back, or use another lake folder for it",
-        )
+    refuse_changed_declaration(examples.info, dataset, "the examples were")
     dates = sorted(ds for ds in examples.info["states"] if last_ds is None or ds <= last_ds)
     if not dates:
         raise DataRefused(

@@ -18,9 +18,11 @@ from schemas.dataset import ROW_ID
 from tests.builders.visits import Raw
 
 
-def run_etl(raw: Raw, spark: SparkSession, dates: Sequence[str], *overrides: str) -> job.EtlResult:
+def run_etl(
+    raw: Raw, spark: SparkSession, dates: Sequence[str], *overrides: str, rebuild: bool = False
+) -> job.EtlResult:
     settings = load_settings(raw.config, overrides)
-    return job.run(settings, spark, run_id=new_run_id("etl"), dates=dates)
+    return job.run(settings, spark, run_id=new_run_id("etl"), dates=dates, rebuild=rebuild)
 
 
 def lake_of(raw: Raw) -> Lake:

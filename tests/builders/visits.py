@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,11 @@ class Raw:
         for section, values in self.settings.items():
             tree.setdefault(section, {}).update(values)
         self.config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+
+    def copy(self, folder: Path) -> Raw:
+        """The same files, and the lake made from them, at another place."""
+        shutil.copytree(self.folder, folder)
+        return Raw(folder, list(self.lines), dict(self.settings))
 
     def truncated_gzip(self, name: str = "visits.csv.gz") -> Raw:
         """The lines as a gzip file that ends in its middle."""
