@@ -37,8 +37,6 @@ def problems(dataset: Dataset) -> Iterator[str]:
         for name in names:
             if name not in columns:
                 yield f"{role} column {name!r} is not in source {dataset.rows!r}"
-    if not dataset.key:
-        yield "no key; name the row source's columns that identify a row within a day"
     for join in dataset.joins:
         yield from _join_problems(dataset, join)
     yield from _field_problems(dataset)

@@ -55,8 +55,10 @@ class Dataset:
         sources: the raw files; `rows` names the one whose rows become examples.
         ds: Spark SQL over the row source that gives the row's DATE; None when the date comes from
             the path (`{ds}` in the source's setting).
-        key: raw columns that identify a row within a `ds`.
-        entity: raw columns by whose hash rows are split; the key when empty.
+        key: raw columns that identify a row within a `ds`. When empty, rows are identified by
+            their raw line and its ordinal among the identical lines of the `ds`.
+        entity: raw columns by whose hash rows are split; the key when empty, and the raw line
+            when that is empty too, so that identical lines fall into one split.
         fields: what is stored and what the model sees, in the order of the tensors' columns.
     """
 

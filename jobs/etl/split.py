@@ -7,6 +7,7 @@ from itertools import accumulate
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import functions as F
 
+from jobs.etl.ingest import RAW
 from jobs.sections import SplitSettings
 from schemas.dataset import Dataset
 
@@ -15,7 +16,7 @@ _BUCKETS = 1_000_000
 
 def split_of(dataset: Dataset, settings: SplitSettings) -> SparkColumn:
     """The split of a row: the same for all rows of an entity, whatever else is in the data."""
-    entity = [F.col(name) for name in dataset.entity_columns]
+    entity = [F.col(name) for name in dataset.entity_columns or (RAW,)]
     bucket = F.pmod(F.xxhash64(F.lit(settings.seed), *entity), F.lit(_BUCKETS))
     fractions = settings.fractions()
     upper_bounds = [round(bound * _BUCKETS) for bound in accumulate(fractions.values())]

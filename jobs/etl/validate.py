@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.errors import ConfigError, DataRefused
+from jobs.etl.identity import identified
 from jobs.etl.ingest import (
     DS,
     RAW,
@@ -25,7 +26,7 @@ from jobs.etl.ingest import (
     joined,
     read_source,
 )
-from schemas.dataset import ROW_ID, Column, Dataset, Join
+from schemas.dataset import Column, Dataset, Join
 from schemas.field import (
     Carried,
     Categorical,
@@ -97,7 +98,7 @@ def checked_rows(
         files = find_files(spark, sources[join.source], dates)
         rows = _with_parent(rows, read_source(spark, dataset.source(join.source), files), join)
     try:
-        return _unique(_judged(rows, dataset, with_label), dataset)
+        return identified(_judged(rows, dataset, with_label), dataset)
     except AnalysisException as error:
         message = str(error).split("SQLSTATE")[0].splitlines()[0]
         raise ConfigError(f"declaration {dataset.name!r}: {message}") from error
@@ -148,7 +149,7 @@ def _refuse_bad_parent(parent: DataFrame, join: Join) -> None:
 
 
 def _judged(rows: DataFrame, dataset: Dataset, with_label: bool) -> DataFrame:
-    """Adds the fields' values, the reasons and the row id."""
+    """Adds the fields' values and the reasons, as one text."""
     columns = [c for c in dataset.row_source.columns if with_label or not c.of_label]
     bases = {
         _BASE.format(f.name): F.expr(f.expr or f.name)
@@ -170,7 +171,7 @@ def _judged(rows: DataFrame, dataset: Dataset, with_label: bool) -> DataFrame:
     judged = first.withColumn(REASONS, reasons).drop(*bases)
     for name in dataset.key:
         judged = judged.withColumnRenamed(f"__key_{name}", name)
-    return judged.withColumn(ROW_ID, _row_id(dataset))
+    return judged
 
 
 def _parent_reasons(dataset: Dataset) -> list[SparkColumn]:
@@ -179,12 +180,6 @@ def _parent_reasons(dataset: Dataset) -> list[SparkColumn]:
         for join in dataset.joins
         if join.required
     ]
-
-
-def _row_id(dataset: Dataset) -> SparkColumn:
-    """64-bit hash of (ds, key); of the raw line where the row is refused, whose key may be null."""
-    key = F.xxhash64(F.col(DS), *[F.col(name) for name in dataset.key])
-    return F.when(F.col(REASONS) == "", key).otherwise(F.xxhash64(RAW, SOURCE_FILE))
 
 
 def _column_reasons(columns: Sequence[Column]) -> Iterator[SparkColumn]:
@@ -246,13 +241,3 @@ def _field_reasons(dataset: Dataset, with_label: bool) -> Iterator[SparkColumn]:
 
 def _not_finite(value: SparkColumn) -> SparkColumn:
     return F.isnan(value) | (F.abs(value) == float("inf"))
-
-
-def _unique(rows: DataFrame, dataset: Dataset) -> DataFrame:
-    """Of the valid rows with one key, the first by (raw text, source file) stays valid."""
-    valid = F.col(REASONS) == ""
-    same = Window.partitionBy(ROW_ID, DS, *dataset.key, valid).orderBy(RAW, SOURCE_FILE)
-    repeated = F.when(valid & (F.row_number().over(same) > 1), F.lit("duplicate_key"))
-    reasons = joined([F.col(REASONS), repeated])
-    none = F.array().cast("array<string>")
-    return rows.withColumn(REASONS, F.when(reasons == "", none).otherwise(F.split(reasons, ",")))

@@ -57,11 +57,13 @@ def verified(
     reader = spark.read.schema(predictions_schema(dataset)).option("basePath", table.url)
     written = reader.parquet(*paths)
     not_finite = F.col(SCORE).isNull() | ~(F.abs(SCORE) < float("inf"))
-    keys = written.groupBy(DS, *dataset.key).agg(
+    # Of rows without a key the row id is the only trace.
+    identity = (DS, *(dataset.key or (ROW_ID,)))
+    keys = written.groupBy(*identity).agg(
         F.count(F.lit(1)).alias("rows"), F.count_if(not_finite).alias("lost")
     )
     for wrong in keys.where((F.col("rows") > 1) | (F.col("lost") > 0)).limit(1).collect():
-        key = ", ".join(f"{name}={wrong[name]}" for name in (DS, *dataset.key))
+        key = ", ".join(f"{name}={wrong[name]}" for name in identity)
         what = "has no finite score" if wrong["lost"] else "stands in more than one row"
         raise DataRefused(
             f"a prediction {what}: {key}",

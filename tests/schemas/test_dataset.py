@@ -80,7 +80,6 @@ def test_a_change_of_any_field_changes_the_digest_and_names_it(
     ("changes", "named"),
     [
         ({"rows": "nowhere"}, "rows='nowhere' is no source"),
-        ({"key": ()}, "no key"),
         ({"key": ("z",)}, "key column 'z' is not in source 'rows'"),
         ({"entity": ("z",)}, "entity column 'z'"),
         ({"fields": (Numeric("x1", "x"),)}, "0 labels"),
