@@ -9,6 +9,7 @@ lock cannot commit.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from jobs.errors import DataRefused, Locked
 from jobs.manifest import Shard, read_manifest
+from jobs.store import delta_options, write_whole
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -60,17 +62,23 @@ class Table:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self._options = delta_options(self.url)
 
     def exists(self) -> bool:
-        return bool(DeltaTable.is_deltatable(self.url))
+        try:
+            return bool(DeltaTable.is_deltatable(self.url, self._options))
+        except OSError as error:
+            raise _unreadable(self.url, error) from error
 
     def version(self) -> int:
         """The newest version; -1 when there is no table yet."""
-        return DeltaTable(self.url).version() if self.exists() else -1
+        return self._at(None).version() if self.exists() else -1
 
     def _at(self, version: int | None) -> DeltaTable:
         try:
-            return DeltaTable(self.url, version=version)
+            return DeltaTable(self.url, version=version, storage_options=self._options)
+        except OSError as error:
+            raise _unreadable(self.url, error) from error
         except (TableNotFoundError, DeltaError) as error:
             raise DataRefused(
                 f"no table {self.url}" + ("" if version is None else f" at version {version}"),
@@ -183,12 +191,17 @@ class Table:
     def _create_if_absent(self, schema: StructType, partition_by: Sequence[str]) -> None:
         if not self.exists():
             create_table_with_add_actions(
-                self.url, Schema.from_json(schema.json()), [], "ignore", list(partition_by)
+                self.url,
+                Schema.from_json(schema.json()),
+                [],
+                "ignore",
+                list(partition_by),
+                storage_options=self._options,
             )
 
     def append(self, rows: pa.Table) -> int:
         """Appends a few rows that the driver holds, as one commit."""
-        write_deltalake(self.url, rows, mode="append")
+        write_deltalake(self.url, rows, mode="append", storage_options=self._options)
         return self.version()
 
     def read_arrow(self, version: int | None = None) -> pa.Table:
@@ -218,6 +231,15 @@ class Table:
             return session.createDataFrame([], schema)
         reader = session.read.schema(schema).option("basePath", self.url)
         return reader.parquet(*paths)
+
+
+def _unreadable(url: str, error: OSError) -> DataRefused:
+    # delta-rs draws its chain of causes with arrows and colours.
+    cause = " ".join(re.sub(r"\x1b\[[0-9;]*m|\u21b3", " ", str(error)).split())
+    return DataRefused(
+        f"table {url} cannot be read: {cause}",
+        remedy="see whether the store answers and the environment's credentials are right",
+    )
 
 
 def _staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> NewFile:
@@ -327,16 +349,12 @@ class Lake:
 
 
 def write_json(url: str, value: Any) -> None:
-    """Writes a small artifact whole: under another name first, then renamed into place."""
-    fs, path = fsspec.core.url_to_fs(url)
-    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    staged = f"{path}.{time.time_ns()}.tmp"
-    with fs.open(staged, "w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-    fs.mv(staged, path)
+    """Writes a small artifact whole."""
+    write_whole(url, json.dumps(value, indent=1, sort_keys=True).encode())
 
 
 def read_json(url: str) -> Any:
     """Reads a small artifact; FileNotFoundError when there is none."""
-    with fsspec.open(url, "r") as file:
-        return json.load(file)
+    # In one request: a file that is replaced between two would be torn.
+    fs, path = fsspec.core.url_to_fs(url)
+    return json.loads(fs.cat_file(path))

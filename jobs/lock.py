@@ -2,28 +2,26 @@
 
 The lock is a file in the lake that names its holder. A holder that died on this host is taken
 over at once (its pid is gone, or belongs to a process that started at another time); one on
-another host when its lease ran out. Every taking raises the token; a commit carries the token, so
-a holder that lost its lease cannot commit over its successor.
+another host when its lease ran out, by clocks that agree to some seconds. Every taking raises the
+token; a commit carries the token, so a holder that lost its lease cannot commit over its successor.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
-import os
-import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from jobs.errors import ConfigError, Locked
+from jobs.errors import Locked
 from jobs.lake import Lake
+from jobs.store import Guarded, guarded
 
 LEASE_S = 60.0
 RENEW_S = 10.0
@@ -32,36 +30,45 @@ RENEW_S = 10.0
 class StageLock:
     """A lock that is held. `token` goes into the commit's app transaction."""
 
-    def __init__(self, path: Path, holder: dict[str, Any]) -> None:
-        self._path = path
+    def __init__(self, file: Guarded, holder: dict[str, Any]) -> None:
+        self._file = file
         self._holder = holder
         self._released = threading.Event()
         self.token: int = holder["token"]
 
     def check(self) -> None:
         """Raises Locked when another run has taken the lock over."""
-        with _guarded(self._path):
-            now = _read(self._path)
-        if now is None or now["token"] != self.token:
+        now, _ = _read(self._file)
+        if not self._is_ours(now):
             raise Locked(
-                f"the lock {self._path} was taken over by {_name(now)}",
+                f"the lock {self._file.url} was taken over by {_name(now)}",
                 remedy="nothing was committed; run the stage again",
             )
 
+    def _is_ours(self, holder: dict[str, Any] | None) -> bool:
+        return holder is not None and holder["token"] == self.token
+
     def _renew_until_released(self) -> None:
         while not self._released.wait(RENEW_S):
-            with _guarded(self._path):
-                now = _read(self._path)
-                if now is None or now["token"] != self.token:
+            # A store that fails now may answer the next time, within the lease.
+            with contextlib.suppress(OSError):
+                if not self._write(renewed_at=time.time()):
                     return
-                _write(self._path, {**self._holder, "renewed_at": time.time()})
+
+    def _write(self, **changes: Any) -> bool:
+        """Whether the lock is still ours."""
+        while True:
+            now, tag = _read(self._file)
+            if not self._is_ours(now):
+                return False
+            if _swap(self._file, {**self._holder, **changes}, tag):
+                return True
 
     def _release(self) -> None:
         self._released.set()
-        with _guarded(self._path):
-            now = _read(self._path)
-            if now is not None and now["token"] == self.token:
-                _write(self._path, {**self._holder, "released": True})
+        # What was done is done; without a word from us the lease runs out.
+        with contextlib.suppress(OSError):
+            self._write(released=True)
 
 
 @contextmanager
@@ -70,36 +77,28 @@ def stage_lock(lake: Lake, stage: str, run: str) -> Iterator[StageLock]:
 
     Raises:
         Locked: a live run holds it; the message names the run, host and pid.
+        ConfigError: the lake's store cannot keep a lock.
     """
-    path = _lock_path(lake, stage)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _guarded(path):
-        before = _read(path)
-        if before is not None and _is_live(before):
-            raise Locked(
-                f"stage {stage!r} of {lake.url} is held by {_name(before)}",
-                remedy="wait for it to end, or stop it; a dead holder is taken over by itself",
-            )
-        holder = _myself(run, token=before["token"] + 1 if before else 1)
-        _write(path, holder)
-    lock = StageLock(path, holder)
-    renewer = threading.Thread(target=lock._renew_until_released, daemon=True)
-    renewer.start()
+    file = guarded(lake.folder("locks", f"{stage}.json"))
+    before, tag = _read(file)
+    if before is not None and _is_live(before):
+        raise _held(lake, stage, before)
+    holder = _myself(run, token=before["token"] + 1 if before else 1)
+    if not _swap(file, holder, tag):
+        raise _held(lake, stage, _read(file)[0])
+    lock = StageLock(file, holder)
+    threading.Thread(target=lock._renew_until_released, daemon=True).start()
     try:
         yield lock
     finally:
         lock._release()
 
 
-def _lock_path(lake: Lake, stage: str) -> Path:
-    url = lake.folder("locks", f"{stage}.json")
-    if re.match(r"^[a-z][a-z0-9+.-]*://", url) and not url.startswith("file://"):
-        raise ConfigError(
-            f"the lake {lake.url} is no file system",
-            "a path that all writers mount",
-            "keep the lake on a shared file system",
-        )
-    return Path(url.removeprefix("file://"))
+def _held(lake: Lake, stage: str, holder: dict[str, Any] | None) -> Locked:
+    return Locked(
+        f"stage {stage!r} of {lake.url} is held by {_name(holder)}",
+        remedy="wait for it to end, or stop it; a dead holder is taken over by itself",
+    )
 
 
 def _myself(run: str, token: int) -> dict[str, Any]:
@@ -132,22 +131,10 @@ def _name(holder: dict[str, Any] | None) -> str:
     return f"run {holder['run']} (host {holder['host']}, pid {holder['pid']})"
 
 
-@contextmanager
-def _guarded(path: Path) -> Iterator[None]:
-    """Keeps the look at the holder and the write that follows in one piece."""
-    with path.with_suffix(".guard").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        yield
+def _read(file: Guarded) -> tuple[dict[str, Any] | None, str]:
+    content, tag = file.read()
+    return (None if content is None else dict(json.loads(content))), tag
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-
-
-def _write(path: Path, holder: dict[str, Any]) -> None:
-    staged = path.with_suffix(f".{os.getpid()}.tmp")
-    staged.write_text(json.dumps(holder), encoding="utf-8")
-    staged.replace(path)
+def _swap(file: Guarded, holder: dict[str, Any], tag: str) -> bool:
+    return file.swap(json.dumps(holder).encode(), tag)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from pyspark.sql import SparkSession
+
+if TYPE_CHECKING:
+    from tests.builders.s3 import S3
 
 # Before the JVM starts: Spark and Horovod talk over loopback only.
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -34,3 +38,20 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     started = session("millstream-tests", str(properties))
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    from tests.builders.s3 import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """S3 on loopback, for this test's environment only; the bucket is shared by all tests."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.make_bucket()
+    return s3_server

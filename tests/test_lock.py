@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,24 @@ import pytest
 
 from jobs import lock
 from jobs.errors import ConfigError, Locked
-from jobs.lake import Lake
+from jobs.lake import Lake, read_json, write_json
 from jobs.lock import stage_lock
+from jobs.store import guarded
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(str(tmp_path), "made_up")
+@pytest.fixture(params=["local", "s3"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    if request.param == "local":
+        return Lake(str(tmp_path), "made_up")
+    return Lake(request.getfixturevalue("s3").url(tmp_path.name), "made_up")
 
 
-def holder_file(lake: Lake) -> Path:
-    return Path(lake.folder("locks", "etl.json"))
+def holder(lake: Lake) -> dict[str, Any]:
+    return dict(read_json(lake.folder("locks", "etl.json")))
 
 
 def rewrite(lake: Lake, **changes: Any) -> None:
-    path = holder_file(lake)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    write_json(lake.folder("locks", "etl.json"), {**holder(lake), **changes})
 
 
 def test_a_second_holder_is_refused_and_told_who_the_first_is(lake: Lake) -> None:
@@ -55,12 +57,12 @@ def test_every_taking_has_a_higher_token(lake: Lake) -> None:
 def test_a_dead_process_on_this_host_is_taken_over_at_once(lake: Lake) -> None:
     code = (
         "import os\nfrom jobs.lake import Lake\nfrom jobs.lock import stage_lock\n"
-        f"with stage_lock(Lake({str(Path(lake.url).parent)!r}, 'made_up'), 'etl', 'dead'):\n"
+        f"with stage_lock(Lake({lake.url.rsplit('/', 1)[0]!r}, 'made_up'), 'etl', 'dead'):\n"
         "    os._exit(9)\n"
     )
     died = subprocess.run([sys.executable, "-c", code], check=False)
     assert died.returncode == 9
-    assert json.loads(holder_file(lake).read_text())["run"] == "dead"
+    assert holder(lake)["run"] == "dead"
     with stage_lock(lake, "etl", "next") as held:
         assert held.token == 2
 
@@ -77,7 +79,7 @@ def test_a_holder_on_another_host_keeps_its_lease(lake: Lake) -> None:
         rewrite(lake, host="elsewhere")
         with pytest.raises(Locked, match="host elsewhere"), stage_lock(lake, "etl", "second"):
             pass
-        rewrite(lake, renewed_at=json.loads(holder_file(lake).read_text())["renewed_at"] - 61)
+        rewrite(lake, renewed_at=holder(lake)["renewed_at"] - 61)
         with stage_lock(lake, "etl", "third"):
             pass
 
@@ -100,14 +102,52 @@ def test_the_lease_is_renewed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> No
     with stage_lock(lake, "etl", "first"):
         rewrite(lake, renewed_at=0.0)
         for _ in range(10_000):
-            if json.loads(holder_file(lake).read_text())["renewed_at"] > 0:
+            if holder(lake)["renewed_at"] > 0:
                 break
-        assert json.loads(holder_file(lake).read_text())["renewed_at"] > 0
+        assert holder(lake)["renewed_at"] > 0
 
 
-def test_a_lake_without_a_file_system_is_refused() -> None:
+def test_of_many_that_take_it_at_once_one_holds_it(lake: Lake) -> None:
+    together = threading.Barrier(4)
+    tokens: list[int | None] = []
+
+    def take(number: int) -> None:
+        together.wait()
+        try:
+            with stage_lock(lake, "etl", f"run{number}") as held:
+                tokens.append(held.token)
+                together.wait()
+        except Locked:
+            tokens.append(None)
+            together.wait()
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(tokens, key=bool) == [None, None, None, 1]
+
+
+def test_a_write_guarded_by_what_was_read_is_refused_after_another(lake: Lake) -> None:
+    file = guarded(lake.folder("locks", "x.json"))
+    assert file.read()[0] is None
+    _, absent = file.read()
+    assert file.swap(b"first", absent)
+    content, tag = file.read()
+    assert content == b"first"
+
+    assert file.swap(b"second", tag)
+
+    assert not file.swap(b"third", tag)
+    assert not file.swap(b"third", absent)
+    assert file.read()[0] == b"second"
+
+
+def test_a_store_that_cannot_keep_a_lock_is_refused() -> None:
     with (
-        pytest.raises(ConfigError, match="no file system"),
-        stage_lock(Lake("s3://bucket/lake", "made_up"), "etl", "run"),
+        pytest.raises(ConfigError, match="cannot be guarded"),
+        stage_lock(Lake("memory://bucket/lake", "made_up"), "etl", "run"),
     ):
         pass

@@ -15,6 +15,7 @@ import fsspec
 
 from jobs.errors import ConfigError, DataRefused, Locked
 from jobs.lake import Lake, read_json
+from jobs.store import is_object_store
 
 # Tracking servers take tags of 5,000 characters; longer texts go to the lake, by their digest.
 LONGEST_TAG = 5_000
@@ -42,14 +43,17 @@ def keep_model(lake: Lake, folder: str, digest: str) -> None:
     """Copies a model's folder to where its digest says, whole or not at all."""
     fs, path = fsspec.core.url_to_fs(model_folder(lake, digest))
     if not fs.exists(f"{path}/model.json"):
-        staged = f"{path}.{time.time_ns()}.tmp"
-        fs.makedirs(staged)
+        # An object store shows files one by one; the card comes last and says that all are there.
+        in_place = is_object_store(lake.url)
+        staged = path if in_place else f"{path}.{time.time_ns()}.tmp"
+        fs.makedirs(staged, exist_ok=True)
         source_fs, source = fsspec.core.url_to_fs(folder.rstrip("/"))
-        for file in source_fs.find(source):
+        for file in sorted(source_fs.find(source), key=lambda file: file.endswith("/model.json")):
             name = file.rsplit("/", 1)[1]
             with source_fs.open(file, "rb") as read, fs.open(f"{staged}/{name}", "wb") as write:
                 shutil.copyfileobj(read, write, 2**24)
-        fs.mv(staged, path, recursive=True)
+        if not in_place:
+            fs.mv(staged, path, recursive=True)
 
 
 def shorten(lake: Lake, text: str) -> str:

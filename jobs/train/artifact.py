@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from jobs.errors import DataRefused
+from jobs.store import write_folder
 from jobs.train.models import Model, ModelSpec, build_model
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -52,7 +52,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 def save_model(
     folder_url: str, model: Model, name: str, spec: ModelSpec, extra: Mapping[str, Any]
 ) -> str:
-    """Writes a model's folder under another name, then moves it into place.
+    """Writes a model's folder; its card, written last, says that it is complete.
 
     Args:
         folder_url: replaced when it is there.
@@ -67,15 +67,8 @@ def save_model(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     digest = weights_digest(weights)
     card = {"format": FORMAT, "weights_digest": digest, "model": name, "spec": spec.to_json()}
-    fs, folder = fsspec.core.url_to_fs(folder_url.rstrip("/"))
-    staged = f"{folder}.{time.time_ns()}.tmp"
-    fs.makedirs(staged)
-    fs.pipe_file(f"{staged}/{WEIGHTS}", safetensors.torch.save(weights))
     text = json.dumps({**extra, **card}, indent=1, sort_keys=True)
-    fs.pipe_file(f"{staged}/{CARD}", text.encode())
-    if fs.exists(folder):
-        fs.rm(folder, recursive=True)
-    fs.mv(staged, folder, recursive=True)
+    write_folder(folder_url, {WEIGHTS: safetensors.torch.save(weights), CARD: text.encode()})
     return digest
 
 

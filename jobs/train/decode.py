@@ -104,6 +104,7 @@ class Job:
     selection: Selection
     layout: Layout
     memory: Memory
+    timeout_s: float
     stopped: threading.Event
 
 
@@ -121,13 +122,17 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         read.started = time.monotonic()
         shard, number = self._job.selection.locate(read.group)
         try:
-            self._with_retries(read, shard, number)
+            self._with_retries(read, read.started, shard, number)
         except Exception as error:
             read.error = _refusal(self._job.selection, read.group, error)
         self.publish_func(read)
 
-    def _with_retries(self, read: Read, shard: Shard, number: int) -> None:
-        """A store may fail for a moment; a missing or forbidden file stays so."""
+    def _with_retries(self, read: Read, started: float, shard: Shard, number: int) -> None:
+        """A store may fail for a moment; a missing or forbidden file stays so.
+
+        Nothing is tried again in the second half of the time, so that the cause is told, not the
+        deadline: a store's own client tries again and again too.
+        """
         for attempt in range(_ATTEMPTS):
             try:
                 self._decode(read, shard, number)
@@ -135,8 +140,9 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
             except OSError as error:
                 self._files.pop(shard.path, None)
                 final = isinstance(error, FileNotFoundError | PermissionError)
+                late = time.monotonic() - started > self._job.timeout_s / 2
                 backoff = _FIRST_BACKOFF_S * 4**attempt
-                if final or attempt == _ATTEMPTS - 1 or self._job.stopped.wait(backoff):
+                if final or late or attempt == _ATTEMPTS - 1 or self._job.stopped.wait(backoff):
                     raise
 
     def _decode(self, read: Read, shard: Shard, number: int) -> None:

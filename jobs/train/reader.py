@@ -39,7 +39,7 @@ class Reader:
         self._stopped = threading.Event()
         # Results are tiny; with a short queue threads would wait for the reader to take them.
         self._pool = ThreadPool(memory.threads, results_queue_size=1 << 16)
-        self._pool.start(DecodeWorker, Job(selection, layout, memory, self._stopped))
+        self._pool.start(DecodeWorker, Job(selection, layout, memory, timeout_s, self._stopped))
 
     def request(self, window: Window, start: int, words: Words) -> WindowRows:
         """Asks for a window's rows from row `start` of the stream on; `send` starts the reading.
