@@ -27,7 +27,7 @@ from jobs.lock import stage_lock
 from jobs.settings import Settings
 from jobs.state import State, load_state
 from jobs.train.distributed import launch
-from jobs.train.loop import EpochResult, History
+from jobs.train.history import EpochResult, History
 from jobs.train.models import ModelSpec
 from jobs.train.progress import Console, relayed
 from jobs.train.rank import IdMaps, RankResult, TrainJob, train_rank

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from typing import Protocol
 
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
+from jobs.train.history import EpochResult, History, Position
 from jobs.train.progress import Reporter
 from jobs.train.rowledger import RowCount, RowLedger, check
 from jobs.train.step import Step, schedule_factor
@@ -27,74 +28,24 @@ class Batches(Protocol):
         """This rank's pieces, in lock step with the other ranks'."""
 
 
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch. Times are rank 0's; what was not measured is None.
+class Commits(Protocol):
+    """Where positions go that training can come back to."""
 
-    Attributes:
-        train_loss: weighted mean over the epoch's batches, each before its step.
-        val_auc_error: bound on the error of `val_auc`.
-        wait_s, compute_s, exchange_s: waiting for data, in the model and optimizer, in exchanges.
-        val_s: of the validation.
-        bytes_sent: by rank 0 in exchanges.
-    """
+    def after_step(self, position: Position, ledger: RowLedger) -> None:
+        """A step is done. `position.trained` is that of the ledger's start."""
 
-    epoch: int
-    train_loss: float
-    val_loss: float | None
-    val_auc: float | None
-    val_auc_error: float | None
-    rows: int
-    seconds: float
-    wait_s: float
-    compute_s: float
-    exchange_s: float
-    val_s: float
-    bytes_sent: int
-
-    def metrics(self) -> dict[str, float]:
-        """By name, for MLflow and the ledger."""
-        values = asdict(self)
-        del values["epoch"]
-        return {name: float(value) for name, value in values.items() if value is not None}
-
-    def line(self, epochs: int) -> str:
-        parts = [f"epoch {self.epoch + 1} of {epochs}: train loss {self.train_loss:.4f}"]
-        if self.val_loss is not None:
-            parts.append(f"val loss {self.val_loss:.4f}")
-        if self.val_auc is not None:
-            parts.append(f"val AUC {self.val_auc:.4f}")
-        parts.append(f"{self.rows / self.seconds:,.0f} rows/s")
-        parts.append(f"wait {self.wait_s:.1f} s")
-        parts.append(f"compute {self.compute_s:.1f} s")
-        parts.append(f"exchange {self.exchange_s:.1f} s")
-        return ", ".join(parts)
-
-    @property
-    def cost(self) -> float | None:
-        """What the best epoch has least of: minus the AUC, or the loss where there is none."""
-        return -self.val_auc if self.val_auc is not None else self.val_loss
+    def after_epoch(self, position: Position) -> None:
+        """An epoch is done and in the history; `position` is the start of the next."""
 
 
-@dataclass
-class History:
-    """All epochs and the best one. Without validation rows, the last one is the best."""
+class NoCommits:
+    """Training starts from its beginning or not at all."""
 
-    epochs: list[EpochResult] = field(default_factory=list)
-    best: EpochResult | None = None
+    def after_step(self, position: Position, ledger: RowLedger) -> None:
+        pass
 
-    def add(self, result: EpochResult) -> bool:
-        """Takes an epoch in; returns whether it is the best so far, the first of equals."""
-        self.epochs.append(result)
-        cost, lowest = result.cost, self.best.cost if self.best else None
-        if cost is None or lowest is None or cost < lowest:
-            self.best = result
-            return True
-        return False
-
-    def epochs_since_best(self) -> int:
-        assert self.best is not None
-        return self.epochs[-1].epoch - self.best.epoch
+    def after_epoch(self, position: Position) -> None:
+        pass
 
 
 def fit(
@@ -105,66 +56,58 @@ def fit(
     written: RowCount,
     keep: Callable[[EpochResult], None],
     reporter: Reporter,
+    start: Position | None = None,
+    commits: Commits | None = None,
 ) -> History:
     """Trains `train.epochs` epochs, or until the validation metric stops getting better.
 
     Args:
-        step: holds model, optimizer and exchange.
+        step: holds model, optimizer and exchange, all as they were at `start`.
         train, validation: the streams of this rank.
         written: what the ETL wrote, for the row ledger.
         keep: called after each epoch that is the best so far.
         reporter: is told how far this is.
+        start: where to go on; the beginning when None.
+        commits: is told of every position.
 
     Raises:
         Diverged: a loss is not finite.
         RowsMissed: an epoch did not train each row once.
     """
-    history = History()
-    for epoch in range(settings.epochs):
-        result = _epoch(step, train, validation, settings, written, epoch, reporter)
+    position, commits = start or Position(), commits or NoCommits()
+    while position.epoch < settings.epochs and not _stopped(position.history, settings):
+        position = _train(step, train, settings, position, commits, reporter)
+        check(position.trained, written, position.epoch)
+        result = _result(position, train.rows, step, validation)
         reporter.say(result.line(settings.epochs))
+        history = position.history.copy()
         if history.add(result):
             keep(result)
-        patience = settings.early_stop_epochs
-        if patience is not None and history.epochs_since_best() >= patience:
-            break
-    return history
+        position = Position(epoch=position.epoch + 1, history=history)
+        commits.after_epoch(position)
+    return position.history
 
 
-@dataclass
-class _Times:
-    wait_s: float = 0.0
-    compute_s: float = 0.0
-    exchange_s: float = 0.0
+def _stopped(history: History, settings: TrainSettings) -> bool:
+    patience = settings.early_stop_epochs
+    return patience is not None and history.epochs_since_best() >= patience
 
 
-def _epoch(
-    step: Step,
-    train: Batches,
-    validation: Batches | None,
-    settings: TrainSettings,
-    written: RowCount,
-    epoch: int,
-    reporter: Reporter,
-) -> EpochResult:
-    started, bytes_before = time.perf_counter(), step.exchange.bytes_sent
-    times, ledger = _Times(), RowLedger()
-    train_loss = _train(step, train, settings, epoch, times, ledger, reporter)
-    check(ledger.total(step.exchange), written, epoch)
-    trained = time.perf_counter()
+def _result(position: Position, rows: int, step: Step, validation: Batches | None) -> EpochResult:
+    started = time.perf_counter()
     measured = (
         validate(step.model, validation.epoch(0), step.exchange) if validation is not None else None
     )
     return EpochResult(
-        epoch=epoch,
-        train_loss=train_loss,
-        rows=train.rows,
-        seconds=trained - started,
-        wait_s=times.wait_s,
-        compute_s=times.compute_s,
-        exchange_s=times.exchange_s,
-        val_s=time.perf_counter() - trained,
-        bytes_sent=step.exchange.bytes_sent - bytes_before,
+        epoch=position.epoch,
+        train_loss=position.loss / position.weight,
+        rows=rows,
+        seconds=position.seconds,
+        wait_s=position.wait_s,
+        compute_s=position.compute_s,
+        exchange_s=position.exchange_s,
+        val_s=time.perf_counter() - started,
+        bytes_sent=position.bytes_sent,
         **_measured(measured),
     )
 
@@ -184,25 +127,38 @@ def _train(
     step: Step,
     train: Batches,
     settings: TrainSettings,
-    epoch: int,
-    times: _Times,
-    ledger: RowLedger,
+    start: Position,
+    commits: Commits,
     reporter: Reporter,
-) -> float:
-    """Runs the epoch's steps; returns the weighted mean of their losses."""
-    title = f"epoch {epoch + 1} of {settings.epochs}"
-    loss, weight, row = 0.0, 0.0, 0
-    waiting = time.perf_counter()
-    for batch in train.epoch(epoch):
-        times.wait_s += time.perf_counter() - waiting
+) -> Position:
+    """Runs the steps from `start` to the end of its epoch; returns the position there."""
+    title, total_rows = f"epoch {start.epoch + 1} of {settings.epochs}", train.rows
+    ledger, position = RowLedger(start.trained), start
+    began, bytes_before = time.perf_counter(), step.exchange.bytes_sent
+    waiting = began
+    for batch in train.epoch(start.epoch, start.row):
+        wait_s = time.perf_counter() - waiting
         # Of the global batch, so that every rank has the same rate.
-        rows = min(settings.batch_rows, train.rows - row)
-        middle = epoch * train.rows + row + rows / 2
-        done = step.run(batch, schedule_factor(settings, middle, settings.epochs * train.rows))
+        rows = min(settings.batch_rows, total_rows - position.row)
+        middle = start.epoch * total_rows + position.row + rows / 2
+        done = step.run(batch, schedule_factor(settings, middle, settings.epochs * total_rows))
         ledger.add(batch)
-        loss, weight, row = loss + done.loss * done.weight, weight + done.weight, row + rows
-        times.compute_s += done.compute_s
-        times.exchange_s += done.exchange_s
-        reporter.rows(title, row, train.rows)
+        position = replace(
+            position,
+            row=position.row + rows,
+            loss=position.loss + done.loss * done.weight,
+            weight=position.weight + done.weight,
+            seconds=start.seconds + time.perf_counter() - began,
+            wait_s=position.wait_s + wait_s,
+            compute_s=position.compute_s + done.compute_s,
+            exchange_s=position.exchange_s + done.exchange_s,
+            bytes_sent=start.bytes_sent + step.exchange.bytes_sent - bytes_before,
+        )
+        reporter.rows(title, position.row, total_rows)
+        commits.after_step(position, ledger)
         waiting = time.perf_counter()
-    return loss / weight
+    return replace(
+        position,
+        trained=ledger.total(step.exchange),
+        seconds=start.seconds + time.perf_counter() - began,
+    )

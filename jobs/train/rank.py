@@ -18,7 +18,8 @@ from jobs.lake import Examples
 from jobs.settings import Settings
 from jobs.train.artifact import save_model
 from jobs.train.batch import Batch
-from jobs.train.loop import EpochResult, History, fit
+from jobs.train.history import EpochResult, History
+from jobs.train.loop import fit
 from jobs.train.models import ModelSpec, build_model
 from jobs.train.progress import Console, Notes, Reporter, Silent
 from jobs.train.rowledger import RowCount

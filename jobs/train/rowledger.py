@@ -50,10 +50,18 @@ class RowCount:
         return cls(sum(shard.rows for shard in listed), id_sum)
 
 
-class RowLedger:
-    """Counts the rows that this rank feeds to steps."""
+NO_ROWS = RowCount(0, 0)
 
-    def __init__(self) -> None:
+
+class RowLedger:
+    """Counts the rows that this rank feeds to steps.
+
+    Args:
+        before: what all ranks together had trained of the epoch when this ledger began.
+    """
+
+    def __init__(self, before: RowCount = NO_ROWS) -> None:
+        self._before = before
         self._rows = 0
         self._id_sum = 0
 
@@ -64,11 +72,20 @@ class RowLedger:
 
     def total(self, exchange: Exchange) -> RowCount:
         """The count over all ranks."""
-        # In halves, so that no sum over ranks leaves int64.
+        (total,), _ = exchange.merge([self.parts()])
+        return self.of_parts(total)
+
+    def parts(self) -> torch.Tensor:
+        """What this rank counted, int64 [3]; parts of ranks may be added up."""
+        # The sum in halves, so that no sum over ranks leaves int64.
         parts = [self._rows, self._id_sum >> 32, self._id_sum & 0xFFFFFFFF]
-        (total,), _ = exchange.merge([torch.tensor(parts, dtype=torch.int64)])
+        return torch.tensor(parts, dtype=torch.int64)
+
+    def of_parts(self, total: torch.Tensor) -> RowCount:
+        """The count over all ranks, from the sum of their parts."""
         rows, high, low = total.tolist()
-        return RowCount(rows, ((high << 32) + low) % UINT64)
+        id_sum = self._before.id_sum + (high << 32) + low
+        return RowCount(self._before.rows + rows, id_sum % UINT64)
 
 
 def hashes(row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -19,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
-from jobs.train.loop import EpochResult, History, fit
+from jobs.train.history import EpochResult, History
+from jobs.train.loop import fit
 from jobs.train.models import build_model
 from jobs.train.progress import Silent
 from jobs.train.rowledger import RowCount, RowLedger, RowsMissed, check, hashes
