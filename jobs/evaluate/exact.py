@@ -6,8 +6,16 @@ would do as well, but took 35 s where this takes 5 s (six sums over 10 M rows on
 
 from __future__ import annotations
 
-from pyspark.sql import Column, Row
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import Column
 from pyspark.sql import functions as F
+
+Limbs = npt.NDArray[np.int64]
 
 LIMBS = ("high", "middle", "low")
 LIMB_BITS = 28
@@ -31,9 +39,23 @@ def exact_sum(term: Column) -> Column:
     )
 
 
-def units(limbs: Row) -> int:
+def limbs_of(table: pa.Table, name: str) -> Limbs:
+    """A column of exact sums, int64 [n, 3], from high to low."""
+    structs = table.column(name).combine_chunks()
+    return np.stack([structs.field(limb).to_numpy() for limb in LIMBS], axis=1)
+
+
+def units(limbs: Sequence[Any] | Limbs) -> int:
     """A sum in units of 2^-56."""
-    return int((limbs["high"] << 2 * LIMB_BITS) + (limbs["middle"] << LIMB_BITS) + limbs["low"])
+    high, middle, low = (int(limb) for limb in limbs)
+    return (high << 2 * LIMB_BITS) + (middle << LIMB_BITS) + low
+
+
+def floats(limbs: Limbs) -> npt.NDArray[np.float64]:
+    """Sums [..., 3] as floats [...]; the same for the same limbs."""
+    base = 2.0**-LIMB_BITS
+    result: npt.NDArray[np.float64] = limbs[..., 0] + (limbs[..., 1] + limbs[..., 2] * base) * base
+    return result
 
 
 def value(units: int) -> float:

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from dataclasses import dataclass, replace
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
 
 from jobs.declaration import refuse_changed_declaration
 from jobs.errors import DataRefused
@@ -20,29 +20,17 @@ from jobs.etl.encode import id_map
 from jobs.evaluate.gate import Verdict, judge
 from jobs.evaluate.metrics import Metrics, measure
 from jobs.evaluate.predict import IdMaps, Predictor, predicted
+from jobs.evaluate.read import read_by_etl
 from jobs.evaluate.registry import LATEST, ModelVersion, Registry
 from jobs.evaluate.report import Report, write_report
+from jobs.evaluate.selection import LABEL, WEIGHT, Selection, early_share, fresh
 from jobs.lake import Examples, Lake
 from jobs.ledger import LedgerRow, record
 from jobs.settings import Settings
 from jobs.state import load_state
-from schemas.dataset import Dataset, struct_type
+from schemas.dataset import Dataset
 
-_LABEL, _WEIGHT = "__label", "__weight"
-ROWS_PER_TASK = 1_000_000
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The rows that models are measured on: a split of some dates of one examples version."""
-
-    examples: Examples
-    split: str
-    first_ds: str
-    last_ds: str
-
-    def __str__(self) -> str:
-        return f"split {self.split!r} of {self.first_ds}..{self.last_ds}"
+log = logging.getLogger("millstream.evaluate")
 
 
 @dataclass(frozen=True)
@@ -113,15 +101,18 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
     """
     evaluation = Evaluation(settings, spark, run_id)
     version = evaluation.registry.resolve(challenger)
-    selection = evaluation.selection(version, None)
-    measured = evaluation.measure(version, selection)
     champion = evaluation.registry.champion()
+    selection = evaluation.gate_rows(version, champion)
+    measured = evaluation.measure(version, selection)
     against = None
     if champion is not None and champion.version != version.version:
         against = evaluation.measure(champion, selection)
         evaluation.record(against)
     verdict = judge(
-        settings.gate, measured.metrics.values, against.metrics.values if against else None
+        settings.gate,
+        measured.metrics,
+        against.metrics if against else None,
+        settings.evaluate.confidence,
     )
     if champion is not None and champion.version == version.version:
         verdict = Verdict(True, (), (f"version {version.version} is the champion already",))
@@ -156,6 +147,17 @@ class Evaluation:
         examples = Examples.open(table.url, int(model.tags["examples_version"]))
         return Selection(examples, self.settings.evaluate.split, *(dates or model.dates))
 
+    def gate_rows(self, challenger: ModelVersion, champion: ModelVersion | None) -> Selection:
+        """The rows that both models are judged on: see `gate.rows`."""
+        selection = self.selection(challenger, None)
+        models = [model for model in (challenger, champion) if model is not None]
+        states = [load_state(self.lake, model.tags["state_digest"]) for model in models]
+        if self.settings.gate.rows == "fresh":
+            return fresh(selection, self.lake, states)
+        share = early_share(self.spark, self.lake, selection, states)
+        log.info("%.2f %% of ids were encoded before their value had one", 100 * share)
+        return replace(selection, early_share=share)
+
     def measure(self, model: ModelVersion, selection: Selection) -> EvaluateResult:
         """Scores the rows once, keeps the scores, and measures them."""
         started = time.monotonic()
@@ -166,12 +168,20 @@ class Evaluation:
             self.dataset,
             self.settings.evaluate.batch_rows,
         )
-        scored = predicted(self._rows(selection), predictor, [_LABEL, _WEIGHT], id_maps)
-        scored = scored.withColumnsRenamed({_LABEL: "label", _WEIGHT: "weight"})
+        chosen = self.settings.evaluate
+        rows = selection.rows(self.spark, self.dataset, chosen)
+        scored = predicted(rows, predictor, [LABEL, WEIGHT, "block", "slices"], id_maps)
+        scored = scored.withColumnsRenamed({LABEL: "label", WEIGHT: "weight"})
         scored = scored.persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            bins = self.settings.evaluate.calibration_bins
-            metrics = measure(scored, self.dataset.label.task, str(selection), bins)
+            metrics = measure(
+                scored,
+                self.dataset.label.task,
+                str(selection),
+                chosen.calibration_bins,
+                chosen.threshold,
+                chosen.auc == "exact",
+            )
         finally:
             scored.unpersist()
         self.registry.log_metrics(
@@ -195,6 +205,8 @@ class Evaluation:
             facts=_facts(self.run_id, measured, champion),
             champion=champion.metrics if champion else None,
             verdict=verdict,
+            read=read_by_etl(self.spark, self.lake, measured.selection),
+            confidence=self.settings.evaluate.confidence,
         )
         write_report(measured.report_url, report)
 
@@ -222,30 +234,6 @@ class Evaluation:
             message = "; ".join(verdict.reasons or verdict.checks)
             rows.append(replace(row, stage="gate", status=status, seconds=0.0, message=message))
         record(self.lake, rows)
-
-    def _rows(self, selection: Selection) -> DataFrame:
-        """The stored columns, and label and weight, or 1, under names that no field has."""
-        shards = selection.examples.shards(selection.split, selection.first_ds, selection.last_ds)
-        if not shards:
-            raise DataRefused(
-                f"{selection} has no rows in version {selection.examples.version} of "
-                f"{selection.examples.url}",
-                "at least one row to measure",
-                "run the ETL of these dates, or measure other dates or another split",
-            )
-        schema = struct_type((c.name, c.spark_type) for c in self.dataset.stored_columns())
-        paths = [f"{selection.examples.url}/{shard.path}" for shard in shards]
-        rows = self.spark.read.schema(schema).parquet(*paths)
-        # A Python task costs about as much as a few thousand rows; small shards share one.
-        tasks = sum(shard.rows for shard in shards) // ROWS_PER_TASK
-        rows = rows.coalesce(max(tasks, self.spark.sparkContext.defaultParallelism))
-        weight = self.dataset.weight
-        return rows.withColumns(
-            {
-                _LABEL: F.col(self.dataset.label.name),
-                _WEIGHT: F.col(weight.name) if weight else F.lit(1.0).cast("float"),
-            }
-        )
 
     def _id_maps(self, model: ModelVersion, examples: Examples) -> IdMaps:
         """Checks that the model can read the examples, and how their ids become its own."""
@@ -289,8 +277,16 @@ def _facts(
         "weights": tags["weights_digest"],
         "state": tags["state_digest"],
         "declaration": tags["declaration"],
+        **_early(selection),
         "settings": tags["settings"],
     }
+
+
+def _early(selection: Selection) -> dict[str, str]:
+    share = selection.early_share
+    if share is None:
+        return {}
+    return {"ids encoded before their value had one": f"{share:.2%} (counted in train rows)"}
 
 
 if __name__ == "__main__":

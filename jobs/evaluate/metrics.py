@@ -1,28 +1,31 @@
-"""Metrics of scored rows, exact, at any size: nothing on the driver grows with the rows.
+"""Metrics of scored rows, exact, at any size, of all rows and of slices.
 
-Two jobs over the scored rows, so persist what is dear to compute. The first sums, by bin of the
-calibration curve; the second, for a binary label, ranks (`ranking.py`). All sums are exact.
+Nothing on the driver grows with the rows. Three jobs over the scored rows, so persist what is dear
+to compute: sums (`sums.py`); and for a binary label ranks (`ranking.py`) and how sure their areas
+are (`jackknife.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
-from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.errors import DataRefused
-from jobs.evaluate.exact import LARGEST_SUM, MOST_ROWS, exact_sum, units, value
-from jobs.evaluate.ranking import rank
-
-Task = Literal["binary", "regression"]
-
-# Scores are float32: log loss sees them no nearer to 0 and 1 than float32's own step at 1.
-SCORE_EPSILON = float(np.finfo(np.float32).eps)
+from jobs.evaluate.exact import value
+from jobs.evaluate.jackknife import (
+    BLOCKS,
+    Floats,
+    from_totals,
+    margin,
+    replicates_of_ranking,
+    replicates_of_sums,
+)
+from jobs.evaluate.ranking import Curve, Ranking, rank
+from jobs.evaluate.sums import ALL, SCORE_EPSILON, Sums, Task, sums_by_slice
 
 
 @dataclass(frozen=True)
@@ -43,172 +46,149 @@ class Metrics:
 
     Attributes:
         rows, weight: how many, and the sum of their weights.
-        values: metric by name. Binary: auc, log_loss, brier, accuracy (at 0.5), ece, base_rate,
-            mean_score. Regression: rmse, mae, mean_label, mean_score.
+        values: metric by name. Binary: auc, pr_auc, log_loss, brier, accuracy, f1, ece, base_rate,
+            mean_score; where scores were not sorted, auc_error and no pr_auc. Regression: rmse,
+            mae, r2, mean_label, mean_score. NaN where it is not defined.
+        replicates: metric -> its values without each jackknife block, float64 [blocks].
         calibration: bins of equal width that hold rows.
-        roc, histogram: see `Ranking`; empty for regression.
+        roc, pr, histogram: see `Ranking`; empty for regression.
+        slices: name -> the same of the slice's rows; it has no slices itself.
     """
 
     task: Task
     rows: int
     weight: float
     values: dict[str, float]
+    replicates: Mapping[str, Floats] = field(default_factory=dict, compare=False)
     calibration: tuple[CalibrationBin, ...] = ()
-    roc: tuple[tuple[float, float], ...] = ()
-    histogram: tuple[tuple[float, float], ...] = ()
+    roc: Curve = ()
+    pr: Curve = ()
+    histogram: Curve = ()
+    slices: Mapping[str, Metrics] = field(default_factory=dict)
+
+    def margin(self, name: str, confidence: float = 0.95) -> float:
+        """Half the width of a metric's interval; NaN where it is not known."""
+        found = self.replicates.get(name)
+        return math.nan if found is None else margin(found, confidence)
 
 
-def measure(scored: DataFrame, task: Task, name: str, bins: int = 10) -> Metrics:
+def measure(
+    scored: DataFrame,
+    task: Task,
+    name: str,
+    bins: int = 10,
+    threshold: float = 0.5,
+    exact: bool = True,
+) -> Metrics:
     """Measures scored rows.
 
     Args:
-        scored: numeric columns score, label and weight.
+        scored: numeric columns score, label and weight; where there are such, `block`, from 0 to
+            49, for intervals, and `slices`, the names of a row's slices.
         task: what the label is; binary labels are 0 or 1 and scores probabilities.
         name: of the rows, for errors: "split 'test' of 2013-01-01..2013-11-30".
         bins: of the calibration curve.
+        threshold: a score from here on predicts label 1.
+        exact: False measures the AUC without sorting, and says its error.
 
     Raises:
         DataRefused: no rows, one class only, a missing or impossible score, label or weight.
     """
-    rows = scored.select(*(F.col(c).cast("double").alias(c) for c in ("score", "label", "weight")))
-    sums = _sums(rows, task, name, bins)
-    return _regression(sums) if task == "regression" else _binary(rows, sums, name, bins)
-
-
-# The first job: sums, by bin of the calibration curve
-
-
-@dataclass(frozen=True)
-class _Sums:
-    rows: int
-    totals: dict[str, int]
-    bins: tuple[Row, ...]
-
-    def mean(self, name: str) -> float:
-        return self.totals[name] / self.totals["weight"]
-
-
-def _terms(task: Task) -> dict[str, Column]:
-    score, label, weight = F.col("score"), F.col("label"), F.col("weight")
-    error = score - label
-    terms = {"weight": weight, "score": weight * score, "label": weight * label}
-    terms["squared"] = weight * error * error
+    blocks = BLOCKS if "block" in scored.columns else 1
+    rows = _by_slice(scored)
+    sums = sums_by_slice(rows, task, name, bins=bins, blocks=blocks, threshold=threshold)
     if task == "regression":
-        return {**terms, "absolute": weight * F.abs(error)}
-    clipped = F.least(F.greatest(score, F.lit(SCORE_EPSILON)), F.lit(1 - SCORE_EPSILON))
-    loss = -F.log(F.when(label == 1, clipped).otherwise(1 - clipped))
-    right = (score >= 0.5) == (label == 1)
-    return {**terms, "loss": weight * loss, "right": F.when(right, weight).otherwise(0.0)}
+        measured = {slice_: _regression(of_slice) for slice_, of_slice in sums.items()}
+    else:
+        _refuse_one_class(sums[ALL], name)
+        rankings = rank(rows, exact)
+        areas = replicates_of_ranking(rows, blocks) if blocks > 1 else {}
+        measured = {
+            slice_: _binary(of_slice, rankings.get(slice_), areas.get(slice_, {}))
+            for slice_, of_slice in sums.items()
+        }
+    whole = measured.pop(ALL)
+    return Metrics(**{**vars(whole), "slices": measured})
 
 
-def _sums(rows: DataFrame, task: Task, name: str, bins: int) -> _Sums:
-    terms = _terms(task)
-    bin_ = (
-        F.lit(0)
-        if task == "regression"
-        else F.least(F.floor(F.col("score") * bins), F.lit(bins - 1))
+def _by_slice(scored: DataFrame) -> DataFrame:
+    """A row for each slice of a scored row, and one for all rows together."""
+    slices = F.col("slices") if "slices" in scored.columns else F.array().cast("array<string>")
+    block = F.col("block") if "block" in scored.columns else F.lit(0)
+    return scored.select(
+        *(F.col(c).cast("double").alias(c) for c in ("score", "label", "weight")),
+        block.alias("block"),
+        F.explode(F.concat(F.array(F.lit(ALL)), slices)).alias("slice"),
     )
-    bad = {problem: F.count_if(condition) for problem, condition in _problems(task).items()}
-    found = (
-        rows.groupBy(bin_.alias("bin"))
-        .agg(
-            F.count("*").alias("rows"),
-            *(column.alias(problem) for problem, column in bad.items()),
-            *(exact_sum(term).alias(f"sum_{key}") for key, term in terms.items()),
-        )
-        .collect()
-    )
-    if not found:
-        raise DataRefused(f"{name} has no rows", "at least one row to measure")
-    for problem in bad:
-        if count := sum(row[problem] for row in found):
-            raise DataRefused(f"{name}: {count} rows have {problem}", _EXPECTED[task])
-    total_rows = sum(row["rows"] for row in found)
-    for key in terms:
-        _refuse_overflow(name, key, [row[f"sum_{key}"] for row in found], total_rows)
-    totals = {key: sum(units(row[f"sum_{key}"]) for row in found) for key in terms}
-    return _Sums(total_rows, totals, tuple(sorted(found, key=lambda row: int(row["bin"]))))
 
 
-_EXPECTED = {
-    "binary": "scores in [0, 1], labels 0 or 1, weights finite and above 0",
-    "regression": "finite scores and labels, weights finite and above 0",
-}
-
-
-def _problems(task: Task) -> dict[str, Column]:
-    """What makes a row impossible to measure. NaN is greater than any number in Spark."""
-    score, label, weight = F.col("score"), F.col("label"), F.col("weight")
-    infinity = F.lit(float("inf"))
-    finite_score = score.isNotNull() & (F.abs(score) < infinity)
-    finite_label = label.isNotNull() & (F.abs(label) < infinity)
-    known_weight = weight.isNotNull() & (weight > 0) & (weight < infinity)
-    problems = {
-        "no finite score": ~finite_score,
-        "no finite label": ~finite_label,
-        "no weight above 0": ~known_weight,
-    }
-    if task == "binary":
-        problems["a score outside [0, 1]"] = finite_score & ~score.between(0.0, 1.0)
-        problems["a label other than 0 and 1"] = finite_label & ~label.isin(0.0, 1.0)
-    return problems
-
-
-def _refuse_overflow(name: str, term: str, limbs: Sequence[Row], rows: int) -> None:
-    largest = max(part["largest"] for part in limbs)
-    if largest * rows >= LARGEST_SUM or rows >= MOST_ROWS:
-        raise DataRefused(
-            f"{name}: the sum of {term} over {rows} rows, up to {largest:g} each, is too large",
-            f"sums below {LARGEST_SUM:g} and fewer than {MOST_ROWS} rows",
-            "scale the label or the weights",
-        )
-
-
-def _regression(sums: _Sums) -> Metrics:
-    values = {
-        "rmse": math.sqrt(sums.mean("squared")),
-        "mae": sums.mean("absolute"),
-        "mean_label": sums.mean("label"),
-        "mean_score": sums.mean("score"),
-    }
-    return Metrics("regression", sums.rows, value(sums.totals["weight"]), values)
-
-
-def _binary(rows: DataFrame, sums: _Sums, name: str, bins: int) -> Metrics:
-    weight = value(sums.totals["weight"])
-    positives = sums.totals["label"]
-    negatives = sums.totals["weight"] - positives
-    if positives == 0 or negatives == 0:
+def _refuse_one_class(sums: Sums, name: str) -> None:
+    positives, weight = sums.total("label"), sums.total("weight")
+    if positives in (0, weight):
         label = 0 if positives == 0 else 1
         raise DataRefused(
-            f"{name} has one class only: the label of all {sums.rows} rows is {label}",
+            f"{name} has one class only: the label of all {sums.rows.sum()} rows is {label}",
             "rows of both classes",
             "measure on more dates or another split",
         )
-    calibration = _calibration(sums, bins)
-    ranking = rank(rows, positives, negatives)
-    values = {
-        "auc": ranking.auc,
-        "log_loss": sums.mean("loss"),
-        "brier": sums.mean("squared"),
-        "accuracy": sums.mean("right"),
-        "ece": math.fsum(b.weight * abs(b.mean_score - b.mean_label) for b in calibration) / weight,
-        "base_rate": sums.mean("label"),
-        "mean_score": sums.mean("score"),
-    }
-    return Metrics("binary", sums.rows, weight, values, calibration, ranking.roc, ranking.histogram)
 
 
-def _calibration(sums: _Sums, bins: int) -> tuple[CalibrationBin, ...]:
-    def of_bin(row: Row) -> CalibrationBin:
-        weight = units(row["sum_weight"])
-        return CalibrationBin(
-            low=row["bin"] / bins,
-            high=(row["bin"] + 1) / bins,
-            rows=row["rows"],
-            weight=value(weight),
-            mean_score=units(row["sum_score"]) / weight,
-            mean_label=units(row["sum_label"]) / weight,
+def _values(sums: Sums, task: Task) -> dict[str, float]:
+    """Metrics of the exact sums: whole numbers, divided once."""
+    totals = {term: sums.total(term) for term in sums.limbs}
+    return {name: float(found) for name, found in from_totals(totals, task).items()}
+
+
+def _regression(sums: Sums) -> Metrics:
+    return Metrics(
+        "regression",
+        int(sums.rows.sum()),
+        value(sums.total("weight")),
+        _values(sums, "regression"),
+        replicates_of_sums(sums, "regression"),
+    )
+
+
+def _binary(sums: Sums, ranking: Ranking | None, areas: Mapping[str, Floats]) -> Metrics:
+    weight = value(sums.total("weight"))
+    calibration = _calibration(sums)
+    gaps = math.fsum(b.weight * abs(b.mean_score - b.mean_label) for b in calibration)
+    return Metrics(
+        "binary",
+        int(sums.rows.sum()),
+        weight,
+        {**_areas(ranking), **_values(sums, "binary"), "ece": gaps / weight},
+        {**replicates_of_sums(sums, "binary"), **areas},
+        calibration,
+        ranking.roc if ranking else (),
+        ranking.pr if ranking else (),
+        ranking.histogram if ranking else (),
+    )
+
+
+def _areas(ranking: Ranking | None) -> dict[str, float]:
+    if ranking is None:
+        return {"auc": math.nan, "pr_auc": math.nan}
+    if ranking.pr_auc is None:
+        return {"auc": ranking.auc, "auc_error": ranking.auc_error}
+    return {"auc": ranking.auc, "pr_auc": ranking.pr_auc}
+
+
+def _calibration(sums: Sums) -> tuple[CalibrationBin, ...]:
+    bins = len(sums.rows)
+    weights, scores, labels = (sums.by_bin(term) for term in ("weight", "score", "label"))
+    return tuple(
+        CalibrationBin(
+            low=bin_ / bins,
+            high=(bin_ + 1) / bins,
+            rows=int(sums.rows[bin_]),
+            weight=value(weights[bin_]),
+            mean_score=scores[bin_] / weights[bin_],
+            mean_label=labels[bin_] / weights[bin_],
         )
+        for bin_ in range(bins)
+        if sums.rows[bin_]
+    )
 
-    return tuple(of_bin(row) for row in sums.bins)
+
+__all__ = ["SCORE_EPSILON", "CalibrationBin", "Metrics", "Task", "measure"]

@@ -106,7 +106,10 @@ class Raw:
             "etl": {"sources": {"shops": "shops.csv", **sources}},
             "stream": {"streams": 8, "window_rows": 64},
             "train": {"batch_rows": 64, "epochs": 2, "hidden": [8], "workers": 1},
-            "gate": {"metric": "auc", "min_value": 0.0},
+            "gate": {
+                "rules": [{"metric": "auc", "min_value": 0.0, "min_gain": 0, "min_rows": 1}],
+                "rows": "all",
+            },
         }
         for section, values in self.settings.items():
             tree.setdefault(section, {}).update(values)

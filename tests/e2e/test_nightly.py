@@ -63,7 +63,7 @@ def test_a_finished_night_is_not_done_again(raw: Raw, capsys: pytest.CaptureFixt
 def test_the_gate_refuses_and_the_champion_scores(
     raw: Raw, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert nightly(raw, DATES[1], "gate.min_value=0.999") == 4
+    assert nightly(raw, DATES[1], "gate.rules=[{metric: auc, min_value: 0.999, min_rows: 1}]") == 4
     error = capsys.readouterr().err
     assert "model version 2 was refused by the gate" in error
     assert "Traceback" not in error
@@ -73,7 +73,7 @@ def test_the_gate_refuses_and_the_champion_scores(
     assert predictions["ds"].value_counts().to_dict() == dict.fromkeys(DATES, 300)
 
     before = versions(raw)
-    assert nightly(raw, DATES[1], "gate.min_value=0.999") == 4
+    assert nightly(raw, DATES[1], "gate.rules=[{metric: auc, min_value: 0.999, min_rows: 1}]") == 4
     assert "finished before" in capsys.readouterr().err
     assert versions(raw) == before
 

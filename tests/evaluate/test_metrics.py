@@ -39,6 +39,8 @@ def _of_sklearn(columns: Columns) -> dict[str, float]:
     clipped = np.clip(s, SCORE_EPSILON, 1 - SCORE_EPSILON)
     return {
         "auc": sk.roc_auc_score(y, s, sample_weight=w),
+        "pr_auc": sk.average_precision_score(y, s, sample_weight=w),
+        "f1": sk.f1_score(y, s >= 0.5, sample_weight=w),
         "log_loss": sk.log_loss(y, clipped, sample_weight=w),
         "brier": sk.brier_score_loss(y, s, sample_weight=w),
         "accuracy": sk.accuracy_score(y, s >= 0.5, sample_weight=w),
@@ -145,6 +147,8 @@ def test_regression(spark: SparkSession) -> None:
     assert found[0].values["rmse"] == pytest.approx(rmse, rel=1e-9)
     mae = sk.mean_absolute_error(y, s, sample_weight=w)
     assert found[0].values["mae"] == pytest.approx(mae, rel=1e-9)
+    r2 = sk.r2_score(y, s, sample_weight=w)
+    assert found[0].values["r2"] == pytest.approx(r2, rel=1e-9)
     assert found[0] == found[1]
 
 
@@ -185,11 +189,12 @@ def test_a_missing_score_is_refused(spark: SparkSession) -> None:
 
 
 def test_one_shuffle_of_the_scores_and_no_single_partition(spark: SparkSession) -> None:
-    from jobs.evaluate.ranking import _blocks_of
+    from jobs.evaluate.metrics import _by_slice
+    from jobs.evaluate.ranking import counts_by_score
 
-    frame = _frame(spark, _binary_rows(100))
+    frame = _by_slice(_frame(spark, _binary_rows(100)))
 
-    plan = _blocks_of(frame, 1.0, 1.0)._jdf.queryExecution().executedPlan().toString()
+    plan = counts_by_score(frame)._jdf.queryExecution().executedPlan().toString()
 
     initial = plan.split("== Initial Plan ==")[-1]
     # One of the two is that of the test's own repartition.

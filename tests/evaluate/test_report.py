@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,8 +13,8 @@ import pytest
 from jobs.evaluate.chart import Chart
 from jobs.evaluate.gate import judge
 from jobs.evaluate.metrics import CalibrationBin, Metrics
-from jobs.evaluate.report import Report, render, write_report
-from jobs.sections import GateSettings
+from jobs.evaluate.report import Read, Report, render, write_report
+from jobs.sections import GateRule, GateSettings
 
 
 def _metrics(auc: float) -> Metrics:
@@ -21,7 +22,22 @@ def _metrics(auc: float) -> Metrics:
     bins = (CalibrationBin(0.0, 0.5, 60, 60.0, 0.2, 0.25), CalibrationBin(0.5, 1, 40, 40, 0.7, 0.6))
     histogram = tuple((1 / 32, 1 / 32) for _ in range(32))
     roc = ((0.0, 0.0), (0.2, 0.6), (1.0, 1.0))
-    return Metrics("binary", 12_345, 12_345.0, values, bins, roc, histogram)
+    pr = ((0.2, 0.9), (1.0, 0.24))
+    return Metrics(
+        "binary",
+        12_345,
+        12_345.0,
+        values,
+        {name: value + 0.01 * np.sin(np.arange(50.0)) for name, value in values.items()},
+        bins,
+        roc,
+        pr,
+        histogram,
+        {
+            "shop=a": Metrics("binary", 9_000, 9_000.0, {**values, "auc": auc + 0.02}),
+            "shop=b": Metrics("binary", 3_345, 3_345.0, {**values, "auc": math.nan}),
+        },
+    )
 
 
 def _report(**changes: object) -> Report:
@@ -46,6 +62,7 @@ def test_all_pictures_are_there_and_hold_drawings() -> None:
     assert set(pictures) == {
         "Calibration",
         "ROC, area",
+        "Precision and recall, area",
         "Scores by label",
         "Training: loss",
         "Training: validation AUC",
@@ -57,6 +74,24 @@ def test_all_pictures_are_there_and_hold_drawings() -> None:
         assert all(0 <= float(number) <= 360 for number in numbers), title
 
 
+def test_slices_reasons_and_drift_are_shown() -> None:
+    read = Read(
+        days={"2013-01-01": {"raw": 900, "train": 880, "quarantined": 20}},
+        reasons={"duplicate_key": 5, "above_max:age": 15},
+        drift={"age": [0.03, float("nan")]},
+    )
+
+    page = render(_report(read=read, champion=_metrics(0.78)))
+
+    assert {"Rows a date", "Drift against the state"} <= set(_pictures(page))
+    assert "raw 900, train 880, quarantined 20" in page
+    assert page.index("above_max:age") < page.index("duplicate_key")
+    assert "<th>shop=a</th><td>9,000</td><td>0.8090</td>" in page
+    assert re.search(r"0\.789000 <span class='soft'>± 0\.\d+</span>", page)
+    # What is not defined has no bar, and no colour.
+    assert "<th>shop=b</th><td>3,345</td><td>nan</td><td class='bar'></td><td class=''>" in page
+
+
 def test_nothing_is_loaded_from_elsewhere() -> None:
     page = render(_report())
 
@@ -66,8 +101,8 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 
 def test_champion_and_verdict_stand_beside_the_model() -> None:
     challenger, champion = _metrics(0.789), _metrics(0.771)
-    gate = GateSettings(metric="auc", min_value=0.75, min_gain=0.03)
-    verdict = judge(gate, challenger.values, champion.values)
+    rule = GateRule(metric="auc", min_value=0.75, min_gain=0.03)
+    verdict = judge(GateSettings(rules=(rule,)), challenger, champion)
 
     page = render(_report(champion=champion, verdict=verdict))
 
