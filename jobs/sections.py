@@ -63,6 +63,11 @@ class TrainSettings(Section):
     model: str = "wide_deep"
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = Field(0.0, ge=0, lt=1)
+    bottom_hidden: tuple[int, ...] = Field((64,), min_length=1, description="dlrm's bottom MLP")
+    cross_layers: int = Field(3, ge=1, description="of dcn_v2")
+    embedding_dim: int | None = Field(
+        None, ge=1, description="of fields that declare none; by rule when empty"
+    )
     max_embedding_dim: int = Field(16, ge=1, description="cap on the rule 1.6 * rows^0.56")
     batch_rows: int = Field(8_192, ge=1, description="global batch; a multiple of stream.streams")
     epochs: int = Field(5, ge=1)

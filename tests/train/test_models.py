@@ -19,7 +19,7 @@ from jobs.sections import TrainSettings
 from jobs.state import NumericStats, State, Vocabulary
 from jobs.train.batch import Batch
 from jobs.train.models import MODELS, Model, ModelSpec, build_model, predict, row_losses
-from jobs.train.models.layers import MOST_DEVIATIONS, InputLayer
+from jobs.train.models.layers import MOST_DEVIATIONS, Embeddings, InputLayer
 from jobs.train.models.spec import embedding_dim
 from schemas.field import Categorical
 from tests.builders.batches import SPEC, batch_of, padding
@@ -57,14 +57,82 @@ def test_sizes_follow_from_the_spec(name: str) -> None:
     model = build_model(name, SPEC)
     shapes = sorted(tuple(p.shape) for n, p in model.named_parameters() if ".tables." in n)
     deep = [(7, 2), (50, 4), (5, 3)]
-    wide = [(7, 1), (50, 1), (5, 1)] if name == "wide_deep" else []
+    wide = [(1 + 6 + 49 + 4, 1)] if name == "wide_deep" else []
     assert shapes == sorted(deep + wide)
-    first = next(p for n, p in model.named_parameters() if n.endswith("mlp.0.weight"))
-    assert first.shape == (8, 2 * 3 + 2 + 4 + 3)
+    parameters = {n.split(".", 1)[1]: tuple(p.shape) for n, p in model.named_parameters()}
+    numbers, ids = 2 * 3, 2 + 4 + 3
+    first = {
+        "mlp": ("mlp.0.weight", (8, numbers + ids)),
+        "wide_deep": ("deep.mlp.0.weight", (8, numbers + ids)),
+        "dlrm": ("top.0.weight", (8, 4 * 3 // 2 + 4)),
+        "dcn_v2": ("crosses.2.weight", (numbers + ids, numbers + ids)),
+    }
+    place, shape = first[name]
+    assert parameters[place] == shape
     logits = model(BATCH)
     assert logits.shape == (40,)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
+
+
+def test_dlrm_takes_the_dot_product_of_each_pair_of_vectors() -> None:
+    torch.manual_seed(1)
+    net = build_model("dlrm", replace(SPEC, embedding_dims=(4, 4, 4), bottom_hidden=(5,))).net
+    assert not list(net.projections.parameters())
+    seen = []
+    net.top.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net(BATCH)
+    bottom = net.bottom(net.inputs(BATCH.dense))
+    table = net.embeddings.tables[0].weight
+    # Rows 1 to 6 are the first field's, 7 to 55 the second's, 56 to 59 the third's.
+    firsts = torch.tensor([0, 6, 55])
+    rows = torch.where(BATCH.sparse == 0, 0, BATCH.sparse + firsts)
+    vectors = [bottom, *(table[rows[:, c]] for c in range(3))]
+    products = [(vectors[i] * vectors[j]).sum(1) for i in range(4) for j in range(i)]
+    expected = torch.cat([bottom, torch.stack(products, dim=1)], dim=1)
+    assert torch.allclose(seen[0], expected, atol=1e-6)
+
+
+def test_dlrm_projects_smaller_embeddings_to_the_largest() -> None:
+    net = build_model("dlrm", SPEC).net
+    sizes = [tuple(p.shape) for p in net.projections.parameters()]
+    assert sizes == [(4, 2), (4, 3)]
+
+
+def test_dcn_crosses_are_those_of_the_paper() -> None:
+    torch.manual_seed(1)
+    net = build_model("dcn_v2", replace(SPEC, cross_layers=1)).net
+    seen = []
+    net.last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net(BATCH)
+    x0 = torch.cat([net.inputs(BATCH.dense), net.embeddings(BATCH.sparse)], dim=1)
+    weight, bias = net.crosses[0].weight, net.crosses[0].bias
+    crossed = x0 * (x0 @ weight.T + bias) + x0
+    assert torch.allclose(seen[0][:, : x0.shape[1]], crossed, atol=1e-6)
+
+
+# Embeddings
+
+
+def test_fields_of_one_dimension_share_a_table_and_no_row() -> None:
+    embeddings = Embeddings((7, 50, 5, 3), (2, 4, 2, 2), std=1.0)
+    assert [tuple(t.weight.shape) for t in embeddings.tables] == [(1 + 6 + 4 + 2, 2), (50, 4)]
+    assert embeddings.columns == [[0, 2, 3], [1]]
+    places = [embeddings.place(c) for c in range(4)]
+    assert places == [(0, 1), (1, 1), (0, 7), (0, 11)]
+    ids = torch.tensor([[6, 49, 4, 2], [1, 1, 1, 1], [0, 0, 0, 0]])
+    found = embeddings(ids)
+    small, large = (t.weight for t in embeddings.tables)
+    assert torch.equal(found[0], torch.cat([small[6], small[10], small[12], large[49]]))
+    assert torch.equal(found[1], torch.cat([small[1], small[7], small[11], large[1]]))
+    assert found[2].tolist() == [0.0] * 10
+
+
+@pytest.mark.parametrize("wrong", [7, -1])
+def test_an_id_outside_its_field_is_no_other_fields_row(wrong: int) -> None:
+    embeddings = Embeddings((7, 50), (2, 2), std=1.0)
+    with pytest.raises(ValueError, match="field number 0 is outside its table of 7 rows"):
+        embeddings(torch.tensor([[1, 49], [wrong, 1]]))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -119,7 +187,7 @@ def test_a_model_by_module_and_by_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wide_deap", "one of mlp, wide_deep"),
+        ("wide_deap", "one of mlp, wide_deep, dlrm, dcn_v2"),
         ("no.such.module:Net", "no.such.module"),
         ("./no_file.py:Net", "no_file"),
         ("tests.train.test_models:not_a_module", "makes a str"),
@@ -191,6 +259,8 @@ def test_the_spec_of_a_declaration_and_a_state() -> None:
     assert spec.stds == (1.0,) * 3, "a deviation of 0 divides by 1"
     assert (spec.dataset, spec.state, spec.task) == ("visits", state.digest, "binary")
     assert spec.hidden == (4, 2)
+    one = ModelSpec.of(dataset, state, TrainSettings(embedding_dim=32, max_embedding_dim=8))
+    assert one.embedding_dims == (32, 5), "embedding_dim takes the rule's place; no cap"
 
 
 def test_the_spec_goes_to_json_and_back() -> None:

@@ -168,12 +168,15 @@ def test_only_touched_rows_of_a_table_change_and_decay_leaves_tables_alone() -> 
     batch = batch_of(8, seed=1)
     with_decay = trained(Alone(), copy.deepcopy(model), settings_of(weight_decay=0.5), [batch])
     without = trained(Alone(), copy.deepcopy(model), settings_of(weight_decay=0.0), [batch])
-    for name, _ in embedding_tables(model):
-        column = int(name.split(".")[-2])
-        touched = set(batch.sparse[:, column].tolist()) - {0}
-        moved = (without[name] != before[name]).any(dim=1).nonzero()[:, 0].tolist()
-        assert set(moved) == touched
-        assert torch.equal(with_decay[name], without[name])
+    for place in ("net.deep.embeddings", "net.wide"):
+        embeddings = model.get_submodule(place)
+        for number, columns in enumerate(embeddings.columns):
+            name = f"{place}.tables.{number}.weight"
+            ids = [(c, i) for c in columns for i in batch.sparse[:, c].tolist() if i]
+            touched = {embeddings.place(c)[1] + i - 1 for c, i in ids}
+            moved = (without[name] != before[name]).any(dim=1).nonzero()[:, 0].tolist()
+            assert set(moved) == touched
+            assert torch.equal(with_decay[name], without[name])
     dense = "net.deep.mlp.0.weight"
     assert not torch.allclose(with_decay[dense], without[dense])
 

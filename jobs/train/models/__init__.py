@@ -23,11 +23,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from jobs.errors import ConfigError
 from jobs.settings import load_object
 from jobs.train.batch import Batch
+from jobs.train.models.dcn import DCNv2
+from jobs.train.models.dlrm import DLRM
 from jobs.train.models.mlp import MLP
 from jobs.train.models.spec import ModelSpec, Task
 from jobs.train.models.wide_deep import WideDeep
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "wide_deep": WideDeep}
+MODELS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "wide_deep": WideDeep,
+    "dlrm": DLRM,
+    "dcn_v2": DCNv2,
+}
 
 
 class Model(nn.Module):

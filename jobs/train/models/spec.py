@@ -27,7 +27,9 @@ class ModelSpec:
         means, stds: [D] of the stored numeric values.
         table_rows, embedding_dims: [C] shape of each embedding table.
         tensor_shapes: of each tensor field, without the batch axis.
-        hidden, dropout: of the MLP.
+        hidden, dropout: of the MLP (DLRM's top MLP).
+        bottom_hidden: DLRM's MLP over the numbers, before the layer of the embeddings' size.
+        cross_layers: of DCN-v2.
     """
 
     dataset: str
@@ -41,6 +43,8 @@ class ModelSpec:
     tensor_shapes: Mapping[str, tuple[int, ...]]
     hidden: tuple[int, ...]
     dropout: float
+    bottom_hidden: tuple[int, ...] = (64,)
+    cross_layers: int = 3
 
     @property
     def num_dense(self) -> int:
@@ -52,7 +56,9 @@ class ModelSpec:
         means, stds = state.means_and_stds(dataset)
         table_rows = state.table_rows(dataset)
         dims = (
-            f.embedding_dim or embedding_dim(rows, settings.max_embedding_dim)
+            f.embedding_dim
+            or settings.embedding_dim
+            or embedding_dim(rows, settings.max_embedding_dim)
             for f, rows in zip(dataset.categorical, table_rows, strict=True)
         )
         return cls(
@@ -67,6 +73,8 @@ class ModelSpec:
             tensor_shapes=dataset.input_sizes().tensor_shapes,
             hidden=settings.hidden,
             dropout=settings.dropout,
+            bottom_hidden=settings.bottom_hidden,
+            cross_layers=settings.cross_layers,
         )
 
     def to_json(self) -> dict[str, Any]:
