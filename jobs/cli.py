@@ -93,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     nightly.add_argument("--date", type=_date, required=True, metavar="DATE", help="the night")
 
+    rollback = _command(
+        parsers, "rollback", run.rollback, "make the previous champion the champion again"
+    )
+    rollback.add_argument("--to", metavar="VERSION", help="a version that was champion before")
+
+    _command(parsers, "models", run.models, "list the registered models and champions")
+
     files = _command(parsers, "files", run.files, "list the Parquet files of an examples version")
     files.add_argument("--version", type=int, metavar="N", help="default: the newest")
     files.add_argument("--split", choices=("train", "val", "test"), help="default: all")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError
 from jobs.ledger import new_run_id
 from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from jobs.evaluate.registry import Registry
 
 
 def _dates(arguments: argparse.Namespace) -> list[str]:
@@ -89,6 +93,25 @@ def nightly(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs import nightly
 
     return nightly.run(settings, _spark(settings, "nightly"), ds=arguments.date).summary()
+
+
+def rollback(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.evaluate.models import roll_back
+
+    return roll_back(_registry(settings), new_run_id("rollback"), arguments.to)
+
+
+def models(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.evaluate.models import models_table
+
+    return models_table(_registry(settings), settings.evaluate.split)
+
+
+def _registry(settings: Settings) -> Registry:
+    from jobs.etl.job import lake_of
+    from jobs.evaluate.registry import Registry
+
+    return Registry(settings, lake_of(settings))
 
 
 def files(arguments: argparse.Namespace, settings: Settings) -> str:

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import DataRefused, Locked
+from jobs.evaluate import promotions
 from jobs.evaluate.model_files import (
     guarded,
     keep_model,
@@ -28,7 +29,6 @@ from jobs.evaluate.model_files import (
     weights_digest,
 )
 from jobs.lake import Lake
-from jobs.ledger import LedgerRow, read_ledger, record
 from jobs.lock import stage_lock
 from jobs.settings import Settings
 
@@ -100,11 +100,11 @@ class Registry:
 
     def champion(self) -> ModelVersion | None:
         """The version that is live. Completes a promotion that was cut short."""
-        intended = self._unfinished()
+        intended = promotions.unfinished(self.lake)
         if intended is not None:
             self._finish(intended)
         found = self._find(CHAMPION)
-        moves = self._moves()
+        moves = promotions.moves(self.lake)
         if moves and (found is None or found.version != moves[-1]["versions"]["to"]):
             _LOG.warning(
                 "alias %r of %s is at version %s; the ledger's last promotion was to %s",
@@ -114,6 +114,20 @@ class Registry:
                 moves[-1]["versions"]["to"],
             )
         return found
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions, oldest first."""
+        found = self._client.search_model_versions(f"name='{self.name}'")
+        return [self._version(one) for one in sorted(found, key=lambda one: int(one.version))]
+
+    def evaluation(self, version: ModelVersion) -> dict[str, float]:
+        """What `log_metrics` was last given of a version, by `SPLIT.METRIC`."""
+        values = self._client.get_run(version.mlflow_run).data.metrics
+        return {
+            name.removeprefix("eval."): value
+            for name, value in values.items()
+            if name.startswith("eval.")
+        }
 
     def metrics_by_epoch(self, version: ModelVersion) -> dict[str, list[float]]:
         """The training curves: for each metric, its value by epoch."""
@@ -186,34 +200,50 @@ class Registry:
             Locked: another run is promoting.
         """
         to = self.resolve(version).version
-        with stage_lock(self.lake, "promote", run):
+        with stage_lock(self.lake, promotions.STAGE, run):
             before = self._find(CHAMPION)
             if before is not None and before.version == to:
                 return
-            versions = {"from": before.version if before else "", "to": to}
-            record(self.lake, [LedgerRow(run, "promote", "", "intended", versions=versions)])
-            self._move(run, versions)
+            self._intend(run, before, to, "")
+
+    def rollback(self, run: str, to: str | None = None) -> tuple[str, str]:
+        """Makes the previous champion, or an earlier one, the champion again.
+
+        Args:
+            to: a version that was champion before.
+
+        Returns:
+            The version that was the champion, and the one that is.
+
+        Raises:
+            DataRefused: there is no such champion.
+            Locked: another run is promoting.
+        """
+        self.champion()
+        with stage_lock(self.lake, promotions.STAGE, run):
+            target = promotions.rollback_target(self.lake, to)
+            before = self._find(CHAMPION)
+            self._intend(run, before, self.resolve(target).version, promotions.ROLLBACK)
+        return before.version if before else "", target
 
     # Promotions
 
-    def _moves(self) -> list[dict[str, Any]]:
-        return read_ledger(self.lake, stage="promote")
-
-    def _unfinished(self) -> dict[str, Any] | None:
-        moves = self._moves()
-        return moves[-1] if moves and moves[-1]["status"] == "intended" else None
+    def _intend(self, run: str, before: ModelVersion | None, to: str, message: str) -> None:
+        versions = {"from": before.version if before else "", "to": to}
+        promotions.note(self.lake, run, "intended", versions, message)
+        self._move(run, versions, message)
 
     def _finish(self, intended: dict[str, Any]) -> None:
         try:
-            with stage_lock(self.lake, "promote", intended["run"]):
-                if self._unfinished() == intended:
-                    self._move(intended["run"], intended["versions"])
+            with stage_lock(self.lake, promotions.STAGE, intended["run"]):
+                if promotions.unfinished(self.lake) == intended:
+                    self._move(intended["run"], intended["versions"], intended["message"])
         except Locked:
             _LOG.info("run %s is promoting a model now", intended["run"])
 
-    def _move(self, run: str, versions: dict[str, str]) -> None:
+    def _move(self, run: str, versions: dict[str, str], message: str) -> None:
         self._client.set_registered_model_alias(self.name, CHAMPION, versions["to"])
-        record(self.lake, [LedgerRow(run, "promote", "", "done", versions=versions)])
+        promotions.note(self.lake, run, "done", versions, message)
 
     # MLflow
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ConfigError, DataRefused, Locked
+from jobs.evaluate import promotions
 from jobs.evaluate import registry as registry_module
 from jobs.evaluate.model_files import LONGEST_TAG, guarded
+from jobs.evaluate.models import models_table, roll_back
 from jobs.evaluate.registry import REQUIRED_TAGS, Registry
 from jobs.lake import Lake
 from jobs.ledger import LedgerRow, read_ledger, record
@@ -231,3 +233,65 @@ def test_mlflow_is_imported_by_one_module_and_late() -> None:
 
     check = "import sys, jobs.evaluate.registry; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_rollback_goes_back_as_often_as_asked(
+    registry: Registry, tmp_path: Path, lake: Lake
+) -> None:
+    versions = [_register(registry, tmp_path, content) for content in ("aaaa", "bbbb", "cccc")]
+    for night, version in enumerate(versions):
+        registry.promote(version, f"nightly-{night}")
+
+    assert registry.rollback("rollback-1") == (versions[2], versions[1])
+    assert registry.rollback("rollback-2") == (versions[1], versions[0])
+    with pytest.raises(DataRefused, match="no earlier champion than 1"):
+        registry.rollback("rollback-3")
+    assert registry.rollback("rollback-4", versions[2]) == (versions[0], versions[2])
+    assert registry.rollback("rollback-5") == (versions[2], versions[0])
+
+    champion = registry.champion()
+    assert champion is not None
+    assert champion.version == versions[0]
+    with pytest.raises(DataRefused, match="version 1 is the champion now"):
+        registry.rollback("rollback-6", versions[0])
+    with pytest.raises(DataRefused, match=r"version 9 never was[\s\S]*before: 2, 3"):
+        registry.rollback("rollback-7", "9")
+
+
+def test_a_rollback_cut_short_is_completed(registry: Registry, tmp_path: Path, lake: Lake) -> None:
+    first, second = (_register(registry, tmp_path, content) for content in ("aaaa", "bbbb"))
+    registry.promote(first, "nightly-1")
+    registry.promote(second, "nightly-2")
+    promotions.note(lake, "rollback-1", "intended", {"from": second, "to": first}, "rollback")
+
+    champion = registry.champion()
+
+    assert champion is not None
+    assert champion.version == first
+    assert promotions.champions(lake) == [first]
+
+
+def test_rollback_says_which_predictions_it_touches(
+    registry: Registry, tmp_path: Path, lake: Lake
+) -> None:
+    first, second = (_register(registry, tmp_path, content) for content in ("aaaa", "bbbb"))
+    registry.promote(first, "nightly-1")
+    registry.promote(second, "nightly-2")
+    scored = {"2013-01-01": first, "2013-01-02": second, "2013-01-03": second}
+    for ds, version in scored.items():
+        record(lake, [LedgerRow(f"score-{ds}", "score", ds, "done", versions={"model": version})])
+    # The date was scored again since, by the first version.
+    record(lake, [LedgerRow("score-4", "score", "2013-01-03", "done", versions={"model": first})])
+    registry.log_metrics(second, {"test.auc": 0.81})
+
+    said = roll_back(registry, "rollback-1", None)
+
+    assert said.splitlines() == [
+        "predictions of version 2: 2013-01-02; score these dates again",
+        "rollback: version 1 is the champion again, 2 was",
+    ]
+    table = models_table(registry, "test").splitlines()
+    assert [line.split()[0] for line in table] == ["version", first, second]
+    assert "now, since" in table[1]
+    assert "auc 0.8100" in table[2]
+    assert "now" not in table[2]
