@@ -100,6 +100,22 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(parsers, "models", run.models, "list the registered models and champions")
 
+    vacuum = _command(
+        parsers, "vacuum", run.vacuum, "drop dates past retention and remove files of no use"
+    )
+    vacuum.add_argument(
+        "--older-than",
+        type=float,
+        default=168.0,
+        metavar="HOURS",
+        help="keep what was written, or was the newest version, within that time (default: 168); "
+        "give it longer than the longest run",
+    )
+    vacuum.add_argument(
+        "--force", action="store_true", help="remove also what models and checkpoints name"
+    )
+    vacuum.add_argument("--dry-run", action="store_true", help="change nothing, say what would go")
+
     files = _command(parsers, "files", run.files, "list the Parquet files of an examples version")
     files.add_argument("--version", type=int, metavar="N", help="default: the newest")
     files.add_argument("--split", choices=("train", "val", "test"), help="default: all")

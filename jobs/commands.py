@@ -114,6 +114,21 @@ def _registry(settings: Settings) -> Registry:
     return Registry(settings, lake_of(settings))
 
 
+def vacuum(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.operations import vacuum
+
+    if arguments.older_than < 0:
+        raise ConfigError(f"--older-than {arguments.older_than:g}", "hours, at least 0")
+    result = vacuum.run(
+        settings,
+        run_id=new_run_id("vacuum"),
+        older_than_hours=arguments.older_than,
+        force=arguments.force,
+        dry_run=arguments.dry_run,
+    )
+    return f"vacuum: {result.summary()}"
+
+
 def files(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.etl.job import lake_of
     from jobs.lake import Examples

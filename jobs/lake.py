@@ -21,7 +21,14 @@ from urllib.parse import unquote
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
@@ -29,9 +36,14 @@ from jobs.errors import DataRefused, Locked
 from jobs.manifest import Shard, read_manifest
 from jobs.store import delta_options, write_whole
 
+TableName = Literal["examples", "quarantine", "contributions", "id_log", "predictions", "ledger"]
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
+
+# By default delta-rs forgets versions after 30 days, which a registered model may still name.
+_KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,11 @@ class Table:
                 return dict(json.loads(commit["millstream"]))
         return {}
 
+    def commits(self) -> list[tuple[int, float]]:
+        """Versions, the oldest first, and when each was made, in seconds since 1970."""
+        history = self._at(None).history()
+        return sorted((commit["version"], commit["timestamp"] / 1000) for commit in history)
+
     def stage(self, rows: DataFrame, run: str, partition_by: Sequence[str]) -> list[NewFile]:
         """Writes Parquet files into the run's folder, where no reader sees them before a commit.
 
@@ -166,6 +183,33 @@ class Table:
                 _schema_difference(table.schema(), delta_schema),
                 "use another lake folder; for examples `millstream etl --rebuild` will do",
             )
+        return self._commit(files, delta_schema, partition_by, where, info, app_id, token)
+
+    def rewrite(
+        self,
+        files: Sequence[NewFile],
+        where: Mapping[str, Sequence[str]],
+        info: Mapping[str, Any],
+        app_id: str,
+        token: int,
+    ) -> int:
+        """`replace` for a table that is there, with the columns that it has."""
+        _check_covered(files, where)
+        table = self._at(None)
+        columns = table.metadata().partition_columns
+        return self._commit(files, table.schema(), columns, where, info, app_id, token)
+
+    def _commit(
+        self,
+        files: Sequence[NewFile],
+        schema: Schema,
+        partition_by: Sequence[str],
+        where: Mapping[str, Sequence[str]] | None,
+        info: Mapping[str, Any],
+        app_id: str,
+        token: int,
+    ) -> int:
+        table = self._at(None)
         newest = table.transaction_version(app_id)
         if newest is not None and newest > token:
             raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
@@ -179,10 +223,11 @@ class Table:
             table.create_write_transaction(
                 [_add_action(file) for file in files],
                 "overwrite",
-                delta_schema,
+                schema,
                 list(partition_by),
                 partition_filters=filters,
                 commit_properties=properties,
+                post_commithook_properties=_KEEP_LOG,
             )
         except CommitFailedError as error:
             raise Locked(f"{self.url}: another run committed first ({error})") from error
@@ -211,7 +256,7 @@ class Table:
     def restore(self, version: int) -> None:
         """Makes the content that of an older version again, when newer ones belong to no run."""
         if self.exists() and self.version() != version:
-            self._at(None).restore(version)
+            self._at(None).restore(version, post_commithook_properties=_KEEP_LOG)
 
     def spark(
         self,
@@ -340,7 +385,7 @@ class Lake:
 
     def table(
         self,
-        name: Literal["examples", "quarantine", "contributions", "id_log", "predictions", "ledger"],
+        name: TableName,
     ) -> Table:
         return Table(f"{self.url}/{name}")
 

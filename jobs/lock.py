@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import fsspec
 import psutil
 
 from jobs.errors import Locked
-from jobs.lake import Lake
+from jobs.lake import Lake, read_json
 from jobs.store import Guarded, guarded
 
 LEASE_S = 60.0
@@ -99,6 +100,14 @@ def _held(lake: Lake, stage: str, holder: dict[str, Any] | None) -> Locked:
         f"stage {stage!r} of {lake.url} is held by {_name(holder)}",
         remedy="wait for it to end, or stop it; a dead holder is taken over by itself",
     )
+
+
+def live_runs(lake: Lake) -> set[str]:
+    """The runs that hold a lock of this data set now."""
+    fs, folder = fsspec.core.url_to_fs(lake.folder("locks"))
+    paths = fs.glob(f"{folder}/*.json") if fs.exists(folder) else []
+    holders = (read_json(fs.unstrip_protocol(path)) for path in paths)
+    return {holder["run"] for holder in holders if _is_live(holder)}
 
 
 def _myself(run: str, token: int) -> dict[str, Any]:

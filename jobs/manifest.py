@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 UINT64 = 2**64
+MANIFESTS = "_manifests"
 
 _SCHEMA = pa.schema(
     [
@@ -66,7 +67,7 @@ class Shard:
 
 
 def manifest_url(table_url: str, run: str) -> str:
-    return f"{table_url}/_manifests/{run}.parquet"
+    return f"{table_url}/{MANIFESTS}/{run}.parquet"
 
 
 def write_manifest(table_url: str, run: str, shards: Iterable[Shard]) -> None:

@@ -207,6 +207,15 @@ class NightlySettings(Section):
     )
 
 
+class RetentionSettings(Section):
+    """Days of each table that `millstream vacuum` leaves, counted back from the table's newest
+    date; all of them when empty."""
+
+    examples_days: int | None = Field(None, ge=1)
+    quarantine_days: int | None = Field(None, ge=1)
+    predictions_days: int | None = Field(None, ge=1)
+
+
 class MlflowSettings(Section):
     """`tracking_uri` empty means SQLite inside the lake."""
 

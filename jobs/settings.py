@@ -26,6 +26,7 @@ from jobs.sections import (
     GateSettings,
     MlflowSettings,
     NightlySettings,
+    RetentionSettings,
     ScoreSettings,
     Section,
     SparkSettings,
@@ -47,6 +48,7 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
     nightly: NightlySettings = NightlySettings()
+    retention: RetentionSettings = RetentionSettings()
     mlflow: MlflowSettings = MlflowSettings()
     spark: SparkSettings = SparkSettings()
     base: str = Field(".", exclude=True)

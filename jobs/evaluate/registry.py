@@ -117,6 +117,8 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """All versions, oldest first."""
+        if not self._uri and not local_path(self.lake, "mlflow.db").exists():
+            return []
         found = self._client.search_model_versions(f"name='{self.name}'")
         return [self._version(one) for one in sorted(found, key=lambda one: int(one.version))]
 

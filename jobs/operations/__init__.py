@@ -1,0 +1,1 @@
+"""Operations on the tables of a lake: vacuum, retention, compact, erase."""

@@ -1,0 +1,75 @@
+"""What must stay readable: the table versions and states that kept versions and models name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+from jobs.evaluate.registry import Registry
+from jobs.lake import Lake, Table, TableName, read_json
+
+Versions = dict[TableName, set[int]]
+
+# All but the ledger, from which nothing is ever taken.
+TABLES: tuple[TableName, ...] = (
+    "examples",
+    "quarantine",
+    "contributions",
+    "id_log",
+    "predictions",
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Versions by table, and states by their digests."""
+
+    versions: Versions
+    states: set[str]
+
+
+def named(lake: Lake, registry: Registry, since: float, force: bool) -> Named:
+    """What is newest, was newest at a moment of `since` or later, or is named by such a version.
+
+    Args:
+        since: seconds since 1970.
+        force: leave out what only registered models and checkpoints name.
+    """
+    versions = {name: current_since(lake.table(name), since) for name in TABLES}
+    states: set[str] = set()
+    for info in _infos(lake, versions["examples"]):
+        versions["contributions"].add(info["versions"]["contributions"])
+    for version, state in () if force else _pinned(lake, registry):
+        versions["examples"].add(version)
+        states.add(state)
+    for info in _infos(lake, versions["examples"]):
+        # Within a generation the log only grows, so this version has the entries of all states.
+        versions["id_log"].add(info["versions"]["id_log"])
+        states.update(info["states"].values())
+    return Named(versions, states)
+
+
+def current_since(table: Table, since: float) -> set[int]:
+    """The versions that were the newest at a moment of `since` or later."""
+    commits = table.commits() if table.exists() else []
+    replaced_at = [moment for _, moment in commits[1:]] + [float("inf")]
+    return {version for (version, _), end in zip(commits, replaced_at, strict=False) if end > since}
+
+
+def _infos(lake: Lake, versions: set[int]) -> Iterator[dict[str, Any]]:
+    infos = (lake.table("examples").commit_info(version) for version in sorted(versions))
+    return (info for info in infos if info)
+
+
+def _pinned(lake: Lake, registry: Registry) -> Iterator[tuple[int, str]]:
+    """Examples version and state of each registered model and each checkpoint."""
+    for model in registry.versions():
+        yield int(model.tags["examples_version"]), model.tags["state_digest"]
+    fs, folder = fsspec.core.url_to_fs(lake.folder("checkpoints"))
+    for path in fs.find(folder) if fs.exists(folder) else ():
+        content = read_json(fs.unstrip_protocol(path)) if path.endswith(".json") else {}
+        if isinstance(content, dict) and "examples_version" in content:
+            yield int(content["examples_version"]), content["state_digest"]

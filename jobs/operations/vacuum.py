@@ -1,0 +1,202 @@
+"""Vacuum: removes the files of the lake that no kept version of a table names.
+
+Files of dead runs, of versions that were replaced, and states of neither. No lock is taken for
+them: files are listed before the locks are looked at, and the locks before the tables, so that a
+file of a run that works is either its lock's or already named by a version.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import fsspec
+
+from jobs.errors import DataRefused, Locked
+from jobs.evaluate.registry import Registry
+from jobs.lake import Lake, Table
+from jobs.ledger import LedgerRow, record
+from jobs.lock import live_runs, stage_lock
+from jobs.manifest import MANIFESTS, Shard
+from jobs.operations.named import TABLES, Named, named
+from jobs.operations.retention import retain
+from jobs.settings import Settings
+
+log = logging.getLogger("millstream.vacuum")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file on disk: its path there and below its table, its size, and when it was written."""
+
+    path: str
+    relative: str
+    bytes: int
+    written_at: float
+
+
+@dataclass
+class VacuumResult:
+    """What was removed, or would be, by place; `skipped` says what could not be looked at."""
+
+    dry_run: bool
+    files: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, place: str, files: Iterable[StoredFile]) -> None:
+        sizes = [file.bytes for file in files]
+        if sizes:
+            self.files[place], self.bytes[place] = len(sizes), sum(sizes)
+
+    def summary(self) -> str:
+        did = "would remove" if self.dry_run else "removed"
+        parts = [f"{place} {count:,}" for place, count in sorted(self.files.items())]
+        text = f"{did} {sum(self.files.values()):,} files, {sum(self.bytes.values()):,} bytes"
+        text += f" ({', '.join(parts)})" if parts else ""
+        for table, dates in sorted(self.dropped.items()):
+            verb = "would drop" if self.dry_run else "dropped"
+            text += f"; {verb} {len(dates)} dates of {table}, {dates[0]}..{dates[-1]}"
+        return "; ".join([text, *self.skipped])
+
+
+def run(
+    settings: Settings, *, run_id: str, older_than_hours: float, force: bool, dry_run: bool
+) -> VacuumResult:
+    """Drops the dates that are past retention, then removes what no kept version names.
+
+    Args:
+        older_than_hours: versions that were the newest within that time are kept, and files
+            written within it.
+        force: remove also what only registered models and checkpoints name.
+        dry_run: change nothing.
+
+    Raises:
+        Locked: dates are past retention in a table that a run is writing now.
+    """
+    started = time.monotonic()
+    lake = Lake(settings.lake_url, settings.dataset().name)
+    result = VacuumResult(dry_run)
+    result.dropped = retain(lake, settings.retention, run_id, dry_run)
+    since = time.time() - 3600 * older_than_hours
+    look = partial(named, lake, Registry(settings, lake), since, force)
+    for place, files in _unnamed_files(lake, since, look):
+        result.add(place, files)
+        if not dry_run:
+            _remove(lake.url, files)
+    try:
+        _vacuum_states(lake, since, look, run_id, result)
+    except Locked as error:
+        result.skipped.append(f"states were left alone: {error.found}")
+    if not dry_run:
+        _record(lake, result, run_id, time.monotonic() - started)
+    return result
+
+
+def _unnamed_files(lake: Lake, since: float, look: Any) -> Iterator[tuple[str, list[StoredFile]]]:
+    stored = {name: _stored(lake.table(name).url) for name in TABLES}
+    live = live_runs(lake)
+    kept: Named = look()
+    for name in TABLES:
+        table = lake.table(name)
+        paths = {file.path for n in sorted(kept.versions[name]) for file in table.files(n)}
+        runs = {Shard.run_of(path) for path in paths}
+        _refuse_if_damaged(table, {file.relative for file in stored[name]})
+        old = (file for file in stored[name] if file.written_at < since)
+        unnamed = (file for file in old if _is_unnamed(file.relative, paths, runs))
+        yield name, [file for file in unnamed if not _is_of(live, file.relative)]
+
+
+def _refuse_if_damaged(table: Table, stored: set[str]) -> None:
+    """Nothing is removed where the newest version cannot be told from the rest."""
+    fs, root = fsspec.core.url_to_fs(table.url)
+    named = {file.path for file in table.files()} if table.exists() else set()
+    # What a run has committed since the listing is there, but was not listed.
+    if missing := sorted(path for path in named - stored if not fs.exists(f"{root}/{path}")):
+        raise DataRefused(
+            f"{table.url}: {len(missing)} files of the newest version are missing, one is "
+            f"{missing[0]}",
+            "all files that the version names",
+            "make their dates again; nothing was removed",
+        )
+
+
+def _is_unnamed(relative: str, paths: set[str], runs: set[str]) -> bool:
+    """Whether a file of a table is none of the named ones and belongs to none of them."""
+    place, _, name = relative.rpartition("/")
+    if relative.startswith("_delta_log/") or relative in paths:
+        return False
+    if name.startswith(".") and name.endswith(".crc"):
+        return f"{place}/{name[1:-4]}" not in paths
+    if "/_temporary/" in f"/{place}/" or (_is_data(name) and relative.startswith("run=")):
+        return True
+    return _run_of(relative) not in runs
+
+
+def _is_data(name: str) -> bool:
+    return name.endswith(".parquet") and not name.startswith(("_", "."))
+
+
+def _run_of(relative: str) -> str:
+    """The run whose folder or manifest a file is in."""
+    first, _, rest = relative.partition("/")
+    return rest.removesuffix(".parquet") if first == MANIFESTS else first.removeprefix("run=")
+
+
+def _is_of(live: Iterable[str], relative: str) -> bool:
+    """Whether a run that holds a lock wrote the file: its passes have names that begin with its."""
+    run = _run_of(relative)
+    return any(run == holder or run.startswith(f"{holder}-") for holder in live)
+
+
+def _vacuum_states(lake: Lake, since: float, look: Any, run_id: str, result: VacuumResult) -> None:
+    """Under the lock, since a run may take up a state that lies there unnamed."""
+    with stage_lock(lake, "etl", run_id):
+        kept = look().states
+        files = [
+            file
+            for file in _stored(lake.folder("states"))
+            if file.relative.split("/", 1)[0] not in kept and file.written_at < since
+        ]
+        result.add("states", files)
+        if not result.dry_run:
+            _remove(lake.url, files)
+
+
+def _stored(url: str) -> list[StoredFile]:
+    fs, root = fsspec.core.url_to_fs(url)
+    found = fs.find(root, detail=True) if fs.exists(root) else {}
+    return [
+        StoredFile(path, path.removeprefix(root).lstrip("/"), info["size"], _written_at(info))
+        for path, info in found.items()
+    ]
+
+
+def _written_at(info: dict[str, Any]) -> float:
+    """Local files tell their time as a number, objects as a datetime."""
+    return float(info["mtime"] if "mtime" in info else info["LastModified"].timestamp())
+
+
+def _remove(lake_url: str, files: Iterable[StoredFile]) -> None:
+    fs, _ = fsspec.core.url_to_fs(lake_url)
+    folders: set[str] = set()
+    for file in files:
+        fs.rm_file(file.path)
+        depth = file.relative.count("/")
+        folders.update(file.path.rsplit("/", up)[0] for up in range(1, depth + 1))
+    # The deepest first; an object store has none, and one that still holds something stays.
+    for folder in sorted(folders, key=len, reverse=True):
+        if fs.isdir(folder) and not fs.ls(folder):
+            fs.rmdir(folder)
+
+
+def _record(lake: Lake, result: VacuumResult, run_id: str, seconds: float) -> None:
+    counts = {f"{place}_files": count for place, count in result.files.items()}
+    counts |= {f"{place}_bytes": count for place, count in result.bytes.items()}
+    row = LedgerRow(run_id, "vacuum", "", "done", counts, message=result.summary(), seconds=seconds)
+    record(lake, [row])

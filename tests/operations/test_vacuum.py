@@ -1,0 +1,156 @@
+"""Vacuum: what no kept version names goes, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from jobs.ledger import read_ledger
+from jobs.lock import stage_lock
+from jobs.settings import load_settings
+from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
+from tests.builders.models import register_model
+from tests.builders.visits import Raw
+from tests.operations.conftest import DATES
+
+
+def vacuum(raw: Raw, *more: str) -> int:
+    return main(["vacuum", "--config", str(raw.config), "--quiet", "--older-than", "0", *more])
+
+
+def data_files(raw: Raw) -> set[str]:
+    return {str(path.relative_to(raw.lake)) for path in raw.lake.rglob("part-*.parquet")}
+
+
+def named_files(raw: Raw) -> set[str]:
+    tables = ("examples", "quarantine", "contributions", "id_log", "ledger")
+    return {
+        f"visits/{name}/{file.path}" for name in tables for file in lake_of(raw).table(name).files()
+    }
+
+
+def orphan(raw: Raw, run: str) -> Path:
+    """What a dead run left: a shard, a manifest, a half-written task."""
+    folder = raw.lake / "visits" / "examples"
+    shard = folder / f"run={run}" / "ds=2024-01-09" / "part-0.parquet"
+    task = folder / f"run={run}" / "_temporary" / "0" / "part-1.parquet"
+    for path in (shard, task, folder / "_manifests" / f"{run}.parquet"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100)
+    return folder / f"run={run}"
+
+
+def test_only_what_the_newest_versions_name_stays(
+    raw: Raw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, refused = example_rows(raw), quarantined(raw)
+    replaced = data_files(raw) - named_files(raw)
+    assert replaced, "the first date was made twice"
+    dead = orphan(raw, "etl-dead-0")
+    state = raw.lake / "visits" / "states" / "0123" / "state.json"
+    state.parent.mkdir()
+    state.write_text("{}")
+    assert vacuum(raw, "--dry-run") == 0
+    assert "would remove" in capsys.readouterr().out
+    assert dead.exists()
+    assert replaced < data_files(raw)
+
+    assert vacuum(raw) == 0
+    said = capsys.readouterr().out
+    assert data_files(raw) == named_files(raw) | {
+        f"visits/ledger/{file.path}" for file in lake_of(raw).table("ledger").files()
+    }
+    assert not dead.exists()
+    assert not state.parent.exists()
+    runs = {shard.run for shard in examples_of(raw).shards()}
+    manifests = raw.lake / "visits" / "examples" / "_manifests"
+    assert {path.stem for path in manifests.glob("*.parquet")} == runs
+    assert example_rows(raw).equals(rows)
+    assert quarantined(raw) == refused
+    (row,) = read_ledger(lake_of(raw), stage="vacuum")
+    assert row["message"] in said
+    assert row["counts"]["examples_files"] > 0
+    assert row["counts"]["states_files"] == 1
+    assert vacuum(raw) == 0
+    assert "removed 0 files, 0 bytes" in capsys.readouterr().out
+
+
+def test_what_is_younger_than_the_age_stays(raw: Raw) -> None:
+    old, young = orphan(raw, "etl-old-0"), orphan(raw, "etl-young-0")
+    before = data_files(raw)
+    moment = time.time() - 3 * 3600
+    for path in [*old.rglob("*"), *(old.parent / "_manifests").glob("etl-old-0*")]:
+        os.utime(path, (moment, moment))
+    assert main(["vacuum", "--config", str(raw.config), "--quiet", "--older-than", "2"]) == 0
+    assert not old.exists()
+    assert young.exists()
+    # The versions that the second run replaced were the newest less than two hours ago.
+    assert before - data_files(raw) == {
+        f"visits/examples/run=etl-old-0/{part}"
+        for part in ("ds=2024-01-09/part-0.parquet", "_temporary/0/part-1.parquet")
+    }
+
+
+def test_files_of_a_run_that_holds_a_lock_stay(
+    raw: Raw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    working, other = orphan(raw, "etl-works-0"), orphan(raw, "etl-worked-0")
+    with stage_lock(lake_of(raw), "etl", "etl-works"):
+        assert vacuum(raw) == 0
+    assert sum(path.is_file() for path in working.rglob("*")) == 2
+    assert (working.parent / "_manifests" / "etl-works-0.parquet").exists()
+    assert not other.exists()
+    assert "states were left alone" in capsys.readouterr().out
+    assert vacuum(raw) == 0
+    assert not working.exists()
+
+
+def test_what_a_model_names_stays_unless_forced(raw: Raw) -> None:
+    settings = load_settings(raw.config)
+    register_model(settings, DATES[-1])
+    opened = examples_of(raw)
+    lake_of(raw).table("examples").rewrite([], {"ds": DATES}, opened.info, "etl", 99)
+    assert vacuum(raw) == 0
+    assert all(Path(opened.url, shard.path).exists() for shard in opened.shards())
+    assert vacuum(raw, "--force") == 0
+    assert not list(Path(opened.url).glob("run=*"))
+
+
+def test_a_damaged_table_is_refused_before_anything_is_removed(
+    raw: Raw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = examples_of(raw).shards()[0]
+    Path(examples_of(raw).url, lost.path).unlink()
+    before = data_files(raw)
+    assert vacuum(raw) == 3
+    assert lost.path in capsys.readouterr().err
+    assert data_files(raw) == before
+
+
+def test_dates_past_retention_are_dropped_in_a_commit_of_each_table(
+    raw: Raw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "retention.examples_days=2", "--set", "retention.quarantine_days=1")
+    assert vacuum(raw, *settings, "--dry-run") == 0
+    assert "would drop 1 dates of examples" in capsys.readouterr().out
+    assert set(example_rows(raw)["ds"]) == set(DATES)
+
+    kept = examples_of(raw).info["states"]
+    assert vacuum(raw, *settings) == 0
+    assert "dropped 2 dates of quarantine, 2024-01-01..2024-01-02" in capsys.readouterr().out
+    assert set(example_rows(raw)["ds"]) == set(DATES[1:])
+    assert {row["ds"] for row in quarantined(raw)} == {DATES[2]}
+    info = examples_of(raw).info
+    assert info["states"] == {ds: kept[ds] for ds in DATES[1:]}
+    assert data_files(raw) == named_files(raw)
+
+
+def test_retention_waits_for_no_writer(raw: Raw) -> None:
+    before = data_files(raw)
+    with stage_lock(lake_of(raw), "etl", "etl-works"):
+        assert vacuum(raw, "--set", "retention.examples_days=1") == 5
+    assert data_files(raw) == before
