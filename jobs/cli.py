@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _command(parsers, "train", run.train, "train a model on the examples and register it")
     train.add_argument("--workers", type=int, metavar="N", help="Horovod ranks (train.workers)")
+    train.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|RUN",
+        help="go on with an unfinished run that fits (default), with none, or with this one",
+    )
     train.add_argument("--until", type=_date, metavar="DATE", help="train on dates up to this one")
 
     evaluate = _command(parsers, "evaluate", run.evaluate, "measure a registered model")

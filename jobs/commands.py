@@ -64,6 +64,7 @@ def train(arguments: argparse.Namespace, settings: Settings) -> str:
         run_id=new_run_id("train"),
         workers=arguments.workers,
         last_ds=arguments.until,
+        resume=arguments.resume,
     )
     return f"train: {result.summary()}"
 

@@ -85,6 +85,17 @@ class TrainSettings(Section):
     early_stop_epochs: int | None = Field(
         None, ge=1, description="stop when the validation metric is no better for as many epochs"
     )
+    commit_steps: int = Field(
+        200, ge=1, description="steps between copies in memory, which a lost rank takes all back to"
+    )
+    checkpoint_s: float = Field(300.0, gt=0, description="seconds between checkpoints")
+    checkpoint_rows: int | None = Field(
+        None, ge=1, description="rows between checkpoints, besides the seconds"
+    )
+    checkpoint_keep: int = Field(2, ge=1, description="the last checkpoints that are kept")
+    checkpoint_timeout_s: float = Field(
+        600.0, gt=0, description="longest writing of one checkpoint; then the store counts as hung"
+    )
 
 
 class SliceSettings(Section):

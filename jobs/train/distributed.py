@@ -24,6 +24,7 @@ from torch import Tensor
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 from jobs.train.failures import PeersSilent, RankFailed, explained, leave_reason
+from jobs.train.snapshot import Memory
 from jobs.train.step import Alone, Exchange, Rows
 from jobs.train.watchdog import watched
 
@@ -126,7 +127,7 @@ def unpack(ids: Tensor, values: Tensor, dims: Sequence[int]) -> list[Rows]:
 
 
 def launch(
-    work: Callable[[Exchange], R],
+    work: Callable[[Exchange, Memory], R],
     *,
     spark: SparkSession,
     workers: int,
@@ -147,7 +148,7 @@ def launch(
         MillstreamError: what `work` raised on a rank, with the rank's number.
     """
     if workers == 1:
-        return [work(Alone())]
+        return [work(Alone(), Memory())]
     _refuse_too_few_slots(spark, workers)
     import horovod.spark
 
@@ -216,7 +217,7 @@ def _refuse_too_few_slots(spark: SparkSession, workers: int) -> None:
         )
 
 
-def _run_rank(work: Callable[[Exchange], R], folder: str, stall_s: float, level: int) -> R:
+def _run_rank(work: Callable[[Exchange, Memory], R], folder: str, stall_s: float, level: int) -> R:
     """Runs in each rank's process."""
     import horovod.torch as hvd
 
@@ -233,7 +234,7 @@ def _run_rank(work: Callable[[Exchange], R], folder: str, stall_s: float, level:
 
     try:
         with watched(stall_s):
-            result = work(HorovodExchange(stall_s, fail))
+            result = work(HorovodExchange(stall_s, fail), Memory())
     except BaseException as error:
         fail(error)
         raise

@@ -71,6 +71,14 @@ def leave_reason(error: BaseException, rank: int, folder: str) -> None:
         print(f"{failure}, not written: {unwritten}", file=sys.stderr, flush=True)
 
 
+def forget(folder: str) -> None:
+    """Removes what the ranks of an earlier attempt left in the run's folder to be read."""
+    fs, path = fsspec.core.url_to_fs(folder)
+    for name in (f"{path}/failures", f"{path}/progress.json"):
+        if fs.exists(name):
+            fs.rm(name, recursive=True)
+
+
 def explained(
     error: Exception, folder: str, ranks: int, stall_s: int, last_lines: Sequence[str]
 ) -> MillstreamError:

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,11 +28,15 @@ from jobs.lock import stage_lock
 from jobs.settings import Settings
 from jobs.state import State, load_state
 from jobs.train.distributed import launch
+from jobs.train.failures import forget
 from jobs.train.history import EpochResult, History
 from jobs.train.models import ModelSpec
 from jobs.train.progress import Console, relayed
 from jobs.train.rank import IdMaps, RankResult, TrainJob, train_rank
+from jobs.train.resume import select
 from schemas.dataset import Dataset
+
+log = logging.getLogger("millstream.train")
 
 
 @dataclass(frozen=True)
@@ -73,15 +78,19 @@ def run(
     run_id: str,
     workers: int | None = None,
     last_ds: str | None = None,
+    resume: str = "auto",
 ) -> TrainResult:
     """Trains on the newest dates and registers the best epoch's model.
 
     Args:
         workers: ranks; `train.workers` when None.
         last_ds: no later date is used; open when None.
+        resume: `auto` goes on with an unfinished run that fits, `never` starts anew; or the name
+            of a run to go on with.
 
     Raises:
-        DataRefused: no examples, none in the dates, or made with another declaration.
+        DataRefused: no examples, none in the dates, or made with another declaration; a named
+            run that does not fit.
         ConfigError: a setting that does not fit the data or the cluster.
         RankFailed: a rank was lost; the message names it.
         Locked: another training of this data set is at work.
@@ -96,7 +105,7 @@ def run(
         examples = Examples.open(lake.table("examples").url)
         dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
         state = load_state(lake, examples.info["states"][dates[-1]])
-        job = _job(settings, spark, lake, examples, dates, state, run_id)
+        job = _resumed(_job(settings, spark, lake, examples, dates, state, run_id), lake, resume)
         with relayed(job.folder, Console(job.terminal)):
             results = launch(
                 partial(train_rank, job),
@@ -169,6 +178,18 @@ def _job(
     )
 
 
+def _resumed(job: TrainJob, lake: Lake, resume: str) -> TrainJob:
+    """The job, from the newest checkpoint that fits; of the table version that it names."""
+    found = select(lake, resume, job.identity)
+    if found is None:
+        return job
+    log.info("going on from checkpoint %s: %s", found.name, found.position.named())
+    folder = found.url.rsplit("/", 1)[0]
+    forget(folder)
+    examples = Examples.open(job.examples.url, found.identity["examples_version"])
+    return replace(job, examples=examples, folder=folder, resume=found)
+
+
 def _id_maps(
     spark: SparkSession,
     lake: Lake,
@@ -209,7 +230,9 @@ def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_
         for key, value in section.model_dump().items()
     }
     curves = [epoch.metrics() for epoch in trained.history.epochs]
-    return Registry(settings, lake).register(job.best_folder, curves, tags, params)
+    assert trained.history.best is not None
+    best = job.best_folder(trained.history.best.epoch)
+    return Registry(settings, lake).register(best, curves, tags, params)
 
 
 def _remove(folder: str) -> None:

@@ -5,24 +5,30 @@ The same code runs in a Horovod process and, for a single rank, in the driver.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from jobs.lake import Examples
+from jobs.lake import Examples, read_json
 from jobs.settings import Settings
-from jobs.train.artifact import save_model
-from jobs.train.batch import Batch
-from jobs.train.history import EpochResult, History
+from jobs.train.artifact import CARD, save_model
+from jobs.train.batch import Batch, Layout
+from jobs.train.checkpoint import Checkpoint, listed, load
+from jobs.train.commits import Committer, Writer
+from jobs.train.fingerprint import fingerprint_of
+from jobs.train.history import EpochResult, History, Position
 from jobs.train.loop import fit
-from jobs.train.models import ModelSpec, build_model
+from jobs.train.models import Model, ModelSpec, build_model
 from jobs.train.progress import Console, Notes, Reporter, Silent
-from jobs.train.rowledger import RowCount
+from jobs.train.rowledger import RowCount, RowLedger
+from jobs.train.snapshot import Memory, Snapshot, restore, take
 from jobs.train.step import Exchange, Step
 from jobs.train.stream import Stream
 from schemas.dataset import Dataset
@@ -38,10 +44,11 @@ class TrainJob:
         examples: the version to train on.
         first_ds, last_ds: dates, inclusive.
         has_validation: whether the split `val` has rows there.
-        folder: of the run; the best epoch's model goes to its folder `best`.
+        folder: of the run, for checkpoints and the best epochs' models.
         terminal: someone watches the driver's terminal.
         id_maps: field -> the state's id by that of the examples, for fields with ids that the
             state lacks.
+        resume: checkpoint to go on from; `folder` is its run's.
     """
 
     settings: Settings
@@ -54,10 +61,37 @@ class TrainJob:
     folder: str
     terminal: bool
     id_maps: IdMaps
+    resume: Checkpoint | None = None
 
     @property
-    def best_folder(self) -> str:
-        return f"{self.folder}/best"
+    def fingerprint(self) -> dict[str, Any]:
+        """Of the order that is trained on; see `Stream.fingerprint`."""
+        stream = self.settings.stream
+        return fingerprint_of(
+            self.examples.shards("train", self.first_ds, self.last_ds),
+            self.dataset,
+            columns=Layout(self.dataset).columns,
+            split="train",
+            first_ds=self.first_ds,
+            last_ds=self.last_ds,
+            seed=stream.seed,
+            streams=stream.streams,
+            window_rows=stream.window_rows,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint is compared with."""
+        return {
+            "examples_version": self.examples.version,
+            "fingerprint": self.fingerprint,
+            "spec": json.loads(json.dumps(self.spec.to_json())),
+            "train": self.settings.train.model_dump(mode="json"),
+        }
+
+    def best_folder(self, epoch: int) -> str:
+        """Of the model of an epoch that was the best so far."""
+        return f"{self.folder}/best-{epoch:06d}"
 
     def stream(self, split: Literal["train", "val"], exchange: Exchange) -> MappedStream:
         """A rank's part of a split's stream."""
@@ -124,14 +158,14 @@ class RankResult:
     fingerprint: dict[str, Any]
 
 
-def train_rank(job: TrainJob, exchange: Exchange) -> RankResult:
-    """Trains as one of the exchange's ranks.
+def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
+    """Trains as one of the exchange's ranks, from the last snapshot in memory or on disk.
 
     Raises:
         Diverged, RowsMissed, DataRefused, ConfigError: see `fit`, `Stream` and `build_model`.
+        StoreHangs: a checkpoint cannot be written.
     """
     settings = job.settings.train
-    digests: list[str] = []
     with _torch_threads(settings.threads_per_rank):
         torch.manual_seed(settings.seed)
         model = build_model(settings.model, job.spec, job.settings.base)
@@ -139,11 +173,14 @@ def train_rank(job: TrainJob, exchange: Exchange) -> RankResult:
         # Ranks draw other dropout masks for their other rows.
         torch.manual_seed(settings.seed + 1 + exchange.rank)
         train = job.stream("train", exchange)
+        reporter = _reporter(job, exchange)
+        resumed = memory.last is None
+        start = _start(job, step, memory)
+        writer = _writer(job, reporter, resumed) if exchange.rank == 0 else None
 
         def keep(result: EpochResult) -> None:
             if exchange.rank == 0:
-                card = {"base": job.settings.base, "epoch": result.epoch}
-                digests.append(save_model(job.best_folder, model, settings.model, job.spec, card))
+                _keep_best(job, model, result.epoch)
 
         history = fit(
             step,
@@ -152,9 +189,45 @@ def train_rank(job: TrainJob, exchange: Exchange) -> RankResult:
             settings,
             RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds)),
             keep,
-            _reporter(job, exchange),
+            reporter,
+            start.position,
+            Committer(step, settings, start, writer, memory.committed),
         )
-    return RankResult(exchange.rank, history, digests[-1] if digests else None, train.fingerprint)
+        if writer is not None:
+            writer.close()
+    assert history.best is not None
+    digest = None
+    if exchange.rank == 0:
+        digest = read_json(f"{job.best_folder(history.best.epoch)}/{CARD}")["weights_digest"]
+    return RankResult(exchange.rank, history, digest, train.fingerprint)
+
+
+def _start(job: TrainJob, step: Step, memory: Memory) -> Snapshot:
+    """What training goes on from, set in model and optimizers."""
+    known = memory.last or (load(job.resume) if job.resume else None)
+    if known is not None:
+        restore(step, known)
+        return known
+    start = take(step, Position(), RowLedger())
+    memory.committed(start)
+    return start
+
+
+def _writer(job: TrainJob, reporter: Reporter, resumed: bool) -> Writer:
+    # Beside the one that was resumed, there are only damaged ones. They go when the next one is
+    # complete.
+    written = [job.resume.url] if job.resume and resumed else listed(job.folder)[::-1]
+    return Writer(job.folder, job.identity, job.settings.train, reporter.say, written)
+
+
+def _keep_best(job: TrainJob, model: Model, epoch: int) -> None:
+    """Saves the best epoch's model; of those before it, what a kept checkpoint may name stays."""
+    card = {"base": job.settings.base, "epoch": epoch}
+    save_model(job.best_folder(epoch), model, job.settings.train.model, job.spec, card)
+    fs, root = fsspec.core.url_to_fs(job.folder)
+    best = sorted(fs.glob(f"{root}/best-??????"))
+    for path in best[: -1 - job.settings.train.checkpoint_keep]:
+        fs.rm(path, recursive=True)
 
 
 def _reporter(job: TrainJob, exchange: Exchange) -> Reporter:

@@ -113,8 +113,8 @@ class Step:
         parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._dense = [p for n, p in parameters if n not in tables]
         self._tables = [(n, p) for n, p in parameters if n in tables]
-        self._optimizers = _optimizers(settings, self._dense, [p for _, p in self._tables])
-        self._base_rates = [o.param_groups[0]["lr"] for o in self._optimizers]
+        self.optimizers = _optimizers(settings, self._dense, [p for _, p in self._tables])
+        self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         exchange.start_equal(p.data for _, p in parameters)
 
     def run(self, batch: Batch, rate: float = 1.0) -> StepResult:
@@ -170,7 +170,7 @@ class Step:
             ).coalesce()
 
     def _update(self, rate: float) -> None:
-        for optimizer, base_rate in zip(self._optimizers, self._base_rates, strict=True):
+        for optimizer, base_rate in zip(self.optimizers, self._base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = base_rate * rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -24,6 +24,7 @@ from jobs.train.distributed import launch, pack, unpack
 from jobs.train.failures import RankFailed
 from jobs.train.models import ModelSpec
 from jobs.train.rank import RankResult, TrainJob, train_rank
+from jobs.train.snapshot import Memory
 from jobs.train.step import Exchange, Rows
 from tests.builders.examples import CLICKS, write_examples
 
@@ -82,7 +83,7 @@ def job_of(examples: Examples, folder: Path) -> TrainJob:
 Trace = list[dict[int, int]]
 
 
-def traced(job: TrainJob, exchange: Exchange) -> tuple[Trace, RankResult]:
+def traced(job: TrainJob, exchange: Exchange, memory: Memory) -> tuple[Trace, RankResult]:
     """For each step of the first epoch this rank's rows, id by position; then the training."""
     stream = job.stream("train", exchange)
     steps = [
@@ -94,7 +95,7 @@ def traced(job: TrainJob, exchange: Exchange) -> tuple[Trace, RankResult]:
         }
         for batch in stream.epoch(0)
     ]
-    return steps, train_rank(job, exchange)
+    return steps, train_rank(job, exchange, memory)
 
 
 def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
@@ -133,20 +134,20 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
 # Failures
 
 
-def refuses(exchange: Exchange) -> None:
+def refuses(exchange: Exchange, memory: Memory) -> None:
     exchange.merge([torch.ones(3)])
     if exchange.rank == 1:
         raise DataRefused("shard 7 is torn", "a whole one", "restore it")
     exchange.merge([torch.ones(3)])
 
 
-def breaks(exchange: Exchange) -> None:
+def breaks(exchange: Exchange, memory: Memory) -> None:
     if exchange.rank == 1:
         raise ZeroDivisionError("no such number")
     exchange.merge([torch.ones(3)])
 
 
-def freezes(exchange: Exchange) -> None:
+def freezes(exchange: Exchange, memory: Memory) -> None:
     exchange.merge([torch.ones(3)])
     if exchange.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -193,7 +194,7 @@ def test_one_rank_needs_no_horovod() -> None:
     code = (
         "import sys, jobs.train.job as job, jobs.train.distributed as d\n"
         "from jobs.settings import TrainSettings\n"
-        "work = lambda exchange: (exchange.rank, exchange.size)\n"
+        "work = lambda exchange, memory: (exchange.rank, exchange.size)\n"
         "print(d.launch(work, spark=None, workers=1, settings=TrainSettings(), folder=''))\n"
         "assert not [m for m in sys.modules if m.split('.')[0] == 'horovod']\n"
     )
