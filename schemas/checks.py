@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from schemas.field import Label, Weight
-from schemas.source import NUMPY_OF_SPARK, Join
+from schemas.source import IMAGE_COLUMNS, NUMPY_OF_SPARK, Join, Source
 from schemas.stored import ROW_ID
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Columns of the examples that Millstream itself adds.
 RESERVED = frozenset(
     {"ds", "split", "shard", ROW_ID, "raw", "source_file", "reasons", "score", "run_id"}
-    | {"model_version"}
+    | {"model_version", "predicted_class", "scores"}
 )
 
 
@@ -46,11 +46,23 @@ def _source_problems(dataset: Dataset) -> Iterator[str]:
     for source in dataset.sources:
         if repeated := _duplicates(source.column_names):
             yield f"source {source.name!r} has columns twice: {', '.join(repeated)}"
+        if source.format == "images":
+            yield from _image_source_problems(source)
+            continue
         for column in source.columns:
             if column.type.strip().lower() not in NUMPY_OF_SPARK:
                 known = ", ".join(NUMPY_OF_SPARK)
                 place = f"{source.name}.{column.name}"
                 yield f"column {place} has type {column.type!r}; known are {known}"
+
+
+def _image_source_problems(source: Source) -> Iterator[str]:
+    for column in source.columns:
+        place = f"{source.name}.{column.name}"
+        if column.name not in IMAGE_COLUMNS:
+            yield f"column {place} is none of a folder of images: {', '.join(IMAGE_COLUMNS)}"
+        elif column.type != IMAGE_COLUMNS[column.name]:
+            yield f"column {place} has type {column.type!r}; it is {IMAGE_COLUMNS[column.name]!r}"
 
 
 def _join_problems(dataset: Dataset, join: Join) -> Iterator[str]:

@@ -16,6 +16,8 @@ PADDING_ID = 0
 NULL_ID = 1
 FIRST_OOV_ID = 2
 
+Task: TypeAlias = Literal["binary", "regression", "multiclass"]
+
 Transform: TypeAlias = "Log1p | Clip | Scale | Cyclic"
 
 
@@ -90,9 +92,20 @@ class Field:
 
 @dataclass(frozen=True)
 class Label(Field):
-    """What the model predicts; a null is reason `label_absent`."""
+    """What the model predicts; a null is reason `label_absent`.
 
-    task: Literal["binary", "regression"] = "binary"
+    With task `multiclass` it is the number of a class, from 0 to `classes` - 1.
+    """
+
+    task: Task = "binary"
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.task == "multiclass") != (self.classes >= 2):
+            raise ValueError(
+                f"Label {self.name!r}: task is {self.task!r} and classes {self.classes}; "
+                "multiclass needs 2 or more, the other tasks none"
+            )
 
 
 @dataclass(frozen=True)

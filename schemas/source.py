@@ -26,6 +26,10 @@ NUMPY_OF_SPARK = {
 }
 
 
+# What a file of a source of format `images` is described by.
+IMAGE_COLUMNS = {"file": "string", "folder": "string", "content": "binary"}
+
+
 def numpy_dtype(spark_type: str) -> str:
     return NUMPY_OF_SPARK[spark_type.strip().lower()]
 
@@ -50,11 +54,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Source:
-    """Raw files of one layout. `null_value` is the text that stands for a missing value."""
+    """Raw files of one layout. `null_value` is the text that stands for a missing value.
+
+    A source of format `images` has one row a file; its columns are those of `IMAGE_COLUMNS` that
+    it declares: the name of the file, that of its folder, and the bytes.
+    """
 
     name: str
     columns: tuple[Column, ...]
-    format: Literal["csv"] = "csv"
+    format: Literal["csv", "images"] = "csv"
     delimiter: str = ","
     header: bool = True
     null_value: str = ""

@@ -59,7 +59,10 @@ def contributions(train_rows: DataFrame, dataset: Dataset) -> DataFrame:
     with its sums, and one for each bucket of its values, whose number is the `value`.
     """
     parts = (make(train_rows, dataset) for make in (_value_counts, _sums, _bucket_counts))
-    return functools.reduce(DataFrame.unionByName, (part for part in parts if part is not None))
+    found = [part for part in parts if part is not None]
+    # A data set of images alone has nothing to fit.
+    nothing = train_rows.sparkSession.createDataFrame([], CONTRIBUTIONS)
+    return functools.reduce(DataFrame.unionByName, found or [nothing])
 
 
 def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame | None:

@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.errors import DataRefused
+from jobs.etl.images import read_images
 from schemas.dataset import Column, Source
 
 RAW, SOURCE_FILE, REASONS, DS = "raw", "source_file", "reasons", "ds"
@@ -49,6 +50,8 @@ def read_source(
     Raises:
         DataRefused: a file's header is not the declared one.
     """
+    if source.format == "images":
+        return read_images(spark, source, files).withColumn(REASONS, F.lit(""))
     lines = spark.read.text(list(files)).select(
         F.col("value").alias(RAW), F.col("_metadata.file_path").alias(SOURCE_FILE)
     )

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.identity import identified
+from jobs.etl.images import image_reason
 from jobs.etl.ingest import (
     DS,
     RAW,
@@ -229,6 +230,9 @@ def _field_reasons(dataset: Dataset, with_label: bool) -> Iterator[SparkColumn]:
             case Label() if with_label:
                 yield F.when(value.isNull(), F.lit(LABEL_ABSENT))
                 yield F.when(_not_finite(value), F.lit(f"not_finite:{f.name}"))
+                if f.task == "multiclass":
+                    known = (value >= 0) & (value < f.classes) & (value == F.floor(value))
+                    yield F.when(~known, F.lit(f"no_class:{f.name}"))
             case Tensor():
                 size = 1
                 for length in f.shape:
@@ -236,7 +240,7 @@ def _field_reasons(dataset: Dataset, with_label: bool) -> Iterator[SparkColumn]:
                 whole = (F.size(value) == size) & ~F.exists(value, lambda x: x.isNull())
                 yield F.when(value.isNull() | ~whole, F.lit(f"shape:{f.name}"))
             case Image():
-                yield F.when(value.isNull() | (F.length(value) == 0), F.lit(f"image:{f.name}"))
+                yield image_reason(f)
 
 
 def _not_finite(value: SparkColumn) -> SparkColumn:

@@ -23,7 +23,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.evaluate.exact import exact_sum, floats, limbs_of
-from jobs.evaluate.sums import SCORE_EPSILON, Sums, Task
+from jobs.evaluate.sums import SCORE_EPSILON, Sums
+from schemas.field import Task
 
 Floats = npt.NDArray[np.float64]
 Replicates = Mapping[str, Floats]
@@ -46,7 +47,13 @@ def replicates_of_sums(sums: Sums, task: Task) -> dict[str, Floats]:
 
 def from_totals(sums: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Metrics that are ratios of sums: of whole numbers, or of arrays elementwise."""
-    weight, score, label = sums["weight"], sums["score"], sums["label"]
+    weight = sums["weight"]
+    if task == "multiclass":
+        return {
+            "accuracy": _divided(sums["right"], weight),
+            "log_loss": _divided(sums["loss"], weight),
+        }
+    score, label = sums["score"], sums["label"]
     values = {"mean_score": _divided(score, weight)}
     if task == "regression":
         spread = sums["label_squared"] * weight - label * label

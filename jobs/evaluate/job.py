@@ -49,7 +49,7 @@ class EvaluateResult:
 
     def summary(self) -> str:
         """One line: what was measured, where the report is."""
-        names = ("auc", "log_loss", "base_rate", "rmse", "mae")
+        names = ("auc", "accuracy", "log_loss", "base_rate", "rmse", "mae")
         values = [f"{n} {self.metrics.values[n]:.4f}" for n in names if n in self.metrics.values]
         return (
             f"model version {self.version}, {self.selection}, {self.metrics.rows:,} rows: "

@@ -24,8 +24,10 @@ from jobs.evaluate.jackknife import (
     replicates_of_ranking,
     replicates_of_sums,
 )
+from jobs.evaluate.multiclass import PREDICTED_CLASS, with_own_score
 from jobs.evaluate.ranking import Curve, Ranking, rank
-from jobs.evaluate.sums import ALL, SCORE_EPSILON, Sums, Task, sums_by_slice
+from jobs.evaluate.sums import ALL, SCORE_EPSILON, Sums, sums_by_slice
+from schemas.field import Task
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Metrics:
         rows, weight: how many, and the sum of their weights.
         values: metric by name. Binary: auc, pr_auc, log_loss, brier, accuracy, f1, ece, base_rate,
             mean_score; where scores were not sorted, auc_error and no pr_auc. Regression: rmse,
-            mae, r2, mean_label, mean_score. NaN where it is not defined.
+            mae, r2, mean_label, mean_score. Multiclass: accuracy, log_loss. NaN where it is not
+            defined.
         replicates: metric -> its values without each jackknife block, float64 [blocks].
         calibration: bins of equal width that hold rows.
         roc, pr, histogram: see `Ranking`; empty for regression.
@@ -84,7 +87,8 @@ def measure(
 
     Args:
         scored: numeric columns score, label and weight; where there are such, `block`, from 0 to
-            49, for intervals, and `slices`, the names of a row's slices.
+            49, for intervals, and `slices`, the names of a row's slices. With a multiclass label
+            predicted_class and scores too.
         task: what the label is; binary labels are 0 or 1 and scores probabilities.
         name: of the rows, for errors: "split 'test' of 2013-01-01..2013-11-30".
         bins: of the calibration curve.
@@ -95,10 +99,10 @@ def measure(
         DataRefused: no rows, one class only, a missing or impossible score, label or weight.
     """
     blocks = BLOCKS if "block" in scored.columns else 1
-    rows = _by_slice(scored)
+    rows = _by_slice(with_own_score(scored) if task == "multiclass" else scored)
     sums = sums_by_slice(rows, task, name, bins=bins, blocks=blocks, threshold=threshold)
-    if task == "regression":
-        measured = {slice_: _regression(of_slice) for slice_, of_slice in sums.items()}
+    if task != "binary":
+        measured = {slice_: _of_sums(of_slice, task) for slice_, of_slice in sums.items()}
     else:
         _refuse_one_class(sums[ALL], name)
         rankings = rank(rows, exact)
@@ -117,6 +121,7 @@ def _by_slice(scored: DataFrame) -> DataFrame:
     block = F.col("block") if "block" in scored.columns else F.lit(0)
     return scored.select(
         *(F.col(c).cast("double").alias(c) for c in ("score", "label", "weight")),
+        *(c for c in (PREDICTED_CLASS,) if c in scored.columns),
         block.alias("block"),
         F.explode(F.concat(F.array(F.lit(ALL)), slices)).alias("slice"),
     )
@@ -139,13 +144,13 @@ def _values(sums: Sums, task: Task) -> dict[str, float]:
     return {name: float(found) for name, found in from_totals(totals, task).items()}
 
 
-def _regression(sums: Sums) -> Metrics:
+def _of_sums(sums: Sums, task: Task) -> Metrics:
     return Metrics(
-        "regression",
+        task,
         int(sums.rows.sum()),
         value(sums.total("weight")),
-        _values(sums, "regression"),
-        replicates_of_sums(sums, "regression"),
+        _values(sums, task),
+        replicates_of_sums(sums, task),
     )
 
 

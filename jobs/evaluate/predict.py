@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql.types import FloatType, StructField, StructType
+from pyspark.sql.types import StructType
 
 from jobs.errors import DataRefused
-from schemas.dataset import Dataset
+from schemas.dataset import Dataset, struct_type
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
 
     from jobs.train.artifact import LoadedModel
 
-SCORE = "score"
+SCORE, PREDICTED_CLASS, SCORES = "score", "predicted_class", "scores"
 IdMaps = Mapping[str, npt.NDArray[np.int32]]
 
 
@@ -47,6 +47,18 @@ class Predictor:
     batch_rows: int
 
 
+def score_columns(dataset: Dataset) -> list[tuple[str, str]]:
+    """(name, Spark type) of what a prediction says.
+
+    Of a multiclass label: the most probable class (the lowest of equals), its probability as
+    `score`, and the probabilities of all classes.
+    """
+    score = [(SCORE, "float")]
+    if dataset.label.task == "multiclass":
+        return [*score, (PREDICTED_CLASS, "int"), (SCORES, "array<float>")]
+    return score
+
+
 def predicted(
     rows: DataFrame, predictor: Predictor, keep: Sequence[str], id_maps: IdMaps | None = None
 ) -> DataFrame:
@@ -58,15 +70,16 @@ def predicted(
         id_maps: for a model older than the examples, field -> the model's id by theirs.
 
     Returns:
-        `keep`, then `score`, a float.
+        `keep`, then the columns of `score_columns`.
     """
     schema = rows.select(*keep).schema
-    score = StructField(SCORE, FloatType())
     maps = rows.sparkSession.sparkContext.broadcast(dict(id_maps or {}))
     inputs = [c.name for c in predictor.dataset.stored_columns() if c.name in rows.columns]
     needed = rows.select(*dict.fromkeys([*inputs, *keep]))
+    scores = struct_type(score_columns(predictor.dataset))
     return needed.mapInArrow(
-        partial(_score, predictor, tuple(keep), maps), StructType([*schema.fields, score])
+        partial(_score, predictor, tuple(keep), maps),
+        StructType([*schema.fields, *scores.fields]),
     )
 
 
@@ -85,8 +98,22 @@ def _score(
     model = loaded(predictor.folder_url, predictor.weights_digest).model
     for table in _rebatched(batches, predictor.batch_rows):
         batch = batch_from_arrow(_mapped(table, id_maps.value), predictor.dataset, with_label=False)
-        scores = pa.array(predict(model, batch).numpy(), pa.float32())
-        yield from table.select(list(keep)).append_column(SCORE, scores).to_batches()
+        scored = table.select(list(keep))
+        for name, column in _columns(predict(model, batch).numpy()).items():
+            scored = scored.append_column(name, column)
+        yield from scored.to_batches()
+
+
+def _columns(scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
+    """The columns of `score_columns`, of scores [n] or, of classes, [n, classes]."""
+    if scores.ndim == 1:
+        return {SCORE: pa.array(scores, pa.float32())}
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), scores.shape[1])
+    return {
+        SCORE: pa.array(scores.max(axis=1), pa.float32()),
+        PREDICTED_CLASS: pa.array(scores.argmax(axis=1), pa.int32()),
+        SCORES: lists.cast(pa.list_(pa.float32())),
+    }
 
 
 @lru_cache(maxsize=2)

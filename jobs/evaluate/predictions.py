@@ -12,7 +12,7 @@ from pyspark.sql.types import StructType
 
 from jobs.errors import DataRefused
 from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
-from jobs.evaluate.predict import SCORE
+from jobs.evaluate.predict import SCORE, score_columns
 from jobs.lake import NewFile, Table
 from jobs.manifest import UINT64
 from schemas.dataset import ROW_ID, Dataset, struct_type
@@ -41,7 +41,7 @@ def kept_columns(dataset: Dataset) -> list[str]:
 
 def predictions_schema(dataset: Dataset) -> StructType:
     types = {column.name: column.spark_type for column in dataset.stored_columns()}
-    own = [(SCORE, "float"), (MODEL_VERSION, "string"), (RUN_ID, "string"), (DS, "string")]
+    own = [*score_columns(dataset), (MODEL_VERSION, "string"), (RUN_ID, "string"), (DS, "string")]
     return struct_type([*((name, types[name]) for name in kept_columns(dataset)), *own])
 
 
@@ -75,9 +75,10 @@ def verified(
 
 def content(predictions: DataFrame, dataset: Dataset) -> dict[str, Content]:
     """What predictions hold, by date."""
+    said = [name for name, _ in score_columns(dataset)]
     found = predictions.groupBy(DS).agg(
         F.count(F.lit(1)).alias("rows"),
-        F.sum(F.xxhash64(*kept_columns(dataset), SCORE)).alias("digest"),
+        F.sum(F.xxhash64(*kept_columns(dataset), *said)).alias("digest"),
         F.array_join(F.array_sort(F.collect_set(MODEL_VERSION)), ",").alias(MODEL_VERSION),
     )
     return {

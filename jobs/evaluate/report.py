@@ -100,7 +100,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _tiles(metrics: Metrics) -> str:
-    names = ("auc", "pr_auc", "log_loss", "ece", "base_rate", "rmse", "mae", "r2")
+    names = ("auc", "pr_auc", "accuracy", "log_loss", "ece", "base_rate", "rmse", "mae", "r2")
     shown = [(name, f"{metrics.values[name]:.4f}") for name in names if name in metrics.values]
     shown.append(("rows", f"{metrics.rows:,}"))
     tiles = "".join(f"<div><b>{value}</b>{_title(name)}</div>" for name, value in shown)

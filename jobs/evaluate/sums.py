@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,8 @@ from jobs.evaluate.exact import (
     limbs_of,
     units,
 )
+from schemas.field import Task
 
-Task = Literal["binary", "regression"]
 Floats = npt.NDArray[np.float64]
 
 ALL = ""  # the slice of all rows
@@ -67,7 +66,9 @@ def sums_by_slice(
     """Sums of the terms that the task's metrics need, by slice.
 
     Args:
-        rows: doubles score, label and weight; `slice`; `block`, from 0 to `blocks` - 1.
+        rows: doubles score, label and weight; `slice`; `block`, from 0 to `blocks` - 1. With a
+            multiclass label score is the probability of the label's class, and `predicted_class`
+            is there.
         name: of the rows, for errors.
         threshold: a score from here on predicts label 1.
 
@@ -111,6 +112,11 @@ def _of_slice(found: pa.Table, terms: list[str], bins: int, blocks: int) -> Sums
 def _terms(task: Task, threshold: float) -> dict[str, Column]:
     score, label, weight = F.col("score"), F.col("label"), F.col("weight")
     error = score - label
+    if task == "multiclass":
+        right = F.col("predicted_class") == label
+        loss = -F.log(F.least(F.greatest(score, F.lit(SCORE_EPSILON)), F.lit(1.0)))
+        of_right = F.when(right, weight).otherwise(0.0)
+        return {"weight": weight, "loss": weight * loss, "right": of_right}
     terms = {"weight": weight, "score": weight * score, "label": weight * label}
     terms["squared"] = weight * error * error
     if task == "regression":
@@ -128,6 +134,7 @@ def _terms(task: Task, threshold: float) -> dict[str, Column]:
 _EXPECTED = {
     "binary": "scores in [0, 1], labels 0 or 1, weights finite and above 0",
     "regression": "finite scores and labels, weights finite and above 0",
+    "multiclass": "a probability in [0, 1] of the label's class, weights finite and above 0",
 }
 
 
@@ -143,8 +150,9 @@ def _problems(task: Task) -> dict[str, Column]:
         "no finite label": ~finite_label,
         "no weight above 0": ~known_weight,
     }
-    if task == "binary":
+    if task != "regression":
         problems["a score outside [0, 1]"] = finite_score & ~score.between(0.0, 1.0)
+    if task == "binary":
         problems["a label other than 0 and 1"] = finite_label & ~label.isin(0.0, 1.0)
     return problems
 

@@ -52,7 +52,7 @@ def not_a_module(spec: ModelSpec) -> str:
     return "text"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"cnn"}))
 def test_sizes_follow_from_the_spec(name: str) -> None:
     model = build_model(name, SPEC)
     shapes = sorted(tuple(p.shape) for n, p in model.named_parameters() if ".tables." in n)
@@ -135,7 +135,7 @@ def test_an_id_outside_its_field_is_no_other_fields_row(wrong: int) -> None:
         embeddings(torch.tensor([[1, 49], [wrong, 1]]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"cnn"}))
 def test_a_data_set_may_have_only_numbers_or_only_categories(name: str) -> None:
     numbers = replace(SPEC, table_rows=(), embedding_dims=())
     categories = replace(SPEC, means=(), stds=())

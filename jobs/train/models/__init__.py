@@ -4,7 +4,7 @@ A model of one's own is any `torch.nn.Module`, named as `module:Class` or `./fil
 
     class MyModel(nn.Module):
         def __init__(self, spec: ModelSpec) -> None: ...
-        def forward(self, batch: Batch) -> Tensor: ...   # logits, float32 [b]
+        def forward(self, batch: Batch) -> Tensor: ...   # logits [b]; multiclass: [b, classes]
 
 It sees NaN where a number is missing (`InputLayer` imputes and standardises) and ids from 0
 (padding) to `spec.table_rows[c] - 1`. Its embedding tables get sparse gradients. Batch statistics
@@ -13,7 +13,7 @@ It sees NaN where a number is missing (`InputLayer` imputes and standardises) an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from jobs.errors import ConfigError
 from jobs.settings import load_object
 from jobs.train.batch import Batch
+from jobs.train.models.cnn import CNN
 from jobs.train.models.dcn import DCNv2
 from jobs.train.models.dlrm import DLRM
 from jobs.train.models.mlp import MLP
-from jobs.train.models.spec import ModelSpec, Task
+from jobs.train.models.spec import ModelSpec
 from jobs.train.models.wide_deep import WideDeep
+from schemas.field import Task
 
 MODELS: dict[str, type[nn.Module]] = {
+    "cnn": CNN,
     "mlp": MLP,
     "wide_deep": WideDeep,
     "dlrm": DLRM,
@@ -46,7 +49,7 @@ class Model(nn.Module):
         self.task: Task = task
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [b]."""
+        """Logits [b], or [b, classes]."""
         logits: Tensor = self.net(batch)
         return logits
 
@@ -94,21 +97,33 @@ def _refuse_batch_statistics(name: str, model: nn.Module) -> None:
             )
 
 
+_LINKS: dict[Task, Callable[[Tensor], Tensor]] = {
+    "binary": torch.sigmoid,
+    "regression": lambda logits: logits,
+    "multiclass": lambda logits: torch.softmax(logits, dim=1),
+}
+
+
 def row_losses(logits: Tensor, batch: Batch, task: Task) -> Tensor:
-    """Loss of each row [b]: log loss of a binary label, squared error of a number."""
+    """Loss of each row [b]: log loss of a label, squared error of a number."""
     label = batch.label.to(logits.dtype)
     if task == "regression":
         return (logits - label) ** 2
+    if task == "multiclass":
+        return F.cross_entropy(logits, batch.label.long(), reduction="none")
     return F.binary_cross_entropy_with_logits(logits, label, reduction="none")
 
 
 def predict(model: Model, batch: Batch) -> Tensor:
-    """Scores float32 [b]: probabilities of a binary label, else numbers. Without dropout."""
+    """Scores float32 [b]: probabilities of a binary label, else numbers. Without dropout.
+
+    Of a multiclass label, the probabilities of its classes, [b, classes].
+    """
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         logits = model(batch)
-        scores: Tensor = logits if model.task == "regression" else torch.sigmoid(logits)
+        scores = _LINKS[model.task](logits)
     model.train(was_training)
     return scores.float()
 

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from jobs.train.batch import Batch
-from jobs.train.models.layers import EMBEDDING_STD, Embeddings, InputLayer, hidden_layers
+from jobs.train.models.layers import (
+    EMBEDDING_STD,
+    Embeddings,
+    InputLayer,
+    hidden_layers,
+    one_or_classes,
+)
 from jobs.train.models.spec import ModelSpec
 
 
@@ -26,13 +32,12 @@ class DCNv2(nn.Module):
         size = self.inputs.num_outputs + self.embeddings.num_outputs
         self.crosses = nn.ModuleList(nn.Linear(size, size) for _ in range(spec.cross_layers))
         self.deep = hidden_layers(size, spec.hidden, spec.dropout)
-        self.last = nn.Linear(size + (spec.hidden[-1] if spec.hidden else size), 1)
+        self.last = nn.Linear(size + (spec.hidden[-1] if spec.hidden else size), spec.num_logits)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [B]."""
+        """Logits [B], or [B, classes]."""
         x0 = torch.cat([self.inputs(batch.dense), self.embeddings(batch.sparse)], dim=1)
         x = x0
         for cross in self.crosses:
             x = x0 * cross(x) + x
-        logits: Tensor = self.last(torch.cat([x, self.deep(x0)], dim=1))
-        return logits.squeeze(1)
+        return one_or_classes(self.last(torch.cat([x, self.deep(x0)], dim=1)))

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from jobs.train.batch import Batch
-from jobs.train.models.layers import EMBEDDING_STD, Embeddings, InputLayer, hidden_layers, mlp
+from jobs.train.models.layers import (
+    EMBEDDING_STD,
+    Embeddings,
+    InputLayer,
+    hidden_layers,
+    mlp,
+    one_or_classes,
+)
 from jobs.train.models.spec import ModelSpec
 
 
@@ -36,10 +43,10 @@ class DLRM(nn.Module):
         # Position of each pair in the flattened matrix of products.
         self.register_buffer("pairs", pairs[0] * vectors + pairs[1], persistent=False)
         num_inputs = pairs.shape[1] + (dim if spec.num_dense else 0)
-        self.top = mlp(num_inputs, spec.hidden, spec.dropout)
+        self.top = mlp(num_inputs, spec.hidden, spec.dropout, spec.num_logits)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [B]."""
+        """Logits [B], or [B, classes]."""
         found = self.embeddings.by_table(batch.sparse)
         vectors = [project(v) for project, v in zip(self.projections, found, strict=True)]
         features = []
@@ -50,5 +57,4 @@ class DLRM(nn.Module):
         stacked = torch.cat(vectors, dim=1)
         products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1)
         features.append(products.index_select(1, self.get_buffer("pairs")))
-        logits: Tensor = self.top(torch.cat(features, dim=1))
-        return logits.squeeze(1)
+        return one_or_classes(self.top(torch.cat(features, dim=1)))

@@ -126,6 +126,11 @@ def hidden_layers(num_inputs: int, hidden: Sequence[int], dropout: float) -> nn.
     return nn.Sequential(*layers)
 
 
+def one_or_classes(outputs: Tensor) -> Tensor:
+    """Outputs [B, 1] as logits [B]; those of classes, [B, K], as they are."""
+    return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+
+
 def mlp(
     num_inputs: int, hidden: Sequence[int], dropout: float, num_outputs: int = 1
 ) -> nn.Sequential:

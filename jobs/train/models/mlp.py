@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.train.batch import Batch
-from jobs.train.models.layers import EMBEDDING_STD, Embeddings, InputLayer, mlp
+from jobs.train.models.layers import EMBEDDING_STD, Embeddings, InputLayer, mlp, one_or_classes
 from jobs.train.models.spec import ModelSpec
 
 
@@ -21,10 +21,9 @@ class MLP(nn.Module):
         self.inputs = InputLayer(spec)
         self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
         num_inputs = self.inputs.num_outputs + self.embeddings.num_outputs
-        self.mlp = mlp(num_inputs, spec.hidden, spec.dropout)
+        self.mlp = mlp(num_inputs, spec.hidden, spec.dropout, spec.num_logits)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [B]."""
+        """Logits [B], or [B, classes]."""
         dense, embedded = self.inputs(batch.dense), self.embeddings(batch.sparse)
-        logits: Tensor = self.mlp(torch.cat([dense, embedded], dim=1))
-        return logits.squeeze(1)
+        return one_or_classes(self.mlp(torch.cat([dense, embedded], dim=1)))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from jobs.sections import TrainSettings
 from jobs.state import State
 from schemas.dataset import Dataset
-
-Task: TypeAlias = Literal["binary", "regression"]
+from schemas.field import Task
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class ModelSpec:
         dataset, declaration: name of the data set and digest of its declaration.
         state: digest of the state whose ids and statistics these are.
         task: what the label is.
+        classes: of a multiclass label, else 0.
         means, stds: [D] of the stored numeric values.
         table_rows, embedding_dims: [C] shape of each embedding table.
         tensor_shapes: of each tensor field, without the batch axis.
@@ -45,6 +45,12 @@ class ModelSpec:
     dropout: float
     bottom_hidden: tuple[int, ...] = (64,)
     cross_layers: int = 3
+    classes: int = 0
+
+    @property
+    def num_logits(self) -> int:
+        """Logits a row."""
+        return max(1, self.classes)
 
     @property
     def num_dense(self) -> int:
@@ -75,6 +81,7 @@ class ModelSpec:
             dropout=settings.dropout,
             bottom_hidden=settings.bottom_hidden,
             cross_layers=settings.cross_layers,
+            classes=dataset.label.classes,
         )
 
     def to_json(self) -> dict[str, Any]:

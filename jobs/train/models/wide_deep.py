@@ -21,10 +21,13 @@ class WideDeep(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.deep = MLP(spec)
-        self.wide = Embeddings(spec.table_rows, [1] * len(spec.table_rows), std=0.0)
+        self.num_fields = len(spec.table_rows)
+        self.wide = Embeddings(spec.table_rows, [spec.num_logits] * len(spec.table_rows), std=0.0)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [B]."""
+        """Logits [B], or [B, classes]."""
         deep: Tensor = self.deep(batch)
         wide: Tensor = self.wide(batch.sparse)
-        return deep + wide.sum(dim=1)
+        # One field's weights after the other's.
+        by_field = wide.view(len(wide), self.num_fields, *deep.shape[1:])
+        return deep + by_field.sum(dim=1)

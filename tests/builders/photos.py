@@ -1,0 +1,73 @@
+"""A made-up data set, `photos`: a folder of JPEG files, with a CSV file of labels beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from schemas.dataset import Column, Dataset, Join, Source
+from schemas.field import Carried, Image, Label
+from tests.builders.visits import Raw
+
+SHAPE = (6, 5, 3)
+DAY = "2024-05-01"
+
+PHOTOS = Dataset(
+    name="photos",
+    sources=(
+        Source(
+            "photos",
+            format="images",
+            columns=(Column("file", "string"), Column("content", "binary")),
+        ),
+        Source("labels", columns=(Column("file", "string"), Column("kind", "int"))),
+    ),
+    rows="photos",
+    ds=f"DATE'{DAY}'",
+    key=("file",),
+    joins=(Join("labels", on=(("file", "file"),)),),
+    fields=(
+        Label("kind", "labels.kind", task="multiclass", classes=3),
+        Image("photo", "content", shape=SHAPE, format="jpeg"),
+        Carried("name", "file"),
+    ),
+)
+
+
+def pixels(number: int, shape: tuple[int, ...] = SHAPE) -> npt.NDArray[np.uint8]:
+    """Of the photo of that number, in colours red, green, blue."""
+    return np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+
+
+def encoded(image: npt.NDArray[Any], extension: str = ".jpg") -> bytes:
+    """As OpenCV writes it, whose channels are blue, green, red."""
+    return bytes(cv2.imencode(extension, image[..., ::-1] if image.ndim == 3 else image)[1])
+
+
+def write_photos(folder: Path, files: Mapping[str, bytes], labels: Mapping[str, object]) -> Raw:
+    """The files, their labels and the settings that read them."""
+    raw = Raw(folder)
+    (folder / "photos").mkdir(parents=True)
+    for name, content in files.items():
+        (folder / "photos" / name).write_bytes(content)
+    lines = "".join(f"{name},{kind}\n" for name, kind in labels.items())
+    (folder / "labels.csv").write_text(f"file,kind\n{lines}", encoding="utf-8")
+    tree = {
+        "schema": "tests.builders.photos:PHOTOS",
+        "lake": "lake",
+        "etl": {
+            "sources": {"photos": "photos", "labels": "labels.csv"},
+            "max_quarantined_fraction": 0.9,
+        },
+        "stream": {"streams": 4, "window_rows": 16},
+        "train": {"model": "cnn", "batch_rows": 16, "epochs": 1, "hidden": [8], "workers": 1},
+        "gate": {"rules": [{"metric": "accuracy", "min_value": 0.0}]},
+    }
+    raw.config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return raw
