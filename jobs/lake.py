@@ -34,6 +34,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from jobs.errors import DataRefused, Locked
 from jobs.manifest import Shard, read_manifest
+from jobs.selection import Choice, Where
 from jobs.store import delta_options, write_whole
 
 TableName = Literal["examples", "quarantine", "contributions", "id_log", "predictions", "ledger"]
@@ -362,18 +363,22 @@ class Examples:
         split: str | None = None,
         first_ds: str | None = None,
         last_ds: str | None = None,
+        where: Where | None = None,
     ) -> list[Shard]:
-        """The version's shards, in order of (ds, split, number); dates are inclusive."""
+        """The version's shards that are chosen, in order of (ds, split, number).
+
+        Raises:
+            ConfigError: `where` names another column than ds or split.
+        """
+        choice = Choice.of(split, first_ds, last_ds, where)
+        choice.check(("ds", "split"))
         live = {file.path for file in Table(self.url).files(self.version)}
         runs = sorted({Shard.run_of(path) for path in live})
         shards = (shard for run in runs for shard in read_manifest(self.url, run))
         return sorted(
             shard
             for shard in shards
-            if shard.path in live
-            and (split is None or shard.split == split)
-            and (first_ds is None or shard.ds >= first_ds)
-            and (last_ds is None or shard.ds <= last_ds)
+            if shard.path in live and choice.takes({"ds": shard.ds, "split": shard.split})
         )
 
 

@@ -6,8 +6,12 @@ is in `jobs.petastorm_legacy`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +22,14 @@ from schemas.field import Image
 
 hook.install()
 
-from petastorm.codecs import CompressedImageCodec, NdarrayCodec, ScalarCodec  # noqa: E402
+from petastorm.codecs import (  # noqa: E402
+    CompressedImageCodec,
+    CompressedNdarrayCodec,
+    NdarrayCodec,
+    ScalarCodec,
+)
+from petastorm.etl.dataset_metadata import UNISCHEMA_KEY  # noqa: E402
+from petastorm.etl.legacy import RestrictedUnpickler  # noqa: E402
 from petastorm.unischema import Unischema, UnischemaField  # noqa: E402
 from petastorm.workers_pool import EmptyResultError  # noqa: E402
 from petastorm.workers_pool.thread_pool import ThreadPool  # noqa: E402
@@ -48,7 +59,91 @@ def image_decoder(field: Image) -> Callable[[bytes], npt.NDArray[np.uint8]]:
     return decode
 
 
+@dataclass(frozen=True)
+class CodecColumn:
+    """A column of others' Petastorm data whose values a codec stores as bytes.
+
+    Attributes:
+        shape: of each value, in full.
+        image: whether its values are images, uint8 [H, W] or [H, W, 3]; `format` is then theirs.
+        decode: from bytes to the value.
+    """
+
+    shape: tuple[int, ...]
+    image: bool
+    format: str
+    decode: Callable[[bytes], npt.NDArray[Any]]
+
+
+def codec_columns(metadata: Mapping[bytes, bytes]) -> dict[str, CodecColumn]:
+    """Columns with codecs and full shapes, by the Unischema in a folder's `_common_metadata`.
+
+    Raises:
+        pickle.UnpicklingError: it holds more than what describes columns.
+    """
+    if UNISCHEMA_KEY not in metadata:
+        return {}
+    schema = _SchemaUnpickler(io.BytesIO(metadata[UNISCHEMA_KEY])).load()
+    return {
+        name: _codec_column(field)
+        for name, field in schema.fields.items()
+        if isinstance(field.codec, CompressedImageCodec | NdarrayCodec | CompressedNdarrayCodec)
+        and field.shape
+        and None not in field.shape
+    }
+
+
+def _codec_column(field: Any) -> CodecColumn:
+    codec = field.codec
+    format_ = codec.image_codec if isinstance(codec, CompressedImageCodec) else ""
+    image = bool(format_) and np.dtype(field.numpy_dtype) == np.uint8
+    return CodecColumn(tuple(field.shape), image, format_, partial(codec.decode, field))
+
+
+class _SchemaUnpickler(RestrictedUnpickler):  # type: ignore[misc]
+    """Petastorm's restricted unpickler, and of its packages only what describes columns.
+
+    By itself it admits all of `builtins`, `eval` among them.
+    """
+
+    _ALLOWED: ClassVar[dict[str, set[str]]] = {
+        "builtins": {"bool", "bytes", "float", "frozenset", "int", "list", "object", "set", "str"},
+        "collections": {"OrderedDict"},
+        "copy_reg": {"_reconstructor"},
+        "decimal": {"Decimal"},
+        "petastorm.codecs": {
+            "CompressedImageCodec", "CompressedNdarrayCodec", "NdarrayCodec", "ScalarCodec"
+        },
+        "petastorm.unischema": {"Unischema", "UnischemaField"},
+    }  # fmt: skip
+    # Data written by Python 2 and the first versions of Petastorm.
+    _RENAMED: ClassVar[dict[str, str]] = {
+        "__builtin__": "builtins",
+        "av.ml.dataset_toolkit.codecs": "petastorm.codecs",
+        "av.ml.dataset_toolkit.unischema": "petastorm.unischema",
+        "av.experimental.deepdrive.dataset_toolkit.codecs": "petastorm.codecs",
+        "av.experimental.deepdrive.dataset_toolkit.unischema": "petastorm.unischema",
+    }
+    _NUMPY: ClassVar[dict[str, str]] = {"unicode_": "str_", "string_": "bytes_"}
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = self._RENAMED.get(module, module)
+        if module == "numpy":
+            name = self._NUMPY.get(name, name)
+            found = getattr(np, name, None)
+            is_scalar = isinstance(found, type) and issubclass(found, np.generic)
+            allowed = is_scalar or name == "dtype"
+        elif module == "pyspark.sql.types":
+            allowed = name.endswith("Type")
+        else:
+            allowed = name in self._ALLOWED.get(module, ())
+        if not allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} describes no column")
+        return super().find_class(module, name)
+
+
 __all__ = [
+    "CodecColumn",
     "CompressedImageCodec",
     "ConcurrentVentilator",
     "EmptyResultError",
@@ -58,6 +153,7 @@ __all__ = [
     "Unischema",
     "UnischemaField",
     "WorkerBase",
+    "codec_columns",
     "image_decoder",
     "unischema",
 ]

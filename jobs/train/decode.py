@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -23,6 +24,7 @@ from jobs.errors import DataRefused, MillstreamError
 from jobs.manifest import Shard
 from jobs.petastorm_arrow import WorkerBase
 from jobs.train.batch import Layout, Words, items
+from jobs.train.foreign import ForeignColumns
 from jobs.train.memory import CHUNK_BYTES, Memory
 from jobs.train.plan import Ints
 
@@ -37,11 +39,14 @@ class Selection:
     Attributes:
         url: of the examples.
         shards: in order of (ds, split, number).
+        foreign: what makes others' columns those of the declaration; None for examples.
         group_rows: int64 [R].
     """
 
-    def __init__(self, url: str, shards: list[Shard]) -> None:
-        self.url, self.shards = url, shards
+    def __init__(
+        self, url: str, shards: list[Shard], foreign: ForeignColumns | None = None
+    ) -> None:
+        self.url, self.shards, self.foreign = url, shards, foreign
         counts = np.array([len(shard.row_group_rows) for shard in shards], np.int64)
         self._first = np.cumsum(counts) - counts
         self.group_rows: Ints = np.fromiter(
@@ -162,37 +167,53 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         raise DataRefused(f"{first} rows are there", f"at least {end}")
 
     def _decoded(self, shard: Shard, number: int) -> Iterator[pa.RecordBatch]:
-        file = self._file(shard.path)
+        file = self._file(shard)
         found = file.metadata.num_row_groups
         if number >= found:
             raise DataRefused(f"the file has {found} row groups", f"{len(shard.row_group_rows)}")
         rows = file.metadata.row_group(number).num_rows
         if rows != shard.row_group_rows[number]:
             raise DataRefused(f"{rows} rows are there", f"{shard.row_group_rows[number]}")
-        columns = [name for name in self._job.layout.columns if name in file.schema_arrow.names]
+        wanted, foreign = self._job.layout.columns, self._job.selection.foreign
+        columns = foreign.read(wanted) if foreign else wanted
+        found = [name for name in columns if name in file.schema_arrow.names]
         batches: Iterator[pa.RecordBatch] = file.iter_batches(
-            self._job.memory.decode_rows, row_groups=[number], columns=columns, use_threads=False
+            self._job.memory.decode_rows, row_groups=[number], columns=found, use_threads=False
         )
-        return batches
+        return foreign.adapted(batches, wanted, shard, number) if foreign else batches
 
-    def _file(self, path: str) -> pq.ParquetFile:
+    def _file(self, shard: Shard) -> pq.ParquetFile:
         """The shard's file with its footer; a few stay open."""
+        path = shard.path
         if path not in self._files:
             while len(self._files) >= _OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
-            self._files[path] = _open(f"{self._job.selection.url}/{path}")
+            selection = self._job.selection
+            size = shard.bytes if selection.foreign else None
+            self._files[path] = _open(f"{selection.url}/{path}", size)
         self._files.move_to_end(path)
         return self._files[path]
 
 
-def _open(url: str) -> pq.ParquetFile:
-    """Opens a shard; pages are checked against the checksums that Spark writes."""
+def _open(url: str, size: int | None) -> pq.ParquetFile:
+    """Opens a shard, of a given size; pages are checked against the checksums that Spark writes.
+
+    Raises:
+        DataRefused: it has another size.
+    """
     fs, path = fsspec.core.url_to_fs(url)
     if type(fs) is LocalFileSystem:
+        _check_size(Path(path).stat().st_size, size)
         return pq.ParquetFile(path, page_checksum_verification=True)
     # One request for the columns of a row group; the file's own read-ahead would fetch more.
     file = fs.open(path, "rb", cache_type="none")
+    _check_size(file.size, size)
     return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
+
+
+def _check_size(found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise DataRefused(f"the file has {found} bytes by now", f"{expected}")
 
 
 def _put(words: Words, first: int, part: Part) -> None:
@@ -214,11 +235,14 @@ def _refusal(selection: Selection, group: int, error: Exception) -> MillstreamEr
     cause = (
         error.found if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"
     )
-    return DataRefused(
-        f"{place}: {cause}",
-        error.expected if isinstance(error, MillstreamError) else "the rows that the ETL wrote",
-        f"restore the file, or run the ETL of {shard.ds} again",
-    )
+    if selection.foreign:
+        expected, remedy = "the rows that its footer told of", "restore the file, or look again"
+    else:
+        expected = "the rows that the ETL wrote"
+        remedy = f"restore the file, or run the ETL of {shard.ds} again"
+    if isinstance(error, MillstreamError):
+        expected = error.expected
+    return DataRefused(f"{place}: {cause}", expected, remedy)
 
 
 def place_of(selection: Selection, group: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.errors import DataRefused
 from jobs.manifest import Shard
+from jobs.selection import Choice
 from jobs.train.plan import ORDER
 from schemas.dataset import Dataset
 
@@ -20,9 +21,7 @@ def fingerprint_of(
     dataset: Dataset,
     *,
     columns: Sequence[str],
-    split: str,
-    first_ds: str | None,
-    last_ds: str | None,
+    choice: Choice,
     seed: int,
     streams: int,
     window_rows: int,
@@ -36,9 +35,7 @@ def fingerprint_of(
         "order": ORDER,
         "declaration": dataset.digest,
         "columns": list(columns),
-        "split": split,
-        "first_ds": first_ds,
-        "last_ds": last_ds,
+        **choice.as_json(),
         "seed": seed,
         "streams": streams,
         "window_rows": window_rows,

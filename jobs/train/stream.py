@@ -20,10 +20,12 @@ import torch
 from jobs.errors import DataRefused
 from jobs.lake import Examples
 from jobs.sections import StreamSettings
+from jobs.selection import Choice, Where
 from jobs.train.assemble import Assembler, batches_a_block
 from jobs.train.batch import Batch, Layout
 from jobs.train.decode import Selection
 from jobs.train.fingerprint import fingerprint_of
+from jobs.train.folder import Folder
 from jobs.train.memory import BLOCKS, Buffers, Memory
 from jobs.train.plan import EpochPlan, Share, window_bound
 from jobs.train.reader import Reader, Stopped
@@ -36,30 +38,31 @@ class Stream:
     """A selection of examples, in an order that rank count, threads and memory do not change.
 
     Args:
-        examples: a version of the examples.
+        examples: a version of the examples, or a folder of others' Parquet files.
         dataset: their declaration.
-        split: of the rows.
+        split: of the rows; all when None.
         batch_rows: global batch, all ranks together; a multiple of `streams`.
         seed, streams, window_rows: define the order, with the epoch.
         rank, size: which of how many ranks this is.
         columns: fields that become inputs; all when None.
         first_ds, last_ds: dates, inclusive; open when None.
+        where: partition column -> the values taken, as {"ds": ["2026-01-01", "2026-01-03"]}.
         memory_mb: decoded rows that this rank may hold.
         decode_threads: Petastorm's pool.
         timeout_s: longest reading of one row group.
 
     Raises:
-        ConfigError: more ranks than streams, a batch that they cannot share, or a budget below
-            what the order needs.
+        ConfigError: more ranks than streams, a batch that they cannot share, a budget below
+            what the order needs, or a choice by what is no partition column.
         DataRefused: the examples have another declaration.
     """
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Examples | Folder,
         dataset: Dataset,
         *,
-        split: str,
+        split: str | None,
         batch_rows: int,
         seed: int = 7,
         rank: int = 0,
@@ -69,6 +72,7 @@ class Stream:
         window_rows: int = 16_384,
         first_ds: str | None = None,
         last_ds: str | None = None,
+        where: Where | None = None,
         memory_mb: int = 2_048,
         decode_threads: int = 2,
         timeout_s: float = 300.0,
@@ -77,8 +81,10 @@ class Stream:
         self._seed, self._streams, self._window_rows = seed, streams, window_rows
         self._threads, self._timeout_s = decode_threads, timeout_s
         self._layout = Layout(dataset, columns)
-        shards = examples.shards(split, first_ds, last_ds)
-        self._selection = Selection(examples.url, shards)
+        shards = examples.shards(split, first_ds, last_ds, where)
+        self._selection = Selection(
+            examples.url, shards, examples.columns if isinstance(examples, Folder) else None
+        )
         self._share = Share(int(self._selection.group_rows.sum()), streams, batch_rows, rank, size)
         self._memory = self._planned_memory(memory_mb)
         self._buffers: Buffers | None = None
@@ -86,9 +92,7 @@ class Stream:
             shards,
             dataset,
             columns=self._layout.columns,
-            split=split,
-            first_ds=first_ds,
-            last_ds=last_ds,
+            choice=Choice.of(split, first_ds, last_ds, where),
             seed=seed,
             streams=streams,
             window_rows=window_rows,
@@ -97,17 +101,18 @@ class Stream:
     @classmethod
     def from_settings(
         cls,
-        examples: Examples,
+        examples: Examples | Folder,
         dataset: Dataset,
         settings: StreamSettings,
         *,
-        split: str,
+        split: str | None,
         batch_rows: int,
         rank: int = 0,
         size: int = 1,
         columns: Sequence[str] | None = None,
         first_ds: str | None = None,
         last_ds: str | None = None,
+        where: Where | None = None,
     ) -> Stream:
         """The stream that the section `stream` of the settings asks for."""
         return cls(
@@ -120,6 +125,7 @@ class Stream:
             columns=columns,
             first_ds=first_ds,
             last_ds=last_ds,
+            where=where,
             **settings.model_dump(),
         )
 
@@ -191,11 +197,11 @@ class Stream:
         )
 
 
-def _check_declaration(examples: Examples, dataset: Dataset) -> None:
-    stored = examples.info.get("declaration")
+def _check_declaration(examples: Examples | Folder, dataset: Dataset) -> None:
+    stored = examples.info.get("declaration") if isinstance(examples, Examples) else None
     if stored is not None and stored != dataset.digest:
         raise DataRefused(
-            f"examples {examples.url}, version {examples.version}, have declaration {stored}",
+            f"examples {examples.url} have declaration {stored}",
             f"{dataset.digest}, that of {dataset.name!r} now",
             "use the declaration that they were made with, or another lake folder",
         )

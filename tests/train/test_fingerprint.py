@@ -78,6 +78,15 @@ def test_other_settings_are_refused_naming_each(tmp_path: Path, stored: dict[str
         check_fingerprint(stored, now)
 
 
+def test_another_choice_of_partitions_is_refused(tmp_path: Path, stored: dict[str, Any]) -> None:
+    examples = Examples.open(f"{tmp_path}/clicks/examples")
+    one = fingerprint(examples, where={"ds": ["2026-01-02"]})
+
+    check_fingerprint(one, fingerprint(examples, where={"ds": "2026-01-02"}))
+    with pytest.raises(DataRefused, match=r"rows was 140, is 40; where was None, is .*2026-01-02"):
+        check_fingerprint(stored, one)
+
+
 def test_ranks_batches_and_memory_are_no_part_of_the_order(
     tmp_path: Path, stored: dict[str, Any]
 ) -> None:

@@ -229,6 +229,14 @@ def test_splits_and_dates_select(examples: Examples) -> None:
     assert sorted(rows_of(examples, last_ds="2026-01-01")) == list(range(64, 2069))
 
 
+def test_partition_columns_select(examples: Examples) -> None:
+    both = {"ds": ["2026-01-01", "2026-01-02"], "split": ["test", "train"]}
+    assert sorted(rows_of(examples, split=None, where=both)) == list(range(64 + ROWS))
+    assert sorted(rows_of(examples, where={"ds": "2026-01-01"})) == list(range(64, 2069))
+    with pytest.raises(ConfigError, match=r"names label, which.*\n.*here ds, split"):
+        stream_of(examples, where={"label": 1})
+
+
 def test_columns_are_projected(examples: Examples) -> None:
     batch = next(stream_of(examples, columns=["price", "ad"]).epoch(0))
 
