@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from jobs.lake import Examples, read_json
+from jobs.selection import Choice
 from jobs.settings import Settings
 from jobs.train.artifact import CARD, save_model
 from jobs.train.batch import Batch, Layout
@@ -71,9 +72,7 @@ class TrainJob:
             self.examples.shards("train", self.first_ds, self.last_ds),
             self.dataset,
             columns=Layout(self.dataset).columns,
-            split="train",
-            first_ds=self.first_ds,
-            last_ds=self.last_ds,
+            choice=Choice.of("train", self.first_ds, self.last_ds),
             seed=stream.seed,
             streams=stream.streams,
             window_rows=stream.window_rows,
