@@ -106,6 +106,26 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(parsers, "models", run.models, "list the registered models and champions")
 
+    compact = _command(
+        parsers, "compact", run.compact, "merge the small shards of dates; all dates by default"
+    )
+    _add_dates(compact, "the dates to compact", required=False)
+
+    erase = _command(
+        parsers, "erase", run.erase, "remove entities' rows from examples, quarantine, predictions"
+    )
+    erase.add_argument(
+        "--key",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="a raw column and its value; several together must all match; may be given again",
+    )
+    erase.add_argument(
+        "--keys", metavar="FILE", help="a CSV file of keys, its header the columns' names"
+    )
+
     vacuum = _command(
         parsers, "vacuum", run.vacuum, "drop dates past retention and remove files of no use"
     )
@@ -150,8 +170,8 @@ def _command(
     return parser
 
 
-def _add_dates(parser: argparse.ArgumentParser, text: str) -> None:
-    group = parser.add_mutually_exclusive_group(required=True)
+def _add_dates(parser: argparse.ArgumentParser, text: str, required: bool = True) -> None:
+    group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--date", type=_date, metavar="DATE", help=f"{text}, as YYYY-MM-DD")
     group.add_argument("--dates", type=date_range, metavar="FIRST..LAST", help="both included")
 

@@ -115,6 +115,25 @@ def _registry(settings: Settings) -> Registry:
     return Registry(settings, lake_of(settings))
 
 
+def compact(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.operations import compact
+
+    dates = _dates(arguments) if arguments.date or arguments.dates else None
+    result = compact.run(
+        settings, _spark(settings, "compact"), run_id=new_run_id("compact"), dates=dates
+    )
+    return f"compact: {result.summary()}"
+
+
+def erase(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.operations import erase
+    from jobs.operations.keys import parse_keys
+
+    keys = parse_keys(settings.dataset(), arguments.key, arguments.keys)
+    spark = _spark(settings, "erase")
+    return f"erase: {erase.run(settings, spark, run_id=new_run_id('erase'), keys=keys).summary()}"
+
+
 def vacuum(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.operations import vacuum
 

@@ -1,0 +1,129 @@
+"""Compact: many small shards of a date's split become few, with the same rows, in one commit.
+
+A date that is compacted is, to the byte, what an ETL with today's `etl.shard_rows` and
+`etl.row_group_rows` would write. Files never hold rows of two dates or splits: these are the
+table's partitions, by which dates are replaced and dropped. What reads many small dates is served
+by the stream, whose windows take many shards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from pyspark.sql import SparkSession
+
+from jobs.declaration import refuse_changed_declaration
+from jobs.etl.job import lake_of
+from jobs.lake import Examples, Lake
+from jobs.ledger import LedgerRow, record
+from jobs.lock import stage_lock
+from jobs.manifest import Shard
+from jobs.operations.layout import (
+    commit_layout,
+    contents,
+    digests_by_ds,
+    lay_out,
+    stored_examples,
+)
+from jobs.sections import EtlSettings
+from jobs.settings import Settings
+
+
+@dataclass(frozen=True)
+class CompactResult:
+    """Shards of the dates that were compacted, before and after; none where nothing was to do."""
+
+    dates: Sequence[str]
+    before: int
+    after: int
+    rows: int
+    version: int
+
+    def summary(self) -> str:
+        if not self.dates:
+            return "nothing to do, no date has more shards or row groups than the settings ask for"
+        return (
+            f"{self.before:,} shards of {len(self.dates):,} dates became {self.after:,}, with the "
+            f"same {self.rows:,} rows; examples version {self.version}"
+        )
+
+
+def run(
+    settings: Settings, spark: SparkSession, *, run_id: str, dates: Sequence[str] | None
+) -> CompactResult:
+    """Merges the shards of the dates, all when None, that have more than the settings ask for.
+
+    Raises:
+        DataRefused: no examples, or made with another declaration.
+        Locked: another run is writing the examples.
+    """
+    started = time.monotonic()
+    lake = lake_of(settings)
+    with stage_lock(lake, "etl", run_id) as lock:
+        examples = Examples.open(lake.table("examples").url)
+        refuse_changed_declaration(examples.info, settings.dataset(), "the examples were")
+        todo = scattered_dates(examples.shards(), settings.etl, dates)
+        if not todo:
+            return CompactResult([], 0, 0, 0, examples.version)
+        before = [shard for shard in examples.shards() if shard.ds in todo]
+        after = lay_out(stored_examples(spark, settings, lake, todo), settings, lake, run_id)
+        if contents(before) != contents(after):
+            raise AssertionError("compacted shards hold other rows; nothing was committed")
+        version = commit_layout(lake, lock, run_id, todo, after)
+        result = CompactResult(
+            todo, len(before), len(after), sum(shard.rows for shard in after), version
+        )
+        _record(lake, result, before, after, run_id, time.monotonic() - started)
+    return result
+
+
+def scattered_dates(
+    shards: Sequence[Shard], etl: EtlSettings, dates: Sequence[str] | None
+) -> list[str]:
+    """The dates of which a split has more shards, or a shard more row groups, than asked for."""
+    found = set()
+    for (ds, _), group in groupby(shards, key=lambda shard: (shard.ds, shard.split)):
+        parts = list(group)
+        asked = -(-sum(shard.rows for shard in parts) // etl.shard_rows)
+        scattered = max(shard.number for shard in parts) >= asked
+        if scattered or any(_has_small_groups(shard, etl.row_group_rows) for shard in parts):
+            found.add(ds)
+    return sorted(found if dates is None else found & set(dates))
+
+
+def _has_small_groups(shard: Shard, row_group_rows: int) -> bool:
+    return len(shard.row_group_rows) > -(-shard.rows // row_group_rows)
+
+
+def _record(
+    lake: Lake,
+    result: CompactResult,
+    before: Sequence[Shard],
+    after: Sequence[Shard],
+    run_id: str,
+    seconds: float,
+) -> None:
+    digests = digests_by_ds(after)
+    record(
+        lake,
+        [
+            LedgerRow(
+                run_id,
+                "compact",
+                ds,
+                "done",
+                counts={
+                    "rows": sum(shard.rows for shard in after if shard.ds == ds),
+                    "shards_before": sum(shard.ds == ds for shard in before),
+                    "shards": sum(shard.ds == ds for shard in after),
+                },
+                digests={"examples": digests[ds]},
+                versions={"examples": str(result.version)},
+                seconds=seconds,
+            )
+            for ds in result.dates
+        ],
+    )

@@ -1,0 +1,180 @@
+"""Erase: the rows of entities leave predictions, quarantine and examples, each in a commit.
+
+Killed in between, it erases the rest when run again. Older versions' files hold the rows until
+`millstream vacuum`; the contributions and the id log keep what they count, without rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.declaration import refuse_changed_declaration
+from jobs.etl.ingest import DS
+from jobs.etl.job import lake_of
+from jobs.etl.quarantine import QUARANTINE, STAGE
+from jobs.evaluate.predictions import predictions_schema
+from jobs.lake import Examples, Lake, Table
+from jobs.ledger import LedgerRow, record
+from jobs.lock import StageLock, stage_lock
+from jobs.operations.keys import HIT, Keys, erasable_columns, marked
+from jobs.operations.layout import commit_layout, digests_by_ds, lay_out, stored_examples
+from jobs.operations.raw_keys import marked_raw
+from jobs.settings import Settings
+from schemas.dataset import ROW_ID
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class EraseResult:
+    """Rows erased, by table and date."""
+
+    keys: int
+    erased: dict[str, Counts]
+    old_files: int
+
+    def summary(self) -> str:
+        totals = {table: sum(by_ds.values()) for table, by_ds in self.erased.items()}
+        rows = ", ".join(f"{table} {count:,}" for table, count in totals.items())
+        text = f"{self.keys:,} keys matched rows: {rows}"
+        if not any(totals.values()):
+            return f"{text}; nothing was changed"
+        return (
+            f"{text}; {self.old_files:,} files of older versions hold them until `millstream "
+            "vacuum --older-than 0` (with --force where models or checkpoints name them); counts "
+            "of their values stay in the contributions and ids in the id log until `millstream "
+            "refit`; raw files are yours: a run of the dates would bring the rows back"
+        )
+
+
+def run(settings: Settings, spark: SparkSession, *, run_id: str, keys: Keys) -> EraseResult:
+    """Erases the rows that match a key.
+
+    Raises:
+        ConfigError: a key's value has not its column's type.
+        DataRefused: the examples were made with another declaration.
+        Locked: another run is writing examples or predictions.
+    """
+    with ExitStack() as locks:
+        lake = lake_of(settings)
+        etl, score = (locks.enter_context(stage_lock(lake, s, run_id)) for s in ("etl", "score"))
+        return Erasure(settings, spark, lake, run_id, keys, etl, score).run()
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The steps of an erasure, under both writers' locks."""
+
+    settings: Settings
+    spark: SparkSession
+    lake: Lake
+    run_id: str
+    keys: Keys
+    etl: StageLock
+    score: StageLock
+
+    def run(self) -> EraseResult:
+        started = time.monotonic()
+        examples = self.lake.table("examples")
+        info = Examples.open(examples.url).info
+        refuse_changed_declaration(info, self.settings.dataset(), "the examples were")
+        erased: dict[str, Counts] = {}
+        old_files = 0
+        for name, erase in (
+            ("predictions", self._predictions),
+            ("quarantine", self._quarantine),
+            ("examples", self._examples),
+        ):
+            table = self.lake.table(name)  # type: ignore[arg-type]
+            before = _paths(table)
+            erased[name] = erase(table) if before else {}
+            old_files += len(before - _paths(table))
+        result = EraseResult(len(self.keys.keys), erased, old_files)
+        self._record(result, time.monotonic() - started)
+        return result
+
+    def _predictions(self, table: Table) -> Counts:
+        schema = predictions_schema(self.settings.dataset())
+        rows = table.spark(self.spark, schema).select(schema.names)
+        rows = self._marked(rows)
+        counts = _hits(rows)
+        if counts:
+            kept = rows.where(F.col(DS).isin(*counts) & ~F.col(HIT)).drop(HIT)
+            even = kept.hint("rebalance", F.col(DS)).sortWithinPartitions(DS, ROW_ID)
+            files = table.stage(even, self.run_id, [DS])
+            info = table.commit_info() | {"run": self.run_id}
+            self.score.check()
+            table.rewrite(files, {DS: list(counts)}, info, "score", self.score.token)
+        return counts
+
+    def _quarantine(self, table: Table) -> Counts:
+        rows = table.spark(self.spark, QUARANTINE).select(QUARANTINE.names)
+        rows = marked_raw(rows, self.settings.dataset(), self.keys)
+        counts = _hits(rows)
+        if counts:
+            kept = rows.where(F.col(DS).isin(*counts) & ~F.col(HIT)).drop(HIT)
+            by_date = kept.repartition(STAGE, DS).sortWithinPartitions(STAGE, DS, "raw")
+            files = table.stage(by_date, self.run_id, [STAGE, DS])
+            info = table.commit_info() | {"run": self.run_id}
+            self.etl.check()
+            where = {STAGE: ["etl", "score"], DS: list(counts)}
+            table.rewrite(files, where, info, "etl", self.etl.token)
+        return counts
+
+    def _examples(self, table: Table) -> Counts:
+        dates = sorted({file.partition[DS] for file in table.files()})
+        rows = self._marked(stored_examples(self.spark, self.settings, self.lake, dates))
+        counts = _hits(rows)
+        if counts:
+            before = sum(file.rows for file in table.files() if file.partition[DS] in counts)
+            kept = rows.where(F.col(DS).isin(*counts) & ~F.col(HIT)).drop(HIT)
+            shards = lay_out(kept, self.settings, self.lake, self.run_id)
+            after = sum(shard.rows for shard in shards)
+            if before != after + sum(counts.values()):
+                raise AssertionError(
+                    f"{before} examples, {sum(counts.values())} to erase, but {after} are left; "
+                    "the examples were not changed"
+                )
+            commit_layout(self.lake, self.etl, self.run_id, list(counts), shards)
+        return counts
+
+    def _marked(self, rows: DataFrame) -> DataFrame:
+        dataset = self.settings.dataset()
+        return marked(rows, dataset, self.keys, erasable_columns(dataset))
+
+    def _record(self, result: EraseResult, seconds: float) -> None:
+        """One row a date; it names no key, which may be what is to be forgotten."""
+        shards = Examples.open(self.lake.table("examples").url).shards()
+        digests = digests_by_ds(shards)
+        totals = Counter[str]()
+        for by_ds in result.erased.values():
+            totals.update(by_ds)
+        rows = [
+            LedgerRow(
+                self.run_id,
+                "erase",
+                ds,
+                "done",
+                counts={name: by_ds.get(ds, 0) for name, by_ds in result.erased.items()},
+                digests={"examples": digests[ds]} if ds in digests else {},
+                seconds=seconds,
+            )
+            for ds in sorted(totals)
+        ]
+        record(self.lake, rows)
+
+
+def _hits(rows: DataFrame) -> Counts:
+    """Matching rows by date."""
+    counts = rows.where(HIT).groupBy(DS).count().collect()
+    return {row[DS]: row["count"] for row in sorted(counts, key=lambda row: str(row[DS]))}
+
+
+def _paths(table: Table) -> set[str]:
+    return {file.path for file in table.files()} if table.exists() else set()

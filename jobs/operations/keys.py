@@ -1,0 +1,125 @@
+"""Keys of entities to erase: which columns may name them, and which rows they match."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.errors import ConfigError
+from schemas.dataset import Dataset
+from schemas.field import Carried
+
+HIT = "__hit"
+# More would be no list of entities, and would not fit a broadcast.
+_MOST_KEYS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Values by raw column; a row matches where all columns of one of the keys do."""
+
+    keys: tuple[Mapping[str, str], ...]
+
+    def groups(self) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+        """Columns, and the values of the keys that have just these."""
+        lines = sorted(
+            (tuple(sorted(key)), tuple(key[name] for name in sorted(key))) for key in self.keys
+        )
+        return [
+            (columns, [values for _, values in group])
+            for columns, group in groupby(lines, key=lambda line: line[0])
+        ]
+
+
+def erasable_columns(dataset: Dataset) -> dict[str, str]:
+    """Raw columns that examples and predictions keep as they are -> their names there."""
+    columns = {name: name for name in dataset.key}
+    raw = dataset.row_source.column_names
+    for f in dataset.of_kind(Carried):
+        if (f.expr or f.name) in raw:
+            columns.setdefault(f.expr or f.name, f.name)
+    return columns
+
+
+def parse_keys(dataset: Dataset, given: Sequence[Sequence[str]], file: str | None) -> Keys:
+    """The keys of the command line, COLUMN=VALUE ... each, and of a CSV file with a header.
+
+    Raises:
+        ConfigError: no key, a text that is none, or a column that the examples do not keep.
+    """
+    keys = [dict(_pair(text) for text in texts) for texts in given]
+    if file is not None:
+        keys += _read(file)
+    if not keys or len(keys) > _MOST_KEYS:
+        raise ConfigError(f"{len(keys)} keys to erase", f"1 to {_MOST_KEYS:,}")
+    kept = erasable_columns(dataset)
+    if unknown := sorted({name for key in keys for name in key} - kept.keys()):
+        raise ConfigError(
+            f"column {', '.join(unknown)} is not kept in the examples of {dataset.name!r}, so its "
+            "rows cannot be found there",
+            f"columns of the key or carried ones: {', '.join(sorted(kept)) or 'there are none'}",
+            "give the rows' keys, or declare the column Carried and make the dates again",
+        )
+    return Keys(tuple(keys))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--key {text!r}", "--key COLUMN=VALUE")
+    return name, value
+
+
+def _read(file: str) -> list[dict[str, str]]:
+    if not Path(file).is_file():
+        raise ConfigError(f"no file of keys {file}", "a CSV file, its header the columns' names")
+    with Path(file).open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.reader(lines)
+        names = next(reader, [])
+        keys = [dict(zip(names, line, strict=False)) for line in reader if line]
+    if wrong := [number for number, key in enumerate(keys, start=2) if len(key) != len(names)]:
+        raise ConfigError(f"{file}, line {wrong[0]} has not the header's {len(names)} values")
+    return keys
+
+
+def marked(rows: DataFrame, dataset: Dataset, keys: Keys, named: Mapping[str, str]) -> DataFrame:
+    """Adds `__hit`: whether the row matches a key.
+
+    Args:
+        named: raw column -> the column of `rows` with its typed value.
+
+    Raises:
+        ConfigError: a key's value has not its column's type.
+    """
+    types = {column.name: column.type for column in dataset.row_source.columns}
+    spark, flags = rows.sparkSession, []
+    for number, (columns, values) in enumerate(keys.groups()):
+        known = known_keys(spark, columns, values, types).toDF(
+            *[f"__key_{number}_{name}" for name in columns]
+        )
+        flags.append(f"{HIT}_{number}")
+        on = [F.col(named[name]) == known[f"__key_{number}_{name}"] for name in columns]
+        rows = rows.join(F.broadcast(known.withColumn(flags[-1], F.lit(True))), on, "left")
+        rows = rows.drop(*known.columns)
+    return rows.withColumn(HIT, F.coalesce(*flags, F.lit(False))).drop(*flags)
+
+
+def known_keys(
+    spark: SparkSession,
+    columns: Sequence[str],
+    values: Sequence[tuple[str, ...]],
+    types: Mapping[str, str],
+) -> DataFrame:
+    """The keys of some columns, typed and each once."""
+    texts = spark.createDataFrame(values, ", ".join(f"`{name}` string" for name in columns))
+    typed = texts.select(*[F.expr(f"try_cast(`{n}` AS {types[n]})").alias(n) for n in columns])
+    for name in columns:
+        if typed.where(F.col(name).isNull()).limit(1).count():
+            raise ConfigError(f"a value of key column {name!r} is no {types[name]}", types[name])
+    return typed.distinct()

@@ -1,0 +1,75 @@
+"""Examples of some dates laid out anew: the same rows, or fewer, in shards as today's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.etl.ingest import DS
+from jobs.etl.shards import SPLIT, stage_shards, verified_shards
+from jobs.lake import Lake, NewFile
+from jobs.lock import StageLock
+from jobs.manifest import UINT64, Shard, write_manifest
+from jobs.settings import Settings
+from schemas.dataset import ROW_ID
+
+# Rows, and sums mod 2^64 of the rows' and of the row ids' hashes.
+Content = tuple[int, int, int]
+
+
+def stored_examples(
+    spark: SparkSession, settings: Settings, lake: Lake, dates: Sequence[str]
+) -> DataFrame:
+    """The examples of the dates: stored columns, `ds`, `split`."""
+    schema = settings.dataset().examples_schema()
+    rows = lake.table("examples").spark(spark, schema, where={DS: dates}).select(schema.names)
+    # Read back, any column may be null; row ids were written as never null, and are again.
+    return rows.withColumn(ROW_ID, F.coalesce(ROW_ID, F.lit(0)))
+
+
+def lay_out(rows: DataFrame, settings: Settings, lake: Lake, run_id: str) -> list[Shard]:
+    """Writes the rows as shards; nothing is visible yet."""
+    dataset, etl, table = settings.dataset(), settings.etl, lake.table("examples")
+    counts = {
+        (row[DS], row[SPLIT]): row["rows"]
+        for row in rows.groupBy(DS, SPLIT).agg(F.count(F.lit(1)).alias("rows")).collect()
+    }
+    files = stage_shards(rows, dataset, table, run_id, counts, etl.shard_rows, etl.row_group_rows)
+    return verified_shards(rows.sparkSession, dataset, table, run_id, files)
+
+
+def commit_layout(
+    lake: Lake, lock: StageLock, run_id: str, dates: Sequence[str], shards: Sequence[Shard]
+) -> int:
+    """Makes them the dates' examples, in a commit with the states that the last one names."""
+    table = lake.table("examples")
+    info = table.commit_info() | {"run": run_id}
+    write_manifest(table.url, run_id, shards)
+    files = [NewFile(s.path, {DS: s.ds, SPLIT: s.split}, s.bytes, s.row_group_rows) for s in shards]
+    lock.check()
+    return table.rewrite(files, {DS: dates}, info, "etl", lock.token)
+
+
+def contents(shards: Sequence[Shard]) -> dict[tuple[str, str], Content]:
+    """What each (ds, split) holds, whatever the shards it lies in."""
+    found: dict[tuple[str, str], Content] = {}
+    for shard in shards:
+        rows, digest, ids = found.get((shard.ds, shard.split), (0, 0, 0))
+        found[shard.ds, shard.split] = (
+            rows + shard.rows,
+            (digest + shard.digest) % UINT64,
+            (ids + shard.row_id_sum) % UINT64,
+        )
+    return found
+
+
+def digests_by_ds(shards: Sequence[Shard]) -> Mapping[str, str]:
+    """The content digest of each date, as the ETL's row of the ledger has it."""
+    return dict(_digests(shards))
+
+
+def _digests(shards: Sequence[Shard]) -> Iterator[tuple[str, str]]:
+    for ds in sorted({shard.ds for shard in shards}):
+        yield ds, f"{sum(shard.digest for shard in shards if shard.ds == ds) % UINT64:016x}"

@@ -1,0 +1,112 @@
+"""Erase: an entity's rows leave every table, counted; all others stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs.cli import main
+from jobs.etl.quarantine import QUARANTINE
+from jobs.evaluate.predictions import predictions_schema
+from jobs.ledger import read_ledger
+from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
+from tests.builders.visits import VISITS, Raw
+from tests.operations.conftest import DATES
+
+GONE, OTHER = 240101003, 240102007
+# By their columns: the first is the entity's, of the second only another column's value is.
+REFUSED = (
+    (DATES[0], ["above_max:age"], f"{DATES[0]},{GONE},a,1.0,130,1"),
+    (DATES[0], ["above_max:age"], f"{DATES[0]},5,a,{GONE},130,1"),
+    (DATES[1], ["malformed"], f"{DATES[1]},5,a,1.0,30,1,surplus,{GONE}"),
+    (DATES[1], ["malformed"], f"{DATES[1]},5,a,1.0,30,1,surplus,{GONE}0"),
+)
+
+
+@pytest.fixture
+def scored(raw: Raw, spark: SparkSession) -> Raw:
+    """With predictions of two dates, and lines of the entity in the scoring's quarantine."""
+    lake, schema = lake_of(raw), predictions_schema(VISITS)
+    examples = lake.table("examples").spark(spark, VISITS.examples_schema())
+    added = {"score": F.lit(0.5).cast("float"), "model_version": F.lit("1"), "run_id": F.lit("s")}
+    rows = examples.where(F.col("ds") != DATES[2]).withColumns(added).select(schema.names)
+    table = lake.table("predictions")
+    files = table.stage(rows.repartition("ds"), "score-1", ["ds"])
+    table.replace(files, schema, ["ds"], {"ds": DATES[:2]}, {"run": "score-1"}, "score", 1)
+    refused = spark.createDataFrame(
+        [(reasons, line, "f", "score-1", "score", ds) for ds, reasons, line in REFUSED], QUARANTINE
+    )
+    files = lake.table("quarantine").stage(refused, "score-1", ["stage", "ds"])
+    where = {"stage": ["score"], "ds": DATES}
+    lake.table("quarantine").rewrite(files, where, {"run": "score-1"}, "score", 1)
+    return raw
+
+
+def erase(raw: Raw, *more: str) -> int:
+    return main(["erase", "--config", str(raw.config), "--quiet", *more])
+
+
+def test_an_entitys_rows_leave_all_tables_and_no_others_do(
+    scored: Raw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, info = example_rows(scored), examples_of(scored).info
+    predictions = lake_of(scored).table("predictions").read_arrow().to_pandas()
+    etl_refused = quarantined(scored)
+    assert erase(scored, "--key", f"visit={GONE}") == 0
+    said = capsys.readouterr().out
+    assert "1 keys matched rows: predictions 1, quarantine 2, examples 1" in said
+    assert "vacuum --older-than 0" in said
+
+    expected = before[before["visit"] != GONE].reset_index(drop=True)
+    assert example_rows(scored).equals(expected)
+    after = lake_of(scored).table("predictions").read_arrow().to_pandas()
+    assert set(predictions["visit"]) - set(after["visit"]) == {GONE}
+    assert len(after) == len(predictions) - 1
+    assert quarantined(scored) == etl_refused
+    left = {row["raw"] for row in quarantined(scored, "score")}
+    assert left == {REFUSED[1][2], REFUSED[3][2]}
+    assert {**examples_of(scored).info, "run": ""} == {**info, "run": ""}
+    rows = read_ledger(lake_of(scored), stage="erase")
+    assert {row["ds"]: row["counts"] for row in rows} == {
+        DATES[0]: {"predictions": 1, "quarantine": 1, "examples": 1},
+        DATES[1]: {"predictions": 0, "quarantine": 1, "examples": 0},
+    }
+    assert str(GONE) not in str(rows)
+
+    version = examples_of(scored).version
+    assert erase(scored, "--key", f"visit={GONE}") == 0
+    assert "nothing was changed" in capsys.readouterr().out
+    assert examples_of(scored).version == version
+
+
+def test_keys_of_a_file_with_several_columns_match_together(scored: Raw, tmp_path: Path) -> None:
+    before = example_rows(scored)
+    other = before.set_index("visit").loc[OTHER, "shop"]
+    wrong = "b" if other != "b" else "c"
+    file = tmp_path / "keys.csv"
+    file.write_text(f"visit,shop\n{OTHER},{other}\n{GONE},nowhere\n{OTHER + 1},{wrong}\n")
+    matching = before[(before["visit"] == OTHER + 1) & (before["shop"] == wrong)]
+    assert erase(scored, "--keys", str(file), "--key", "shop=d", f"visit={GONE + 4}") == 0
+    gone = set(before["visit"]) - set(example_rows(scored)["visit"])
+    fourth = before[(before["visit"] == GONE + 4) & (before["shop"] == "d")]
+    assert gone == {OTHER, *matching["visit"], *fourth["visit"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("amount=1.0", "column amount is not kept in the examples"),
+        ("visit=many", "a value of key column 'visit' is no int"),
+        ("visit", "--key COLUMN=VALUE"),
+    ],
+)
+def test_a_key_that_cannot_be_is_a_usage_error(
+    raw: Raw, key: str, message: str, spark: SparkSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = examples_of(raw).version
+    assert erase(raw, "--key", key) == 2
+    assert message in capsys.readouterr().err
+    assert examples_of(raw).version == version
