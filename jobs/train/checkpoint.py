@@ -1,6 +1,6 @@
 """Checkpoints on a store: written in one atomic commit, off the training path, and verified.
 
-    <folder>/at-<milliseconds>/weights.safetensors  optimizer.safetensors  random.safetensors
+    <folder>/at-<nanoseconds>/weights.safetensors  optimizer.safetensors  random.safetensors
                                commit.json
 
 `commit.json` names every other file with its bytes and checksum, and has a checksum of its own. A
@@ -43,14 +43,14 @@ class Checkpoint:
 
     Attributes:
         url: of its folder.
-        moment_ms: when it was written, since 1970.
+        moment_ns: when it was written, since 1970.
         ranks: that trained it.
         identity: what the training is: fingerprint, model, settings, versions.
         files: name -> bytes and checksum.
     """
 
     url: str
-    moment_ms: int
+    moment_ns: int
     ranks: int
     position: Position
     identity: dict[str, Any]
@@ -73,23 +73,23 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
         OSError: the store refused.
     """
     fs, root = fsspec.core.url_to_fs(folder)
-    moment_ms = time.time_ns() // 1_000_000
-    final = f"{root}/{_PREFIX}{moment_ms}"
+    moment_ns = time.time_ns()
+    final = f"{root}/{_PREFIX}{moment_ns}"
     local = isinstance(fs, LocalFileSystem)
-    place = f"{root}/{_STAGED}{moment_ms}" if local else final
+    place = f"{root}/{_STAGED}{moment_ns}" if local else final
     try:
         fs.makedirs(place, exist_ok=True)
         files = {name: _write_file(fs, f"{place}/{name}", data) for name, data in _parts(snapshot)}
         commit = {
             "format": FORMAT,
-            "moment_ms": moment_ms,
+            "moment_ns": moment_ns,
             "ranks": len(snapshot.random),
             "position": _position_tree(snapshot.position),
             "identity": dict(identity),
             "numbers": snapshot.numbers,
             "files": files,
         }
-        _write_file(fs, f"{place}/{COMMIT}", _sealed(commit))
+        _write_file(fs, f"{place}/{COMMIT}", _sealed(commit, identity))
         if local:
             _sync_folder(place)
             Path(place).rename(final)
@@ -97,7 +97,7 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
     except BaseException:
         _remove(fs, place)
         raise
-    return f"{folder.rstrip('/')}/{_PREFIX}{moment_ms}"
+    return f"{folder.rstrip('/')}/{_PREFIX}{moment_ns}"
 
 
 def _parts(snapshot: Snapshot) -> Iterable[tuple[str, bytes]]:
@@ -134,10 +134,12 @@ def _remove(fs: Any, path: str) -> None:
         return
 
 
-def _sealed(commit: Mapping[str, Any]) -> bytes:
+def _sealed(commit: Mapping[str, Any], identity: Mapping[str, Any]) -> bytes:
     body = json.dumps(commit, sort_keys=True)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return json.dumps({"sha256": digest, "commit": body}).encode()
+    # In the open, for those who only want to know which tables a checkpoint needs.
+    needed = {name: identity[name] for name in ("examples_version", "state_digest")}
+    return json.dumps({"sha256": digest, "commit": body, **needed}).encode()
 
 
 def _unsealed(data: bytes) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def verified(url: str) -> Checkpoint:
         _check_file(fs, path, name, written)
     return Checkpoint(
         url=url,
-        moment_ms=commit["moment_ms"],
+        moment_ns=commit["moment_ns"],
         ranks=commit["ranks"],
         position=_position_of(commit["position"]),
         identity=commit["identity"],

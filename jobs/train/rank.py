@@ -83,6 +83,7 @@ class TrainJob:
         """What a checkpoint is compared with."""
         return {
             "examples_version": self.examples.version,
+            "state_digest": self.spec.state,
             "fingerprint": self.fingerprint,
             "spec": json.loads(json.dumps(self.spec.to_json())),
             "train": self.settings.train.model_dump(mode="json"),
