@@ -73,7 +73,20 @@ class TrainSettings(Section):
     epochs: int = Field(5, ge=1)
     optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
+    base_batch_rows: int | None = Field(
+        None, ge=1, description="learning_rate is for a step of so many rows, and scales with them"
+    )
+    accumulate_steps: int = Field(1, ge=1, description="batches whose gradients make one step")
     weight_decay: float = Field(0.0, ge=0, description="of dense parameters")
+    clip_norm: float | None = Field(None, gt=0, description="most that the gradient's norm may be")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    positive_weight: float = Field(1.0, gt=0, description="rows that a positive row counts as")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the forward pass; bfloat16 is autocast, weights stay float32"
+    )
+    wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="of embeddings' gradients between ranks"
+    )
     warmup_rows: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     seed: int = 7
@@ -96,6 +109,11 @@ class TrainSettings(Section):
     checkpoint_timeout_s: float = Field(
         600.0, gt=0, description="longest writing of one checkpoint; then the store counts as hung"
     )
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of a step, all ranks together."""
+        return self.batch_rows * self.accumulate_steps
 
 
 class SliceSettings(Section):

@@ -98,13 +98,13 @@ def pack(pieces: Sequence[Rows]) -> tuple[Tensor, Tensor]:
     A rank without rows sends the counts alone, so every rank takes part in every round.
 
     Returns:
-        int64 [T + r]: the number of rows of each of the T tables, then the ids, table by table;
+        int32 [T + r]: the number of rows of each of the T tables, then the ids, table by table;
         and the values [sum of rows times dimensions], in the same order.
     """
     first = pieces[0]
     counts = torch.tensor([len(p.ids) for p in pieces], device=first.ids.device)
     ids = torch.cat([counts, *(piece.ids for piece in pieces)])
-    return ids, torch.cat([piece.values.reshape(-1) for piece in pieces])
+    return ids.to(torch.int32), torch.cat([piece.values.reshape(-1) for piece in pieces])
 
 
 def unpack(ids: Tensor, values: Tensor, dims: Sequence[int]) -> list[Rows]:
@@ -120,7 +120,7 @@ def unpack(ids: Tensor, values: Tensor, dims: Sequence[int]) -> list[Rows]:
         counts = ids[at_id : at_id + len(dims)].tolist()
         at_id += len(dims)
         for (of_ids, of_values), count, dim in zip(found, counts, dims, strict=True):
-            of_ids.append(ids[at_id : at_id + count])
+            of_ids.append(ids[at_id : at_id + count].long())
             of_values.append(values[at_value : at_value + count * dim].view(count, dim))
             at_id, at_value = at_id + count, at_value + count * dim
     return [Rows(torch.cat(of_ids), torch.cat(of_values)) for of_ids, of_values in found]

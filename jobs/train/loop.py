@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from typing import Protocol
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.history import EpochResult, History, Position
+from jobs.train.optimizers import schedule_factor
 from jobs.train.progress import Reporter
 from jobs.train.rowledger import RowCount, RowLedger, check
-from jobs.train.step import Step, schedule_factor
+from jobs.train.step import Step
 from jobs.train.validation import Validation, validate
 
 
@@ -136,13 +138,15 @@ def _train(
     ledger, position = RowLedger(start.trained), start
     began, bytes_before = time.perf_counter(), step.exchange.bytes_sent
     waiting = began
-    for batch in train.epoch(start.epoch, start.row):
+    for batches in _together(train.epoch(start.epoch, start.row), settings.accumulate_steps):
         wait_s = time.perf_counter() - waiting
-        # Of the global batch, so that every rank has the same rate.
-        rows = min(settings.batch_rows, total_rows - position.row)
+        # Of all ranks, so that every one has the same rate.
+        rows = min(settings.step_rows, total_rows - position.row)
         middle = start.epoch * total_rows + position.row + rows / 2
-        done = step.run(batch, schedule_factor(settings, middle, settings.epochs * total_rows))
-        ledger.add(batch)
+        rate = schedule_factor(settings, middle, settings.epochs * total_rows)
+        done = step.run(*batches, rate=rate)
+        for batch in batches:
+            ledger.add(batch)
         position = replace(
             position,
             row=position.row + rows,
@@ -162,3 +166,9 @@ def _train(
         trained=ledger.total(step.exchange),
         seconds=start.seconds + time.perf_counter() - began,
     )
+
+
+def _together(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
+    """So many at a time; the last may be fewer."""
+    while group := tuple(itertools.islice(batches, count)):
+        yield group

@@ -3,7 +3,8 @@
 Every rank sums the weighted losses of its piece, without dividing. The ranks add up gradients and
 weights, and divide once by the weight of the global batch. So the gradient is that of the global
 batch, for any number of ranks and pieces of any size, and a rank whose piece is padding
-contributes nothing, but takes part.
+contributes nothing, but takes part. A step may take several batches: their gradients add up before
+the one exchange, and it equals a step of all their rows.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from jobs.errors import MillstreamError
+from jobs.errors import ConfigError, MillstreamError
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.models import Model, embedding_tables, row_losses
+from jobs.train.optimizers import make_optimizers
 
 # Sparse gradients are built from indices that were made here, so checking them buys nothing.
 torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
@@ -31,7 +33,7 @@ class Rows:
     """Some rows of a table: those that a piece touched, each once.
 
     Attributes:
-        ids: int64 [r], ascending.
+        ids: int64 [r], ascending; below 2^31, as they travel in 32 bits.
         values: [r, E].
     """
 
@@ -99,29 +101,38 @@ class StepResult:
 
 
 class Step:
-    """Trains a model, batch by batch.
+    """Trains a model, step by step.
 
     Dense parameters are updated by `train.optimizer`, embedding tables by its row-wise kind,
     which touches the rows of the global batch only: SGD, Adagrad, or lazy Adam. Weight decay
     (for Adam, decoupled: AdamW) leaves embedding tables alone.
+
+    Attributes:
+        optimizers: of the dense parameters, then of the tables; where there are any.
+
+    Raises:
+        ConfigError: a setting is not for the model's task.
     """
 
     def __init__(self, model: Model, settings: TrainSettings, exchange: Exchange) -> None:
+        _refuse_unfit(settings, model)
         self.model = model
         self.exchange = exchange
+        self._settings = settings
+        self._wire = _WIRE_DTYPES[settings.wire_dtype]
         tables = {name for name, _ in embedding_tables(model)}
         parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._dense = [p for n, p in parameters if n not in tables]
         self._tables = [(n, p) for n, p in parameters if n in tables]
-        self.optimizers = _optimizers(settings, self._dense, [p for _, p in self._tables])
+        self.optimizers = make_optimizers(settings, self._dense, [p for _, p in self._tables])
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         exchange.start_equal(p.data for _, p in parameters)
 
-    def run(self, batch: Batch, rate: float = 1.0) -> StepResult:
-        """One step.
+    def run(self, *batches: Batch, rate: float = 1.0) -> StepResult:
+        """One step over the rows of one batch, or of several together.
 
         Args:
-            batch: this rank's piece of the global batch.
+            batches: this rank's pieces of global batches.
             rate: factor on the learning rate, from the schedule.
 
         Raises:
@@ -129,9 +140,9 @@ class Step:
         """
         started = time.perf_counter()
         self.model.train()
-        loss_and_weight = self._backward(batch)
+        loss_and_weight = torch.stack([self._backward(batch) for batch in batches]).sum(0)
         dense = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._dense]
-        rows = [touched_rows(name, table) for name, table in self._tables]
+        rows = [self._sent(touched_rows(name, table)) for name, table in self._tables]
 
         sending = time.perf_counter()
         (*dense, loss_and_weight), rows = self.exchange.merge([*dense, loss_and_weight], rows)
@@ -151,29 +162,83 @@ class Step:
         return StepResult(loss / weight, weight, done - started - exchange_s, exchange_s)
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Leaves the gradients of the summed loss; returns that loss and the weight, [2]."""
-        reference = next(self.model.parameters())
+        """Adds the gradients of the summed loss; returns that loss and the weight, [2]."""
+        reference, settings = next(self.model.parameters()), self._settings
         if not batch.rows:
             # No forward: a model of the user's own may not take a piece without rows.
             return reference.new_zeros(2)
         weight = batch.weight.to(reference.dtype)
-        loss = (row_losses(self.model(batch), batch, self.model.task) * weight).sum()
+        if settings.positive_weight != 1.0:
+            weight = weight * torch.where(batch.label > 0.5, settings.positive_weight, 1.0)
+        low = settings.precision == "bfloat16"
+        with torch.autocast(reference.device.type, torch.bfloat16, enabled=low):
+            logits = self.model(batch)
+        logits = logits.to(reference.dtype)
+        losses = row_losses(logits, batch, self.model.task, settings.label_smoothing)
+        loss = (losses * weight).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        return torch.stack([loss.detach().to(reference.dtype), weight.sum()])
+        return torch.stack([loss.detach(), weight.sum()])
+
+    def _sent(self, rows: Rows) -> Rows:
+        if self._wire is None:
+            return rows
+        # float16 ends at 65,504; a gradient beyond it is cut, not made infinite.
+        most = torch.finfo(self._wire).max
+        return Rows(rows.ids, rows.values.clamp(-most, most).to(self._wire))
 
     def _set_gradients(self, dense: Sequence[Tensor], rows: Sequence[Rows], weight: float) -> None:
+        """Sets the gradients of the mean loss, cut to `train.clip_norm` together."""
+        if self.exchange.size > 1:
+            rows = [coalesced(piece) for piece in rows]
+        values = [
+            piece.values.to(table.dtype)
+            for (_, table), piece in zip(self._tables, rows, strict=True)
+        ]
+        gradients = [*dense, *values]
+        scale, limit = 1 / weight, self._settings.clip_norm
+        if limit is not None:
+            norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
+            # As torch.nn.utils.clip_grad_norm_ does.
+            scale *= min(1.0, limit / (norm + 1e-6))
+        torch._foreach_mul_(gradients, scale)
         for parameter, gradient in zip(self._dense, dense, strict=True):
-            parameter.grad = gradient / weight
-        for (_, table), pieces in zip(self._tables, rows, strict=True):
+            parameter.grad = gradient
+        for (_, table), piece, value in zip(self._tables, rows, values, strict=True):
             table.grad = torch.sparse_coo_tensor(
-                pieces.ids.unsqueeze(0), pieces.values / weight, table.shape
-            ).coalesce()
+                piece.ids.unsqueeze(0), value, table.shape, is_coalesced=True
+            )
 
     def _update(self, rate: float) -> None:
         for optimizer, base_rate in zip(self.optimizers, self._base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = base_rate * rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+_MOST_ROWS = 2**31 - 1
+_WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def _refuse_unfit(settings: TrainSettings, model: Model) -> None:
+    for name, table in embedding_tables(model):
+        if len(table.weight) > _MOST_ROWS:
+            raise ConfigError(
+                f"embedding table {name!r} has {len(table.weight):,} rows",
+                f"at most {_MOST_ROWS:,}",
+            )
+    unfit = [
+        name
+        for name, neutral, tasks in (
+            ("label_smoothing", 0.0, ("binary", "multiclass")),
+            ("positive_weight", 1.0, ("binary",)),
+        )
+        if getattr(settings, name) != neutral and model.task not in tasks
+    ]
+    if unfit:
+        raise ConfigError(
+            f"train.{unfit[0]} is set, but the label's task is {model.task}",
+            remedy=f"leave train.{unfit[0]} at its default",
+        )
 
 
 def touched_rows(name: str, table: Tensor) -> Rows:
@@ -186,40 +251,25 @@ def touched_rows(name: str, table: Tensor) -> Rows:
             f"the gradient of embedding table {name!r} is dense; a table must be used through its "
             "own forward alone (nn.Embedding, nn.EmbeddingBag in mode sum or mean)"
         )
-    gradient = table.grad.coalesce()
-    return Rows(gradient.indices()[0], gradient.values())
+    return coalesced(Rows(table.grad._indices()[0], table.grad._values()))
 
 
-_OPTIMIZERS: dict[str, tuple[Any, Any]] = {
-    "sgd": (torch.optim.SGD, torch.optim.SGD),
-    "adagrad": (torch.optim.Adagrad, torch.optim.Adagrad),
-    "adam": (torch.optim.AdamW, torch.optim.SparseAdam),
-}
+def coalesced(rows: Rows) -> Rows:
+    """Each id once, ascending, with its values added up.
 
-
-def _optimizers(
-    settings: TrainSettings, dense: list[nn.Parameter], tables: list[nn.Parameter]
-) -> list[torch.optim.Optimizer]:
-    of_dense, of_tables = _OPTIMIZERS[settings.optimizer]
-    rate, made = settings.learning_rate, []
-    if dense:
-        made.append(of_dense(dense, lr=rate, weight_decay=settings.weight_decay))
-    if tables:
-        made.append(of_tables(tables, lr=rate))
-    return made
-
-
-def schedule_factor(settings: TrainSettings, row: float, total_rows: int) -> float:
-    """Factor on the learning rate at a row of the whole training: linear warm-up, then the shape.
-
-    Args:
-        row: rows consumed, all epochs and ranks together; the middle of a batch gives neither 0
-            at the start nor 0 at the end.
-        total_rows: of all epochs.
+    Sparse tensors' own `coalesce` took twice the time on the CPU. On a GPU it is the one that
+    adds up in the same order on every rank, so that the ranks' tables stay equal.
     """
-    if row < settings.warmup_rows:
-        return row / settings.warmup_rows
-    if settings.schedule == "constant":
-        return 1.0
-    share = (row - settings.warmup_rows) / max(1, total_rows - settings.warmup_rows)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+    ids, values = rows.ids, rows.values
+    if values.is_cuda:
+        shape = (int(ids.max()) + 1 if len(ids) else 0, values.shape[1])
+        whole = torch.sparse_coo_tensor(ids.unsqueeze(0), values, shape).coalesce()
+        return Rows(whole.indices()[0], whole.values())
+    unique, place = torch.unique(ids, return_inverse=True)
+    # Short of bits, values of several ranks are added up in float32.
+    total = torch.zeros(len(unique), values.shape[1], dtype=_sum_dtype(values))
+    return Rows(unique, total.index_add_(0, place, values.to(total.dtype)))
+
+
+def _sum_dtype(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)

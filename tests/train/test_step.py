@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.models import Model, build_model, embedding_tables, row_losses
-from jobs.train.step import Alone, Diverged, Exchange, Step, schedule_factor
+from jobs.train.step import Alone, Diverged, Exchange, Step
 from tests.builders.batches import SPEC, batch_of, in_ranks, padding, pieces_of
 
 # A full batch, ragged ones, one with fewer rows than ranks; the second column is never touched in
@@ -44,21 +44,24 @@ def weights_of(model: Model) -> dict[str, Tensor]:
 def trained(
     exchange: Exchange, model: Model, settings: TrainSettings, batches: list[Batch]
 ) -> dict[str, Tensor]:
-    """Weights after a step for each batch, with the rates of a falling schedule."""
+    """Weights after all steps, with the rates of a falling schedule."""
     step = Step(model, settings, exchange)
-    for number, batch in enumerate(batches):
-        step.run(pieces_of(batch, exchange.size)[exchange.rank], rate=1 / (1 + number))
+    for number, group in enumerate(in_groups(batches, settings.accumulate_steps)):
+        pieces = [pieces_of(batch, exchange.size)[exchange.rank] for batch in group]
+        step.run(*pieces, rate=1 / (1 + number))
     return weights_of(model)
 
 
-def plain_loop(model: Model, name: str, batches: list[Batch]) -> dict[str, Tensor]:
+def plain_loop(
+    model: Model, settings: TrainSettings, groups: list[list[Batch]]
+) -> dict[str, Tensor]:
     """The reference: one process, whole batches, torch's optimizers, gradients kept dense.
 
     Adam alone needs sparse gradients of tables: its lazy kind is defined by touched rows.
     """
     tables = list(embedding_tables(model))
     for _, table in tables:
-        table.sparse = name == "adam"
+        table.sparse = settings.optimizer == "adam"
     ids = {id(table.weight) for _, table in tables}
     dense = [p for p in model.parameters() if id(p) not in ids]
     of_tables = [table.weight for _, table in tables]
@@ -75,54 +78,80 @@ def plain_loop(model: Model, name: str, batches: list[Batch]) -> dict[str, Tenso
             torch.optim.AdamW(dense, 0.05, weight_decay=0.01),
             torch.optim.SparseAdam(of_tables, 0.05),
         ],
-    }[name]()
-    for number, batch in enumerate(batches):
-        losses = row_losses(model(batch), batch, "binary")
-        loss = (losses * batch.weight).sum() / batch.weight.double().sum()
+    }[settings.optimizer]()
+    for number, group in enumerate(groups):
+        losses = torch.cat([row_losses(model(batch), batch, "binary") for batch in group])
+        weights = torch.cat([batch.weight for batch in group]).double()
+        loss = (losses * weights).sum() / weights.sum()
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
+        if settings.clip_norm is not None:
+            _clip(list(model.parameters()), settings.clip_norm)
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = 0.05 / (1 + number)
             optimizer.step()
     return weights_of(model)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
-def test_any_number_of_ranks_trains_as_one_plain_loop_does(optimizer: str, size: int) -> None:
-    model = fresh_model().double()
-    expected = plain_loop(copy.deepcopy(model), optimizer, BATCHES)
-    settings = settings_of(optimizer=optimizer)
+def _clip(parameters: list[nn.Parameter], limit: float) -> None:
+    """Written out: torch's own clip_grad_norm_ takes no sparse gradients."""
+    gradients = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in parameters]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    assert norm > limit, "or the test tests nothing"
+    for parameter in parameters:
+        parameter.grad = parameter.grad * (limit / (norm + 1e-6))
+
+
+def in_groups(batches: list[Batch], count: int) -> list[list[Batch]]:
+    return [batches[first : first + count] for first in range(0, len(batches), count)]
+
+
+def assert_all_equal_the_plain_loop(
+    model: Model, settings: TrainSettings, size: int, atol: float
+) -> None:
+    """Trains over BATCHES both ways; the ranks' weights must also have equal bits."""
+    groups = in_groups(BATCHES, settings.accumulate_steps)
+    expected = plain_loop(copy.deepcopy(model), settings, groups)
     found = in_ranks(
         lambda exchange: trained(exchange, copy.deepcopy(model), settings, BATCHES), size
     )
     for weights in found:
         for name, weight in expected.items():
-            assert torch.allclose(weights[name], weight, rtol=0, atol=1e-10), name
+            assert torch.allclose(weights[name], weight, rtol=0, atol=atol), name
             assert torch.equal(weights[name], found[0][name]), f"ranks differ in {name}"
+
+
+CHANGES = [{}, {"accumulate_steps": 3}, {"clip_norm": 0.05}]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("changes", CHANGES, ids=["plain", "accumulated", "clipped"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+def test_any_number_of_ranks_trains_as_one_plain_loop_does(
+    optimizer: str, changes: dict[str, Any], size: int
+) -> None:
+    settings = settings_of(optimizer=optimizer, **changes)
+    assert_all_equal_the_plain_loop(fresh_model().double(), settings, size, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["dlrm", "dcn_v2"])
+def test_other_models_train_as_one_plain_loop_does(name: str) -> None:
+    assert_all_equal_the_plain_loop(fresh_model(name).double(), settings_of(), 3, 1e-10)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_float32_sgd_stays_near_the_plain_loop(size: int) -> None:
-    model = fresh_model()
-    expected = plain_loop(copy.deepcopy(model), "sgd", BATCHES)
-    found = in_ranks(
-        lambda exchange: trained(
-            exchange, copy.deepcopy(model), settings_of(optimizer="sgd"), BATCHES
-        ),
-        size,
-    )
-    for name, weight in expected.items():
-        assert torch.allclose(found[0][name], weight, rtol=0, atol=1e-5), name
+    assert_all_equal_the_plain_loop(fresh_model(), settings_of(optimizer="sgd"), size, 1e-5)
 
 
 def test_the_reference_would_notice_a_mean_of_means() -> None:
     """Guards the tests above: the pieces' weights are uneven enough to matter."""
     model = fresh_model().double()
-    whole = plain_loop(copy.deepcopy(model), "sgd", BATCHES[:1])
+    sgd = settings_of(optimizer="sgd")
+    whole = plain_loop(copy.deepcopy(model), sgd, [BATCHES[:1]])
     first, second = pieces_of(BATCHES[0], 2)
-    halves = [plain_loop(copy.deepcopy(model), "sgd", [piece]) for piece in (first, second)]
+    halves = [plain_loop(copy.deepcopy(model), sgd, [[piece]]) for piece in (first, second)]
     mean = {name: (halves[0][name] + halves[1][name]) / 2 for name in whole}
     assert any(not torch.allclose(mean[n], whole[n], rtol=0, atol=1e-4) for n in whole)
 
@@ -239,34 +268,63 @@ def test_a_table_used_outside_its_own_forward_is_refused_by_name() -> None:
         step.run(BATCHES[0])
 
 
-# Schedules
-
-rows = st.floats(0, 1e12)
-totals = st.integers(1, 10**12)
-warmups = st.integers(0, 10**9)
+# Settings of the loss and of the gradient
 
 
-@given(rows, totals, warmups, st.sampled_from(["constant", "cosine"]))
-def test_a_factor_lies_between_0_and_1(row: float, total: int, warmup: int, kind: str) -> None:
-    settings = settings_of(schedule=kind, warmup_rows=warmup)
-    assert 0 <= schedule_factor(settings, row, total) <= 1
+def loss_of(batch: Batch, **changes: Any) -> tuple[float, float]:
+    done = Step(fresh_model().double(), settings_of(**changes), Alone()).run(batch)
+    return done.loss, done.weight
 
 
-@given(totals, warmups, st.lists(st.floats(0, 1), min_size=2, max_size=5))
-def test_cosine_rises_in_the_warm_up_and_falls_after_it(
-    total: int, warmup: int, shares: list[float]
-) -> None:
-    settings = settings_of(schedule="cosine", warmup_rows=warmup)
-    rising = [schedule_factor(settings, share * warmup * 0.999, total) for share in sorted(shares)]
-    falling = [schedule_factor(settings, warmup + share * total, total) for share in sorted(shares)]
-    assert rising == sorted(rising) or warmup == 0
-    assert falling == sorted(falling, reverse=True)
+def test_a_positive_row_counts_as_so_many_rows() -> None:
+    batch, again = batch_of(64, seed=1), batch_of(64, seed=1)
+    again.weight[:] = torch.where(batch.label > 0.5, 3 * batch.weight, batch.weight)
+    assert loss_of(batch, positive_weight=3.0) == pytest.approx(loss_of(again), rel=1e-6)
 
 
-def test_schedules_at_known_rows() -> None:
-    cosine = settings_of(schedule="cosine", warmup_rows=100)
-    assert schedule_factor(cosine, 50, 1100) == 0.5
-    assert schedule_factor(cosine, 100, 1100) == 1.0
-    assert schedule_factor(cosine, 600, 1100) == pytest.approx(0.5)
-    assert schedule_factor(cosine, 1100, 1100) == pytest.approx(0.0)
-    assert schedule_factor(settings_of(schedule="constant"), 10**9, 5) == 1.0
+def test_smoothed_labels_are_partly_those_of_the_other_class() -> None:
+    batch, other = batch_of(64, seed=1), batch_of(64, seed=1)
+    other.label[:] = 1 - other.label
+    (own, _), (opposite, _) = loss_of(batch), loss_of(other)
+    smoothed, _ = loss_of(batch, label_smoothing=0.2)
+    assert smoothed == pytest.approx(0.9 * own + 0.1 * opposite)
+
+
+@pytest.mark.parametrize(("name", "value"), [("label_smoothing", 0.1), ("positive_weight", 2.0)])
+def test_what_only_classes_have_is_refused_for_numbers(name: str, value: float) -> None:
+    model = build_model("mlp", replace(SPEC, task="regression"))
+    with pytest.raises(ConfigError, match=f"train.{name} is set, .* regression"):
+        Step(model, settings_of(**{name: value}), Alone())
+
+
+@pytest.mark.parametrize(("wire", "digits"), [("float16", 1e-3), ("bfloat16", 1e-2)])
+def test_a_short_wire_keeps_ranks_equal_and_near(wire: str, digits: float) -> None:
+    model = fresh_model()
+    sgd = settings_of(optimizer="sgd", wire_dtype=wire)
+    exact = plain_loop(copy.deepcopy(model), sgd, in_groups(BATCHES, 1))
+    found = in_ranks(lambda exchange: trained(exchange, copy.deepcopy(model), sgd, BATCHES), 3)
+    changed = False
+    for name, weight in exact.items():
+        assert all(torch.equal(weights[name], found[0][name]) for weights in found)
+        assert torch.allclose(found[0][name], weight, rtol=0, atol=digits), name
+        changed |= not torch.allclose(found[0][name], weight, rtol=0, atol=1e-6)
+    assert changed, "the wire was not short"
+
+
+def test_a_gradient_too_large_for_the_wire_is_cut() -> None:
+    batch = batch_of(64, seed=1)
+    batch.weight[:] = 1e7
+    sgd = settings_of(optimizer="sgd", wire_dtype="float16")
+    for weights in in_ranks(lambda exchange: trained(exchange, fresh_model(), sgd, [batch]), 2):
+        assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_bfloat16_is_near_and_keeps_weights_in_float32() -> None:
+    batch = batch_of(64, seed=1)
+    model = fresh_model()
+    step = Step(model, settings_of(precision="bfloat16"), Alone())
+    exact, _ = loss_of(batch)
+    low = step.run(batch).loss
+    assert low != exact
+    assert low == pytest.approx(exact, rel=0.02)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -104,13 +104,20 @@ _LINKS: dict[Task, Callable[[Tensor], Tensor]] = {
 }
 
 
-def row_losses(logits: Tensor, batch: Batch, task: Task) -> Tensor:
-    """Loss of each row [b]: log loss of a label, squared error of a number."""
+def row_losses(logits: Tensor, batch: Batch, task: Task, smoothing: float = 0.0) -> Tensor:
+    """Loss of each row [b]: log loss of a label, squared error of a number.
+
+    Args:
+        smoothing: share of each label that goes to all classes alike.
+    """
     label = batch.label.to(logits.dtype)
     if task == "regression":
         return (logits - label) ** 2
     if task == "multiclass":
-        return F.cross_entropy(logits, batch.label.long(), reduction="none")
+        classes = batch.label.long()
+        return F.cross_entropy(logits, classes, reduction="none", label_smoothing=smoothing)
+    if smoothing:
+        label = label * (1 - smoothing) + smoothing / 2
     return F.binary_cross_entropy_with_logits(logits, label, reduction="none")
 
 

@@ -1,0 +1,53 @@
+"""Learning rates: by rows of a step, and by rows consumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.sections import TrainSettings
+from jobs.train.optimizers import base_rate, schedule_factor
+
+
+def settings_of(**changes: Any) -> TrainSettings:
+    return TrainSettings(**{"learning_rate": 0.05, **changes})
+
+
+def test_the_rate_scales_with_the_rows_of_a_step() -> None:
+    scaled = settings_of(base_batch_rows=1024, batch_rows=2048, accumulate_steps=4)
+    assert base_rate(scaled) == pytest.approx(0.05 * 8)
+    assert base_rate(settings_of(batch_rows=2048)) == 0.05
+
+
+rows = st.floats(0, 1e12)
+totals = st.integers(1, 10**12)
+warmups = st.integers(0, 10**9)
+
+
+@given(rows, totals, warmups, st.sampled_from(["constant", "cosine"]))
+def test_a_factor_lies_between_0_and_1(row: float, total: int, warmup: int, kind: str) -> None:
+    settings = settings_of(schedule=kind, warmup_rows=warmup)
+    assert 0 <= schedule_factor(settings, row, total) <= 1
+
+
+@given(totals, warmups, st.lists(st.floats(0, 1), min_size=2, max_size=5))
+def test_cosine_rises_in_the_warm_up_and_falls_after_it(
+    total: int, warmup: int, shares: list[float]
+) -> None:
+    settings = settings_of(schedule="cosine", warmup_rows=warmup)
+    rising = [schedule_factor(settings, share * warmup * 0.999, total) for share in sorted(shares)]
+    falling = [schedule_factor(settings, warmup + share * total, total) for share in sorted(shares)]
+    assert rising == sorted(rising) or warmup == 0
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_schedules_at_known_rows() -> None:
+    cosine = settings_of(schedule="cosine", warmup_rows=100)
+    assert schedule_factor(cosine, 50, 1100) == 0.5
+    assert schedule_factor(cosine, 100, 1100) == 1.0
+    assert schedule_factor(cosine, 600, 1100) == pytest.approx(0.5)
+    assert schedule_factor(cosine, 1100, 1100) == pytest.approx(0.0)
+    assert schedule_factor(settings_of(schedule="constant"), 10**9, 5) == 1.0
