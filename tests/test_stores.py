@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyspark.sql import SparkSession
 from pyspark.sql.types import StringType, StructType
 
 from jobs import lock
@@ -18,14 +19,18 @@ from jobs.lake import Examples, Lake, NewFile, read_json, write_json
 from jobs.ledger import LedgerRow, read_ledger, record
 from jobs.lock import stage_lock
 from jobs.manifest import write_manifest
+from jobs.settings import load_settings
 from jobs.state import State, Vocabulary, load_state, save_state
+from jobs.train import job
 from jobs.train.artifact import load_model, save_model
 from jobs.train.models import build_model, predict
 from jobs.train.reader import StoreTimeout
 from jobs.train.stream import Stream
 from tests.builders.batches import SPEC, batch_of
 from tests.builders.examples import CLICKS, write_examples
+from tests.builders.lakes import run_etl
 from tests.builders.s3 import S3, SILENCE
+from tests.builders.visits import Raw, rows_of
 
 PLACES = {("2026-01-01", "train"): [[30, 20], [50]], ("2026-01-02", "train"): [[40]]}
 
@@ -195,3 +200,23 @@ def test_a_lock_is_renewed_through_failures_of_the_store(
                     break
         assert read_json(lake.folder("locks", "etl.json"))["renewed_at"] > before
         held.check()
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_on_a_lake_on_s3(spark: SparkSession, s3: S3, tmp_path: Path) -> None:
+    """Examples, states, locks, checkpoints, models and ledger there; the same weights as here."""
+    raw = Raw(tmp_path / "raw").add(rows_of("2024-01-01", 300)).write()
+    run_etl(raw, spark, ["2024-01-01"])
+    url = s3.upload(raw.lake, f"{tmp_path.name}/lake")
+    registry = f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db"
+
+    far = job.run(load_settings(raw.config, [f"lake={url}", registry]), spark, run_id="train-far")
+    near = job.run(load_settings(raw.config), spark, run_id="train-near")
+
+    assert far.digest == near.digest
+    assert far.folder == f"{url}/visits/models/{far.digest}"
+    assert load_model(far.folder).digest == far.digest
+    (row,) = read_ledger(Lake(url, "visits"), run="train-far")
+    assert row["digests"]["weights"] == far.digest
+    written = {path for method, path, _ in s3.requests() if method == "PUT"}
+    assert any("/checkpoints/train-far/" in path for path in written)
