@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,27 @@ def _source_problems(dataset: Dataset) -> Iterator[str]:
                 known = ", ".join(NUMPY_OF_SPARK)
                 place = f"{source.name}.{column.name}"
                 yield f"column {place} has type {column.type!r}; known are {known}"
+        yield from _layout_problems(source)
+
+
+def _layout_problems(source: Source) -> Iterator[str]:
+    """What the layout of a source's files says against itself."""
+    if not source.delimiter:
+        yield f"source {source.name!r} has no delimiter"
+    for name in ("quote", "escape", "comment"):
+        if len(value := getattr(source, name)) > 1:
+            yield f"source {source.name!r}: {name} is {value!r}; it must be one character, or empty"
+    try:
+        codecs.lookup(source.encoding)
+    except LookupError:
+        yield f"source {source.name!r} has the unknown encoding {source.encoding!r}"
+    if nested := [c.name for c in source.columns if c.path and source.format == "csv"]:
+        yield f"source {source.name!r} is csv, where no path leads to {', '.join(nested)}"
+    places = {column.place for column in source.columns}
+    for column in source.columns:
+        outer = [column.place[:end] for end in range(1, len(column.place))]
+        if inside := [place for place in outer if place in places]:
+            yield f"column {column.name!r} lies inside the column {'.'.join(inside[0])!r}"
 
 
 def _image_source_problems(source: Source) -> Iterator[str]:

@@ -39,7 +39,8 @@ class Column:
     """A raw column: its Spark SQL type and the rules its values keep.
 
     A text that does not parse as `type` refuses the row (`unparsable:NAME`). `of_label` marks a
-    column known only once the label is: its rules do not apply in scoring.
+    column known only once the label is: its rules do not apply in scoring. `path` is where the
+    value stands in nested data (`user.address.city`); empty means the name.
     """
 
     name: str
@@ -50,22 +51,42 @@ class Column:
     allowed: tuple[str | int, ...] | None = None
     pattern: str | None = None
     of_label: bool = False
+    path: str = ""
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Names of the nested fields that lead to the value."""
+        return tuple(self.path.split(".")) if self.path else (self.name,)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Raw files of one layout. `null_value` is the text that stands for a missing value.
+    """Raw files of one layout, plain or compressed (.gz, .bz2, .zst, by the file's name).
 
-    A source of format `images` has one row a file; its columns are those of `IMAGE_COLUMNS` that
-    it declares: the name of the file, that of its folder, and the bytes.
+    A row of csv or json is a line; blank lines are no rows. Parquet and ORC files must have just
+    the declared columns; a key that a JSON line lacks is null, and further keys are not read.
+
+    Attributes:
+        format: csv (any delimiter), json (an object a line), parquet, orc; or images, one row a
+            file, with those of `IMAGE_COLUMNS` that are declared: the name of the file, that of
+            its folder, and the bytes.
+        delimiter, header, null_value: of csv; `null_value` stands for a missing value.
+        quote: of csv, around values that hold a delimiter; empty means no quoting.
+        escape: of csv, before a quote inside quotes: the quote itself, or a backslash.
+        comment: of csv; a line that starts with it is no row.
+        encoding: of csv and json, as Python names it. A line that is not in it is refused.
     """
 
     name: str
     columns: tuple[Column, ...]
-    format: Literal["csv", "images"] = "csv"
+    format: Literal["csv", "json", "parquet", "orc", "images"] = "csv"
     delimiter: str = ","
     header: bool = True
     null_value: str = ""
+    quote: str = '"'
+    escape: str = '"'
+    comment: str = ""
+    encoding: str = "utf-8"
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE, UNDATED
+from jobs.etl.lines import readable
 from jobs.lake import NewFile, Table
 
 STAGE = "stage"
@@ -28,6 +29,8 @@ QUARANTINE = StructType(
 def stage_quarantine(rows: DataFrame, table: Table, stage: str, run: str) -> list[NewFile]:
     """Writes the rows that have reasons into the run's folder; nothing is visible yet.
 
+    The text of a line that is no UTF-8 is written with backslash escapes (see `readable`).
+
     Undated rows of files that this run did not read are written again with them, since a commit
     replaces the partition `undated` whole.
 
@@ -35,7 +38,12 @@ def stage_quarantine(rows: DataFrame, table: Table, stage: str, run: str) -> lis
         rows: with `ds`, `reasons`, `raw` and `source_file`.
     """
     refused = rows.where(F.size(REASONS) > 0).select(
-        REASONS, RAW, SOURCE_FILE, F.lit(run).alias(RUN_ID), F.lit(stage).alias(STAGE), DS
+        REASONS,
+        readable(F.col(RAW)).alias(RAW),
+        SOURCE_FILE,
+        F.lit(run).alias(RUN_ID),
+        F.lit(stage).alias(STAGE),
+        DS,
     )
     if table.exists() and UNDATED in {f.partition[DS] for f in table.files()}:
         kept = table.spark(rows.sparkSession, QUARANTINE, where={STAGE: [stage], DS: [UNDATED]})

@@ -76,6 +76,7 @@ class Raw:
     folder: Path
     lines: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    declaration: str = "tests.builders.visits:VISITS"
 
     @property
     def config(self) -> Path:
@@ -101,7 +102,7 @@ class Raw:
 
     def configure(self, sources: dict[str, str]) -> None:
         tree: dict[str, Any] = {
-            "schema": "tests.builders.visits:VISITS",
+            "schema": self.declaration,
             "lake": "lake",
             "etl": {"sources": {"shops": "shops.csv", **sources}},
             "stream": {"streams": 8, "window_rows": 64},

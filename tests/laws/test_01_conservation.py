@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from jobs.etl.tally import Tally, assert_conserved
 from jobs.manifest import Shard
 from tests.builders.lakes import example_rows, lake_of, quarantined, run_etl
+from tests.builders.poison import DAY, write_poison
 from tests.builders.visits import POISON, Raw, rows_of
 
 DATES = ["2024-01-01", "2024-01-02", "2024-01-03"]
@@ -35,6 +36,34 @@ def test_every_raw_line_is_an_example_or_in_quarantine(tmp_path: Path, spark: Sp
     # Every line that is no example stands in quarantine with its text, as often as it came.
     assert not Counter(row["raw"] for row in refused) - Counter(raw.lines)
     assert len(raw.lines) == sum(examples.values()) + len(refused)
+
+
+@pytest.mark.parametrize(
+    "format_", ["csv", "json", "parquet", pytest.param("orc", marks=pytest.mark.slow)]
+)
+def test_each_defect_is_counted_exactly(format_: str, tmp_path: Path, spark: SparkSession) -> None:
+    expected = write_poison(tmp_path / f"poison.{format_}", format_)
+    raw = Raw(tmp_path, declaration=f"tests.builders.poison:POISON_{format_.upper()}").write()
+    raw.configure({"visits": f"poison.{format_}"})
+    run_etl(raw, spark, [DAY], "etl.max_quarantined_fraction=1")
+    refused = quarantined(raw)
+    assert Counter(tuple(sorted(row["reasons"])) for row in refused) == expected - Counter({(): 40})
+    assert len(example_rows(raw)) == expected[()]
+    assert {row["source_file"] for row in refused} == {f"file:{tmp_path}/poison.{format_}"}
+    assert all(row["raw"] for row in refused)
+    if format_ in ("csv", "json"):
+        lines = Counter((tmp_path / f"poison.{format_}").read_bytes().splitlines())
+        kept = [row["raw"] for row in refused if "encoding" not in row["reasons"]]
+        escaped = [row["raw"] for row in refused if "encoding" in row["reasons"]]
+        assert not Counter(text.encode() for text in kept) - lines
+        assert not Counter(map(unescaped, escaped)) - lines
+
+
+def unescaped(text: str) -> bytes:
+    """The bytes of a line that is no UTF-8; a JSON escape of half a character needs none."""
+    if text.isascii() and "\\ud800" in text:
+        return text.encode()
+    return text.encode().decode("unicode_escape").encode("latin-1")
 
 
 def test_undated_rows_of_other_files_stay(tmp_path: Path, spark: SparkSession) -> None:
