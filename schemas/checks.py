@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.field import Label, Weight
+from schemas.field import CategoricalList, Label, NumericList, Weight
 from schemas.source import IMAGE_COLUMNS, NUMPY_OF_SPARK, Join, Source
 from schemas.stored import ROW_ID
 
@@ -109,5 +109,8 @@ def _field_problems(dataset: Dataset) -> Iterator[str]:
         yield f"{len(dataset.of_kind(Label))} labels; exactly one is needed"
     if len(dataset.of_kind(Weight)) > 1:
         yield "more than one weight"
-    if not (dataset.numeric or dataset.categorical or dataset.tensors):
-        yield "no numeric, categorical, tensor or image field: a model would see nothing"
+    for f in (*dataset.of_kind(NumericList), *dataset.of_kind(CategoricalList)):
+        if f"{f.name}_length" in names:
+            yield f"field {f.name}_length has the name of the lengths of list {f.name!r}"
+    if not (dataset.measured or dataset.with_ids or dataset.tensors):
+        yield "no numeric, categorical, tensor, image or list field: a model would see nothing"

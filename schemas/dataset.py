@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from schemas.checks import problems
 from schemas.field import (
     Categorical,
+    CategoricalList,
     Field,
     Image,
     Label,
     Numeric,
+    NumericList,
     Tensor,
     Weight,
+    WithIds,
 )
 from schemas.source import Column, Join, Source, struct_type
 from schemas.stored import ROW_ID, StoredColumn, stored_columns
@@ -100,6 +103,20 @@ class Dataset:
     def categorical(self) -> tuple[Categorical, ...]:
         """Columns of the sparse matrix, in order."""
         return self.of_kind(Categorical)
+
+    @property
+    def measured(self) -> tuple[Numeric | NumericList, ...]:
+        """Fields with numbers that have statistics."""
+        return self.numeric + self.of_kind(NumericList)
+
+    @property
+    def with_ids(self) -> tuple[WithIds, ...]:
+        """Fields with values that have ids."""
+        return self.of_kind(WithIds)
+
+    @property
+    def lists(self) -> tuple[NumericList | CategoricalList, ...]:
+        return tuple(f for f in self.fields if isinstance(f, NumericList | CategoricalList))
 
     @property
     def label(self) -> Label:

@@ -128,8 +128,8 @@ class Numeric(Field):
 
 
 @dataclass(frozen=True)
-class Categorical(Field):
-    """An id from the dataset's append-only id log.
+class WithIds(Field):
+    """What the kinds share whose values have ids in the dataset's append-only id log.
 
     A value gets an id once it was seen `min_count` times in train rows; at most `max_size` values
     do. Others are hashed into `oov_buckets`. `embedding_dim` 0 lets the model's rule decide.
@@ -144,15 +144,69 @@ class Categorical(Field):
         lowest = {"min_count": 1, "max_size": 0, "oov_buckets": 1, "embedding_dim": 0}
         for name, low in lowest.items():
             if (value := getattr(self, name)) < low:
-                raise ValueError(f"Categorical {self.name!r}: {name} is {value}, below {low}")
+                kind = type(self).__name__
+                raise ValueError(f"{kind} {self.name!r}: {name} is {value}, below {low}")
+
+    @property
+    def first_value_id(self) -> int:
+        return FIRST_OOV_ID + self.oov_buckets
+
+
+@dataclass(frozen=True)
+class Categorical(WithIds):
+    """An id: of the value, of null, or of the bucket of a value that has none."""
 
     @property
     def sql(self) -> str:
         return f"CAST({self.expr or self.name} AS STRING)"
 
+
+TooLong: TypeAlias = Literal["refuse", "keep_first"]
+
+
+@dataclass(frozen=True)
+class CategoricalList(WithIds):
+    """Ids of a list of values (tags, visited pages); `expr` gives an array.
+
+    Null is the empty list; a null element has the id of null. Each element counts in fitting.
+    A list of more than `max_length` elements refuses the row, or its first ones are kept.
+    """
+
+    max_length: int = 0
+    too_long: TooLong = "refuse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_max_length(self)
+
     @property
-    def first_value_id(self) -> int:
-        return FIRST_OOV_ID + self.oov_buckets
+    def sql(self) -> str:
+        return f"CAST({self.expr or self.name} AS ARRAY<STRING>)"
+
+
+@dataclass(frozen=True)
+class NumericList(Field):
+    """Numbers in their order, of a length that varies from row to row; `expr` gives an array.
+
+    Null is the empty list; an element that is null or not finite refuses the row. A list of more
+    than `max_length` elements refuses the row, or its first ones are kept.
+    """
+
+    max_length: int = 0
+    too_long: TooLong = "refuse"
+
+    def __post_init__(self) -> None:
+        _check_max_length(self)
+
+    @property
+    def sql(self) -> str:
+        return f"CAST({self.expr or self.name} AS ARRAY<FLOAT>)"
+
+
+def _check_max_length(f: CategoricalList | NumericList) -> None:
+    if f.max_length < 1:
+        kind = type(f).__name__
+        raise ValueError(f"{kind} {f.name!r}: max_length is {f.max_length}; give 1 or more")
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def struct_type(columns: Iterable[tuple[str, str]]) -> StructType:
         "date": types.DateType(),
         "timestamp": types.TimestampType(),
         "array<float>": types.ArrayType(types.FloatType()),
+        "array<int>": types.ArrayType(types.IntegerType()),
         "array<string>": types.ArrayType(types.StringType()),
     }
     return types.StructType(

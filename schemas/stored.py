@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from schemas.field import Carried, Categorical, Image, Label, Numeric, Tensor, Timestamp, Weight
+from schemas.field import (
+    Carried,
+    Categorical,
+    CategoricalList,
+    Image,
+    Label,
+    Numeric,
+    NumericList,
+    Tensor,
+    Timestamp,
+    Weight,
+)
 from schemas.source import numpy_dtype
 
 if TYPE_CHECKING:
@@ -17,12 +28,15 @@ ROW_ID = "row_id"
 
 @dataclass(frozen=True)
 class StoredColumn:
-    """One column of an example shard: what Spark writes and what a tensor of it looks like."""
+    """One column of an example shard: what Spark writes and what a tensor of it looks like.
+
+    A length of None in `shape` differs from row to row.
+    """
 
     name: str
     spark_type: str
     numpy_dtype: str
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | None, ...] = ()
     nullable: bool = False
     image_format: str | None = None
 
@@ -45,5 +59,9 @@ def stored_columns(dataset: Dataset) -> Iterator[StoredColumn]:
                 yield StoredColumn(f.name, f.type, numpy_dtype(f.type), nullable=True)
             case Tensor():
                 yield StoredColumn(f.name, "array<float>", "float32", shape=f.shape)
+            case NumericList():
+                yield StoredColumn(f.name, "array<float>", "float32", shape=(None,))
+            case CategoricalList():
+                yield StoredColumn(f.name, "array<int>", "int32", shape=(None,))
             case Image():
                 yield StoredColumn(f.name, "binary", "uint8", shape=f.shape, image_format=f.format)

@@ -16,11 +16,12 @@ from pyspark.sql import functions as F
 
 from jobs.etl.fit import ID_LOG
 from jobs.etl.ingest import DS
+from jobs.etl.lists import oov_id, with_list_ids
 from jobs.etl.states import state_entries
 from jobs.lake import Lake
 from jobs.state import State
 from schemas.dataset import Dataset
-from schemas.field import FIRST_OOV_ID, NULL_ID, Categorical
+from schemas.field import NULL_ID, Categorical
 
 
 def encode(
@@ -42,6 +43,7 @@ def encode(
         The stored columns in their order, then `ds` and `keep`.
     """
     until = F.lit(as_of) if as_of is not None else F.col(DS)
+    rows = with_list_ids(rows, dataset, entries, until)
     for f in dataset.categorical:
         rows = _with_entry(rows, f, entries)
     ids = {f.name: _id(f, until) for f in dataset.categorical}
@@ -50,11 +52,6 @@ def encode(
         for c in dataset.stored_columns()
     ]
     return rows.select(*columns, DS, *keep)
-
-
-def oov_id(value: SparkColumn, oov_buckets: int) -> SparkColumn:
-    """The id of a value that has none: a bucket by its hash."""
-    return (FIRST_OOV_ID + F.pmod(F.xxhash64(value), F.lit(oov_buckets))).cast("int")
 
 
 def _with_entry(rows: DataFrame, f: Categorical, entries: DataFrame) -> DataFrame:
@@ -100,7 +97,7 @@ def id_map(
     known = state_entries(spark, lake, state).select("field", "value")
     unknown = log.join(known, ["field", "value"], "left_anti")
     maps = {}
-    for f in dataset.categorical:
+    for f in dataset.with_ids:
         own = unknown.where(F.col("field") == f.name)
         pairs = own.select("id", oov_id(F.col("value"), f.oov_buckets).alias("oov")).collect()
         if pairs:

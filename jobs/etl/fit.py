@@ -19,6 +19,7 @@ from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, Struc
 from jobs.etl.ingest import DS
 from jobs.quantiles import BUCKETS_A_ROOT
 from schemas.dataset import Dataset, struct_type
+from schemas.field import CategoricalList, NumericList
 
 # Sums are kept as whole numbers: a term is cut at 2^32, 1, 2^-28 and 2^-56 into four limbs, which
 # are summed apart. Decimals would do as well, but Spark makes each from the double's text.
@@ -55,24 +56,33 @@ ENTRY = ("field", "value", "id", "from_ds")
 def contributions(train_rows: DataFrame, dataset: Dataset) -> DataFrame:
     """What the train rows of each date add: see `CONTRIBUTIONS` for the columns.
 
-    A categorical row counts one value (null is one of them). A numeric field has one row a date
-    with its sums, and one for each bucket of its values, whose number is the `value`.
+    A categorical row counts one value (null is one of them), a list each of its elements. A
+    numeric field has one row a date with its sums, and one for each bucket of its values, whose
+    number is the `value`.
     """
-    parts = (make(train_rows, dataset) for make in (_value_counts, _sums, _bucket_counts))
-    found = [part for part in parts if part is not None]
+    measured = [(train_rows, [f.name for f in dataset.numeric])]
+    for f in dataset.of_kind(NumericList):
+        measured.append((train_rows.select(DS, F.explode(f.name).alias(f.name)), [f.name]))
+    found = [_value_counts(train_rows, dataset)] if dataset.with_ids else []
+    for rows, names in measured:
+        found += [_sums(rows, names), _bucket_counts(rows, names)] if names else []
     # A data set of images alone has nothing to fit.
     nothing = train_rows.sparkSession.createDataFrame([], CONTRIBUTIONS)
     return functools.reduce(DataFrame.unionByName, found or [nothing])
 
 
-def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
-    if not dataset.categorical:
-        return None
-    pairs = [
-        F.struct(F.lit(f.name).alias("field"), F.col(f.name).alias("value"))
-        for f in dataset.categorical
+def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame:
+    def pair(name: str, value: SparkColumn) -> SparkColumn:
+        return F.struct(F.lit(name).alias("field"), value.alias("value"))
+
+    pairs = F.array(*[pair(f.name, F.col(f.name)) for f in dataset.categorical])
+    lists = [
+        F.transform(f.name, functools.partial(pair, f.name))
+        for f in dataset.of_kind(CategoricalList)
     ]
-    counts = rows.select(DS, F.inline(F.array(*pairs))).groupBy(DS, "field", "value").count()
+    if lists:
+        pairs = F.concat(*([pairs] if dataset.categorical else []), *lists)
+    counts = rows.select(DS, F.inline(pairs)).groupBy(DS, "field", "value").count()
     return counts.select(*_cast({name: F.col(name) for name in (DS, "field", "value", "count")}))
 
 
@@ -83,14 +93,12 @@ def _cast(columns: Mapping[str, SparkColumn]) -> Iterator[SparkColumn]:
         yield value.cast(column.dataType).alias(column.name)
 
 
-def _sums(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
-    if not dataset.numeric:
-        return None
+def _sums(rows: DataFrame, names: Sequence[str]) -> DataFrame:
     structs = []
-    for f in dataset.numeric:
-        x = F.col(f.name).cast("double")
+    for name in names:
+        x = F.col(name).cast("double")
         columns = {
-            "field": F.lit(f.name),
+            "field": F.lit(name),
             "count": F.count(x),
             "nulls": F.count(F.lit(1)) - F.count(x),
             "total": _exact_sum(x),
@@ -98,24 +106,22 @@ def _sums(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
             "low": F.min(x),
             "high": F.max(x),
         }
-        structs.append(F.struct(*_cast(columns)).alias(f.name))
+        structs.append(F.struct(*_cast(columns)).alias(name))
     sums = rows.groupBy(F.col(DS).alias("__ds")).agg(*structs)
-    long = sums.select("__ds", F.inline(F.array(*[f.name for f in dataset.numeric]))).drop(DS)
+    long = sums.select("__ds", F.inline(F.array(*names))).drop(DS)
     return long.withColumnRenamed("__ds", DS)
 
 
-def _bucket_counts(rows: DataFrame, dataset: Dataset) -> DataFrame | None:
-    if not dataset.numeric:
-        return None
+def _bucket_counts(rows: DataFrame, names: Sequence[str]) -> DataFrame:
     # Counted by numbers, not texts, which takes half the time.
     pairs = [
-        F.struct(F.lit(i).alias("number"), bucket_of(F.col(f.name).cast("double")).alias("bucket"))
-        for i, f in enumerate(dataset.numeric)
+        F.struct(F.lit(i).alias("number"), bucket_of(F.col(name).cast("double")).alias("bucket"))
+        for i, name in enumerate(names)
     ]
     buckets = rows.select(DS, F.inline(F.array(*pairs))).where(F.col("bucket").isNotNull())
     counts = buckets.groupBy(DS, "number", "bucket").count()
-    names = F.array(*[F.lit(f.name) for f in dataset.numeric])
-    columns = {"field": names[F.col("number")], "value": F.col("bucket")}
+    fields = F.array(*[F.lit(name) for name in names])
+    columns = {"field": fields[F.col("number")], "value": F.col("bucket")}
     return counts.select(*_cast({**columns, DS: F.col(DS), "count": F.col("count")}))
 
 
@@ -162,7 +168,7 @@ def new_entries(
     """
     spark = counts.sparkSession
     fields = spark.createDataFrame(
-        [(f.name, f.min_count, f.max_size, f.first_value_id) for f in dataset.categorical],
+        [(f.name, f.min_count, f.max_size, f.first_value_id) for f in dataset.with_ids],
         "field string, min_count long, max_size long, first_id int",
     )
     values = counts.where(F.col("value").isNotNull()).join(F.broadcast(fields), "field")

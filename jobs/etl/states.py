@@ -21,7 +21,7 @@ from jobs.manifest import UINT64
 from jobs.quantiles import Buckets, merged
 from jobs.state import NumericStats, State, Vocabulary, empty_stats
 from schemas.dataset import Dataset
-from schemas.field import Categorical
+from schemas.field import WithIds
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def states(
                 f.name: _stats(
                     _as_of(ds, sums.get(f.name), _Sums()), _as_of(ds, buckets.get(f.name), ())
                 )
-                for f in dataset.numeric
+                for f in dataset.measured
             },
             vocabulary={
                 f.name: _vocabulary(f, _as_of(ds, reaches.get(f.name), _Reach()))
-                for f in dataset.categorical
+                for f in dataset.with_ids
             },
         )
         for ds in dates
@@ -118,7 +118,7 @@ def _as_of(ds: str, running: tuple[list[str], list[Any]] | None, nothing: Any) -
 
 
 def _sums_by_field(counts: DataFrame, dataset: Dataset) -> dict[str, dict[str, _Sums]]:
-    names = [f.name for f in dataset.numeric]
+    names = [f.name for f in dataset.measured]
     by_field: dict[str, dict[str, _Sums]] = {}
     # One row a (date, numeric field): small, whatever the number of rows.
     for row in counts.where(F.col("field").isin(names) & F.col("nulls").isNotNull()).collect():
@@ -145,7 +145,7 @@ def _buckets_by_field(
     Other dates are added to the next of these by Spark, so that what is collected grows with the
     dates of this run and the buckets, not with the table.
     """
-    names = [f.name for f in dataset.numeric]
+    names = [f.name for f in dataset.measured]
     days = F.array(*[F.lit(ds) for ds in sorted(dates)])
     upto = F.array_min(F.filter(days, lambda day: day >= F.col(DS)))
     counted = counts.where(F.col("field").isin(names) & F.col("value").isNotNull())
@@ -196,7 +196,7 @@ def _reaches(entries: DataFrame) -> dict[str, dict[str, _Reach]]:
     return found
 
 
-def _vocabulary(f: Categorical, reach: _Reach) -> Vocabulary:
+def _vocabulary(f: WithIds, reach: _Reach) -> Vocabulary:
     return Vocabulary(
         entries=reach.entries,
         rows=1 + max(f.first_value_id - 1, reach.highest),

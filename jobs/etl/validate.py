@@ -31,10 +31,12 @@ from schemas.dataset import Column, Dataset, Join
 from schemas.field import (
     Carried,
     Categorical,
+    CategoricalList,
     Field,
     Image,
     Label,
     Numeric,
+    NumericList,
     Tensor,
     Timestamp,
     Weight,
@@ -208,6 +210,9 @@ def _value(f: Field, with_label: bool) -> SparkColumn:
             return F.expr(f.sql).cast(f.type)
         case Timestamp():
             return F.expr(f.sql).cast("timestamp")
+        case NumericList() | CategoricalList():
+            values = F.coalesce(F.expr(f.sql), F.array())
+            return F.slice(values, 1, f.max_length) if f.too_long == "keep_first" else values
         case Tensor():
             return F.expr(f.sql).cast("array<float>")
         case _:
@@ -239,8 +244,18 @@ def _field_reasons(dataset: Dataset, with_label: bool) -> Iterator[SparkColumn]:
                     size *= length
                 whole = (F.size(value) == size) & ~F.exists(value, lambda x: x.isNull())
                 yield F.when(value.isNull() | ~whole, F.lit(f"shape:{f.name}"))
+            case NumericList():
+                yield from _list_reasons(f)
+                yield F.when(F.exists(value, lambda x: x.isNull()), F.lit(f"null_element:{f.name}"))
+                yield F.when(F.exists(value, _not_finite), F.lit(f"not_finite:{f.name}"))
+            case CategoricalList():
+                yield from _list_reasons(f)
             case Image():
                 yield image_reason(f)
+
+
+def _list_reasons(f: NumericList | CategoricalList) -> Iterator[SparkColumn]:
+    yield F.when(F.size(f.name) > f.max_length, F.lit(f"too_long:{f.name}"))
 
 
 def _not_finite(value: SparkColumn) -> SparkColumn:

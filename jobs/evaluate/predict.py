@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
@@ -167,6 +168,12 @@ def _mapped(table: pa.Table, id_maps: IdMaps) -> pa.Table:
     """The table with the model's ids in place of the examples'."""
     for name, ids in id_maps.items():
         place = table.column_names.index(name)
-        own = ids[table.column(name).to_numpy()]
-        table = table.set_column(place, name, pa.array(own, pa.int32()))
+        column = table.column(name).combine_chunks()
+        is_list = pa.types.is_list(column.type)
+        own = pa.array(ids[(column.flatten() if is_list else column).to_numpy()], pa.int32())
+        if is_list:
+            # Of a slice, the offsets begin elsewhere than at 0.
+            offsets = pc.subtract(column.offsets, column.offsets[0])
+            own = pa.ListArray.from_arrays(offsets, own)
+        table = table.set_column(place, name, own)
     return table

@@ -20,18 +20,26 @@ import pyarrow as pa
 import torch
 
 from jobs.errors import ConfigError, DataRefused
-from jobs.petastorm_arrow import image_decoder
-from jobs.train.columns import arrow_type, as_type, decoded, fixed_shape, values
+from jobs.train.columns import arrow_type, as_type, values
+from jobs.train.tensors import Codec, tensor_codecs
+from jobs.train.tensors import Words as Words
 from schemas.dataset import ROW_ID, Dataset
-from schemas.field import Categorical, Image, Label, Numeric, Tensor, Weight
-
-Words = npt.NDArray[np.int32]
+from schemas.field import (
+    Categorical,
+    CategoricalList,
+    Image,
+    Label,
+    Numeric,
+    NumericList,
+    Tensor,
+    Weight,
+)
 
 # Position of a padding row, which no real row has.
 NO_POSITION = -1
 
 _WORD = 4
-_INPUTS = (Label, Weight, Numeric, Categorical, Tensor, Image)
+_INPUTS = (Label, Weight, Numeric, Categorical, Tensor, Image, NumericList, CategoricalList)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,9 @@ class Batch:
         row_id: int64 [b].
         is_row: bool [b]; False marks padding.
         position: int64 [b], number of the row in the epoch; -1 for padding.
-        tensors: by field name, [b, ...]: float32 of Tensor fields, uint8 of Image fields.
+        tensors: by field name, [b, ...]: float32 of Tensor fields, uint8 of Image fields. A list
+            field has two, with zeros behind a list's end: NAME, [b, longest list], float32 or, of a
+            CategoricalList, int64; and NAME_length, int64 [b].
     """
 
     dense: torch.Tensor
@@ -84,17 +94,6 @@ class Batch:
         return Batch(**changed, tensors=tensors)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies in a row: `words` words from `first` on, less the last `spare` bytes."""
-
-    name: str
-    first: int
-    words: int
-    shape: tuple[int, ...]
-    spare: int
-
-
 class Layout:
     """How the rows of a data set lie in words, and how words become batches.
 
@@ -124,22 +123,18 @@ class Layout:
         self._types = {c.name: arrow_type(c.spark_type) for c in dataset.stored_columns()}
         self._nullable = set(self._dense)
 
-    def _tensor_places(self, wanted: set[str]) -> tuple[list[tuple[_Place, Any]], int]:
+    def _tensor_places(self, wanted: set[str]) -> tuple[list[tuple[slice, Codec]], int]:
         places, first = [], self._first_sparse + len(self._sparse)
-        for f in self.dataset.tensors:
-            if f.name in wanted:
-                size = math.prod(f.shape) * (1 if isinstance(f, Image) else _WORD)
-                words = -(-size // _WORD)
-                decode = image_decoder(f) if isinstance(f, Image) else None
-                place = _Place(f.name, first, words, f.shape, words * _WORD - size)
-                places.append((place, decode))
-                first += words
+        for codec in tensor_codecs(self.dataset):
+            if codec.name in wanted:
+                places.append((slice(first, first + codec.words), codec))
+                first += codec.words
         return places, first
 
     @property
     def columns(self) -> list[str]:
         """Stored columns that are read."""
-        return [ROW_ID, *self._columns, *(place.name for place, _ in self._tensors)]
+        return [ROW_ID, *self._columns, *(codec.name for _, codec in self._tensors)]
 
     @property
     def row_bytes(self) -> int:
@@ -175,9 +170,8 @@ class Layout:
         for name, word in self._columns.items():
             column = values(self._column(rows, name)).view(np.int32)
             parts.append((slice(word, word + 1), column[:, None]))
-        for place, decode in self._tensors:
-            tensor = _tensor_words(self._column(rows, place.name), place, decode)
-            parts.append((slice(place.first, place.first + place.words), tensor))
+        for place, codec in self._tensors:
+            parts.append((place, codec.encode(self._column(rows, codec.name))))
         return parts
 
     def _column(self, rows: pa.RecordBatch, name: str) -> pa.Array:
@@ -212,7 +206,9 @@ class Layout:
             is_row=torch.ones(rows, dtype=torch.bool),
             position=torch.from_numpy(position),
             tensors={
-                place.name: self._tensor(words, place, decode) for place, decode in self._tensors
+                name: tensor
+                for place, codec in self._tensors
+                for name, tensor in codec.tensors(words[:, place]).items()
             },
         )
 
@@ -226,13 +222,6 @@ class Layout:
         if name is None:
             return torch.full((len(words),), absent)
         return _floats(words[:, self._columns[name]])
-
-    def _tensor(self, words: Words, place: _Place, decode: object) -> torch.Tensor:
-        part = words[:, place.first : place.first + place.words]
-        if decode is None:
-            return _floats(part).reshape(-1, *place.shape)
-        pixels = part.copy().view(np.uint8)[:, : math.prod(place.shape)]
-        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, *place.shape))
 
 
 def items(words: Words) -> npt.NDArray[np.void]:
@@ -266,13 +255,6 @@ def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
         if name not in inputs:
             raise ConfigError(f"column {name!r} is no input", f"some of {', '.join(inputs)}")
     return set(inputs if columns is None else columns)
-
-
-def _tensor_words(column: pa.Array, place: _Place, decode: Any) -> Words:
-    if decode is None:
-        return fixed_shape(column, place.name, place.shape).view(np.int32)
-    pixels = decoded(column, place.name, place.shape, decode)
-    return np.pad(pixels, ((0, 0), (0, place.spare))).view(np.int32)
 
 
 def _floats(words: Words) -> torch.Tensor:

@@ -21,6 +21,7 @@ def arrow_type(spark_type: str) -> pa.DataType | None:
         "int": pa.int32(),
         "binary": pa.binary(),
         "array<float>": pa.list_(pa.float32()),
+        "array<int>": pa.list_(pa.int32()),
     }
     return known.get(spark_type)
 
@@ -58,6 +59,25 @@ def fixed_shape(column: pa.Array, name: str, shape: tuple[int, ...]) -> npt.NDAr
     if column.flatten().null_count:
         raise DataRefused(f"tensor {name!r} holds nulls", "none")
     return numbers.reshape(-1, length)
+
+
+def padded(
+    column: pa.Array, name: str, length: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Lists as a matrix [n, length] with zeros behind their end, and their lengths, int32 [n].
+
+    Raises:
+        DataRefused: a longer list, or a null in one.
+    """
+    elements = column.flatten()
+    if elements.null_count:
+        raise DataRefused(f"list {name!r} holds nulls", "none")
+    lengths = np.diff(column.offsets).astype(np.int32)
+    if len(lengths) and lengths.max() > length:
+        raise DataRefused(f"list {name!r} has {lengths.max()} elements", f"at most {length}")
+    matrix = np.zeros((len(lengths), length), elements.type.to_pandas_dtype())
+    matrix[np.arange(length) < lengths[:, None]] = values(elements)
+    return matrix, lengths
 
 
 def decoded(

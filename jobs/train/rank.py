@@ -6,7 +6,7 @@ The same code runs in a Horovod process and, for a single rank, in the driver.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -106,23 +106,23 @@ class TrainJob:
             first_ds=self.first_ds,
             last_ds=self.last_ds,
         )
-        names = [f.name for f in self.dataset.categorical]
-        maps = {
-            names.index(name): torch.from_numpy(ids).long() for name, ids in self.id_maps.items()
-        }
-        return MappedStream(stream, maps)
+        maps = {name: torch.from_numpy(ids).long() for name, ids in self.id_maps.items()}
+        return MappedStream(stream, maps, [f.name for f in self.dataset.categorical])
 
 
 class MappedStream:
     """A stream whose ids become those of the model's state.
 
     Args:
-        maps: column of `sparse` -> id by id.
+        maps: field -> id by id.
+        columns: fields of `sparse`; the others are lists.
     """
 
-    def __init__(self, stream: Stream, maps: Mapping[int, torch.Tensor]) -> None:
+    def __init__(
+        self, stream: Stream, maps: Mapping[str, torch.Tensor], columns: Sequence[str]
+    ) -> None:
         self._stream = stream
-        self._maps = maps
+        self._maps, self._columns = maps, list(columns)
 
     @property
     def rows(self) -> int:
@@ -138,9 +138,14 @@ class MappedStream:
 
     def _mapped(self, batch: Batch) -> Batch:
         sparse = batch.sparse.clone()
-        for column, ids in self._maps.items():
-            sparse[:, column] = ids[sparse[:, column]]
-        return replace(batch, sparse=sparse)
+        tensors = dict(batch.tensors)
+        for name, ids in self._maps.items():
+            if name in self._columns:
+                column = self._columns.index(name)
+                sparse[:, column] = ids[sparse[:, column]]
+            else:
+                tensors[name] = ids[tensors[name]]
+        return replace(batch, sparse=sparse, tensors=tensors)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ from jobs.train.models.wide_deep import WideDeep
 from schemas.field import Task
 
 MODELS: dict[str, type[nn.Module]] = {
-    "cnn": CNN,
     "mlp": MLP,
     "wide_deep": WideDeep,
     "dlrm": DLRM,
     "dcn_v2": DCNv2,
+    "cnn": CNN,
 }
 
 

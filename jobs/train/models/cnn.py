@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from jobs.errors import ConfigError
 from jobs.train.batch import Batch
 from jobs.train.models.layers import EMBEDDING_STD, Embeddings, InputLayer, mlp, one_or_classes
+from jobs.train.models.lists import NumberLists, PooledEmbeddings
 from jobs.train.models.spec import ModelSpec
 
 _CHANNELS = (32, 64)
@@ -18,7 +19,7 @@ _BRIGHTEST = 255.0
 class CNN(nn.Module):
     """image -> two blocks of convolution, GroupNorm, ReLU, pooling -+
                                                                    +-> MLP -> logits
-    dense -> standardise, sparse -> embeddings ---------------------+
+    numbers -> standardise, ids -> embeddings ----------------------+
 
     GroupNorm, since it sees one row: statistics of a batch would be those of a rank's piece.
     """
@@ -34,15 +35,18 @@ class CNN(nn.Module):
             inputs, height, width = channels, -(-height // 2), -(-width // 2)
         self.inputs = InputLayer(spec)
         self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
-        num_inputs = inputs * height * width
-        num_inputs += self.inputs.num_outputs + self.embeddings.num_outputs
+        self.number_lists = NumberLists(spec)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        parts = (self.inputs, self.number_lists, self.embeddings, self.pooled)
+        num_inputs = inputs * height * width + sum(part.num_outputs for part in parts)
         self.mlp = mlp(num_inputs, spec.hidden, spec.dropout, spec.num_logits)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B], or [B, classes]."""
         seen = self.blocks(self._pixels(batch.tensors[self.image])).flatten(1)
-        others = [self.inputs(batch.dense), self.embeddings(batch.sparse)]
-        return one_or_classes(self.mlp(torch.cat([seen, *others], dim=1)))
+        numbers = [self.inputs(batch.dense), self.number_lists(batch)]
+        embedded = [self.embeddings(batch.sparse), self.pooled(batch)]
+        return one_or_classes(self.mlp(torch.cat([seen, *numbers, *embedded], dim=1)))
 
     def _pixels(self, image: Tensor) -> Tensor:
         """uint8 [B, H, W] or [B, H, W, 3] -> [B, 1 or 3, H, W] from -1 to 1."""

@@ -13,6 +13,7 @@ from jobs.train.models.layers import (
     hidden_layers,
     one_or_classes,
 )
+from jobs.train.models.lists import NumberLists, PooledEmbeddings
 from jobs.train.models.spec import ModelSpec
 
 
@@ -29,14 +30,19 @@ class DCNv2(nn.Module):
         super().__init__()
         self.inputs = InputLayer(spec)
         self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
-        size = self.inputs.num_outputs + self.embeddings.num_outputs
+        self.number_lists = NumberLists(spec)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        parts = (self.inputs, self.number_lists, self.embeddings, self.pooled)
+        size = sum(part.num_outputs for part in parts)
         self.crosses = nn.ModuleList(nn.Linear(size, size) for _ in range(spec.cross_layers))
         self.deep = hidden_layers(size, spec.hidden, spec.dropout)
         self.last = nn.Linear(size + (spec.hidden[-1] if spec.hidden else size), spec.num_logits)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B], or [B, classes]."""
-        x0 = torch.cat([self.inputs(batch.dense), self.embeddings(batch.sparse)], dim=1)
+        numbers = [self.inputs(batch.dense), self.number_lists(batch)]
+        embedded = [self.embeddings(batch.sparse), self.pooled(batch)]
+        x0 = torch.cat([*numbers, *embedded], dim=1)
         x = x0
         for cross in self.crosses:
             x = x0 * cross(x) + x

@@ -14,6 +14,7 @@ from jobs.train.models.layers import (
     mlp,
     one_or_classes,
 )
+from jobs.train.models.lists import NumberLists, PooledEmbeddings
 from jobs.train.models.spec import ModelSpec
 
 
@@ -31,27 +32,33 @@ class DLRM(nn.Module):
         super().__init__()
         self.inputs = InputLayer(spec)
         self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
-        dim = max(spec.embedding_dims, default=spec.bottom_hidden[-1])
+        self.number_lists = NumberLists(spec)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        dims = (*spec.embedding_dims, *self.pooled.dims)
+        dim = max(dims, default=spec.bottom_hidden[-1])
         self.projections = nn.ModuleList(
             nn.Identity() if own == dim else nn.Linear(own, dim, bias=False)
-            for own in self.embeddings.dims
+            for own in (*self.embeddings.dims, *self.pooled.dims)
         )
-        sizes = (*spec.bottom_hidden, dim) if spec.num_dense else ()
-        self.bottom = hidden_layers(self.inputs.num_outputs, sizes, spec.dropout)
-        vectors = len(spec.table_rows) + bool(spec.num_dense)
+        self.num_numbers = self.inputs.num_outputs + self.number_lists.num_outputs
+        sizes = (*spec.bottom_hidden, dim) if self.num_numbers else ()
+        self.bottom = hidden_layers(self.num_numbers, sizes, spec.dropout)
+        vectors = len(dims) + bool(self.num_numbers)
         pairs = torch.tril_indices(vectors, vectors, offset=-1)
         # Position of each pair in the flattened matrix of products.
         self.register_buffer("pairs", pairs[0] * vectors + pairs[1], persistent=False)
-        num_inputs = pairs.shape[1] + (dim if spec.num_dense else 0)
+        num_inputs = pairs.shape[1] + (dim if self.num_numbers else 0)
         self.top = mlp(num_inputs, spec.hidden, spec.dropout, spec.num_logits)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B], or [B, classes]."""
         found = self.embeddings.by_table(batch.sparse)
+        found += [vector.unsqueeze(1) for vector in self.pooled.by_list(batch)]
         vectors = [project(v) for project, v in zip(self.projections, found, strict=True)]
         features = []
-        if batch.dense.shape[1]:
-            bottom = self.bottom(self.inputs(batch.dense))
+        if self.num_numbers:
+            numbers = [self.inputs(batch.dense), self.number_lists(batch)]
+            bottom = self.bottom(torch.cat(numbers, dim=1))
             features.append(bottom)
             vectors.insert(0, bottom.unsqueeze(1))
         stacked = torch.cat(vectors, dim=1)

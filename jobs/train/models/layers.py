@@ -64,7 +64,7 @@ class Embeddings(nn.Module):
             end = 1
             for c in columns:
                 self._firsts[c], end = end, end + table_rows[c] - 1
-            self.tables.append(_table(end, dim, std))
+            self.tables.append(embedding_table(end, dim, std))
             # Id i of a field is row `offset + i`: its ids begin with 1.
             offsets = torch.tensor([self._firsts[c] - 1 for c in columns])
             self.register_buffer(f"offsets_{number}", offsets, persistent=False)
@@ -108,7 +108,8 @@ class Embeddings(nn.Module):
         return torch.cat([found.flatten(1) for found in self.by_table(sparse)], dim=1)
 
 
-def _table(rows: int, dim: int, std: float) -> nn.Embedding:
+def embedding_table(rows: int, dim: int, std: float) -> nn.Embedding:
+    """A fresh table with sparse gradients whose padding row is zero."""
     table = nn.Embedding(rows, dim, padding_idx=PADDING_ID, sparse=True)
     nn.init.normal_(table.weight, std=std) if std else nn.init.zeros_(table.weight)
     with torch.no_grad():

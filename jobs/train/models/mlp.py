@@ -7,23 +7,28 @@ from torch import Tensor, nn
 
 from jobs.train.batch import Batch
 from jobs.train.models.layers import EMBEDDING_STD, Embeddings, InputLayer, mlp, one_or_classes
+from jobs.train.models.lists import NumberLists, PooledEmbeddings
 from jobs.train.models.spec import ModelSpec
 
 
 class MLP(nn.Module):
-    """dense -> standardise -+
-                             +-> MLP -> logit
-    sparse -> embeddings ----+
+    """dense, lists of numbers -> standardise -+
+                                               +-> MLP -> logits
+    sparse, lists of ids -> embeddings --------+
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.inputs = InputLayer(spec)
         self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
-        num_inputs = self.inputs.num_outputs + self.embeddings.num_outputs
+        self.number_lists = NumberLists(spec)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        parts = (self.inputs, self.number_lists, self.embeddings, self.pooled)
+        num_inputs = sum(part.num_outputs for part in parts)
         self.mlp = mlp(num_inputs, spec.hidden, spec.dropout, spec.num_logits)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B], or [B, classes]."""
-        dense, embedded = self.inputs(batch.dense), self.embeddings(batch.sparse)
-        return one_or_classes(self.mlp(torch.cat([dense, embedded], dim=1)))
+        numbers = [self.inputs(batch.dense), self.number_lists(batch)]
+        embedded = [self.embeddings(batch.sparse), self.pooled(batch)]
+        return one_or_classes(self.mlp(torch.cat([*numbers, *embedded], dim=1)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.sections import TrainSettings
 from jobs.state import State
 from schemas.dataset import Dataset
-from schemas.field import Task
+from schemas.field import CategoricalList, NumericList, Task, WithIds
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class ModelSpec:
         state: digest of the state whose ids and statistics these are.
         task: what the label is.
         classes: of a multiclass label, else 0.
+        id_lists: of each list of ids, rows and dimension of its embedding table.
+        number_lists: of each list of numbers, mean and deviation of its elements.
         means, stds: [D] of the stored numeric values.
         table_rows, embedding_dims: [C] shape of each embedding table.
         tensor_shapes: of each tensor field, without the batch axis.
@@ -46,6 +48,8 @@ class ModelSpec:
     bottom_hidden: tuple[int, ...] = (64,)
     cross_layers: int = 3
     classes: int = 0
+    id_lists: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    number_lists: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def num_logits(self) -> int:
@@ -61,12 +65,11 @@ class ModelSpec:
         """The spec of a data set as a state knows it."""
         means, stds = state.means_and_stds(dataset)
         table_rows = state.table_rows(dataset)
-        dims = (
-            f.embedding_dim
-            or settings.embedding_dim
-            or embedding_dim(rows, settings.max_embedding_dim)
-            for f, rows in zip(dataset.categorical, table_rows, strict=True)
-        )
+
+        def dim(f: WithIds) -> int:
+            rule = embedding_dim(state.vocabulary[f.name].rows, settings.max_embedding_dim)
+            return f.embedding_dim or settings.embedding_dim or rule
+
         return cls(
             dataset=dataset.name,
             declaration=dataset.digest,
@@ -75,13 +78,21 @@ class ModelSpec:
             means=tuple(means),
             stds=tuple(stds),
             table_rows=table_rows,
-            embedding_dims=tuple(dims),
+            embedding_dims=tuple(map(dim, dataset.categorical)),
             tensor_shapes=dataset.input_sizes().tensor_shapes,
             hidden=settings.hidden,
             dropout=settings.dropout,
             bottom_hidden=settings.bottom_hidden,
             cross_layers=settings.cross_layers,
             classes=dataset.label.classes,
+            id_lists={
+                f.name: (state.vocabulary[f.name].rows, dim(f))
+                for f in dataset.of_kind(CategoricalList)
+            },
+            number_lists={
+                f.name: (state.numeric[f.name].mean, state.numeric[f.name].std or 1.0)
+                for f in dataset.of_kind(NumericList)
+            },
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -90,8 +101,12 @@ class ModelSpec:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> ModelSpec:
         lists = {name: tuple(value) for name, value in tree.items() if isinstance(value, list)}
-        shapes = {name: tuple(shape) for name, shape in tree["tensor_shapes"].items()}
-        return cls(**{**tree, **lists, "tensor_shapes": shapes})
+        maps = {
+            name: {key: tuple(pair) for key, pair in value.items()}
+            for name, value in tree.items()
+            if isinstance(value, dict)
+        }
+        return cls(**{**tree, **lists, **maps})
 
 
 def embedding_dim(table_rows: int, largest: int) -> int:

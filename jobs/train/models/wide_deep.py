@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from jobs.train.batch import Batch
 from jobs.train.models.layers import Embeddings
+from jobs.train.models.lists import PooledEmbeddings
 from jobs.train.models.mlp import MLP
 from jobs.train.models.spec import ModelSpec
 
 
 class WideDeep(nn.Module):
-    """sparse -> one weight an id, summed -+
-                                           +-> logit
-    dense, sparse -> MLP ------------------+
+    """ids -> one weight an id, summed (over a list: their mean) -+
+                                                                  +-> logits
+    numbers, ids -> MLP ------------------------------------------+
 
     The wide part starts at zero: the model starts as its deep part.
     """
@@ -21,13 +23,15 @@ class WideDeep(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.deep = MLP(spec)
-        self.num_fields = len(spec.table_rows)
+        shapes = {name: (rows, spec.num_logits) for name, (rows, _) in spec.id_lists.items()}
+        self.wide_lists = PooledEmbeddings(shapes, std=0.0)
+        self.num_fields = len(spec.table_rows) + len(shapes)
         self.wide = Embeddings(spec.table_rows, [spec.num_logits] * len(spec.table_rows), std=0.0)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B], or [B, classes]."""
         deep: Tensor = self.deep(batch)
-        wide: Tensor = self.wide(batch.sparse)
+        wide = torch.cat([self.wide(batch.sparse), self.wide_lists(batch)], dim=1)
         # One field's weights after the other's.
         by_field = wide.view(len(wide), self.num_fields, *deep.shape[1:])
         return deep + by_field.sum(dim=1)
