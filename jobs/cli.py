@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from jobs import commands as run
 from jobs.errors import MillstreamError
 from jobs.settings import Settings, load_settings
+from jobs.store import is_of_client, store_failed
 
 _EXIT_CODES = __doc__.split("\n\n")[1]
 
@@ -35,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("millstream: interrupted; nothing half-written is visible", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if is_of_client(error):
+            print(f"millstream: {store_failed(error)}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print(
             "millstream: this was not expected; what was committed before stands, nothing "

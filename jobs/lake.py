@@ -374,7 +374,9 @@ class Examples:
         choice.check(("ds", "split"))
         live = {file.path for file in Table(self.url).files(self.version)}
         runs = sorted({Shard.run_of(path) for path in live})
-        shards = (shard for run in runs for shard in read_manifest(self.url, run))
+        with ThreadPoolExecutor(16) as threads:
+            manifests = list(threads.map(lambda run: read_manifest(self.url, run), runs))
+        shards = (shard for manifest in manifests for shard in manifest)
         return sorted(
             shard
             for shard in shards

@@ -6,12 +6,14 @@ manifest of a table version is the rows of all manifests whose shards that versi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from jobs.errors import DataRefused
 
 UINT64 = 2**64
 MANIFESTS = "_manifests"
@@ -79,9 +81,21 @@ def write_manifest(table_url: str, run: str, shards: Iterable[Shard]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd")
 
 
-def read_manifest(table_url: str, run: str) -> Iterator[Shard]:
-    """A run's shards, in order of (ds, split, number)."""
-    with fsspec.open(manifest_url(table_url, run), "rb") as file:
-        table = pq.read_table(file, schema=_SCHEMA)
-    for row in table.to_pylist():
-        yield Shard(**{**row, "row_group_rows": tuple(row["row_group_rows"])})
+def read_manifest(table_url: str, run: str) -> list[Shard]:
+    """A run's shards, in order of (ds, split, number).
+
+    Raises:
+        DataRefused: the manifest is missing or cannot be read.
+    """
+    url = manifest_url(table_url, run)
+    fs, path = fsspec.core.url_to_fs(url)
+    try:
+        table = pq.read_table(pa.BufferReader(fs.cat_file(path)), schema=_SCHEMA)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataRefused(
+            f"the manifest {url} cannot be read: {type(error).__name__}: {error}",
+            f"the one that run {run} wrote",
+            "restore it, or run the ETL of the run's dates again",
+        ) from error
+    rows = table.to_pylist()
+    return [Shard(**{**row, "row_group_rows": tuple(row["row_group_rows"])}) for row in rows]

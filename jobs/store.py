@@ -17,9 +17,11 @@ from typing import Any, Protocol
 
 import fsspec
 
-from jobs.errors import ConfigError
+from jobs.errors import ConfigError, MillstreamError
 
 _S3 = ("s3", "s3a")
+# Packages of the clients under fsspec.
+_CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs", "google")
 # Here a file is there when all of it is; elsewhere a writer's half file could be seen.
 _OBJECT_STORES = (*_S3, "gs", "gcs", "abfs", "abfss", "az", "memory")
 
@@ -76,6 +78,21 @@ def write_folder(url: str, files: Mapping[str, bytes]) -> None:
     if fs.exists(folder):
         fs.rm(folder, recursive=True)
     fs.mv(staged, folder, recursive=True)
+
+
+def is_of_client(error: BaseException) -> bool:
+    """Whether an error comes from an object store's client: they raise what is no OSError, too."""
+    chain = (error, error.__cause__)
+    return any(type(e).__module__.partition(".")[0] in _CLIENTS for e in chain if e is not None)
+
+
+def store_failed(error: BaseException) -> MillstreamError:
+    """The same error in a user's words."""
+    return MillstreamError(
+        f"the store failed: {type(error).__name__}: {error}",
+        "a store that answers, and lets this user read and write",
+        "look at the endpoint and the credentials in the environment",
+    )
 
 
 class Guarded(Protocol):

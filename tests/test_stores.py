@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import StringType, StructType
 
 from jobs import lock
+from jobs.cli import main
 from jobs.errors import DataRefused, Locked
 from jobs.evaluate.model_files import keep_model
 from jobs.lake import Examples, Lake, NewFile, read_json, write_json
@@ -96,6 +97,28 @@ def test_a_denied_table_is_named_without_colours(s3: S3, uploaded: Examples) -> 
     ):
         Examples.open(uploaded.url)
     assert "\x1b" not in str(error.value)
+
+
+def test_a_denied_manifest_is_named(s3: S3, uploaded: Examples) -> None:
+    with (
+        s3.failing("_manifests", 403),
+        pytest.raises(DataRefused, match=r"manifest s3://.*etl-test\.parquet.*PermissionError"),
+    ):
+        uploaded.shards()
+
+
+def test_a_store_that_refuses_a_command_gives_no_stack_trace(
+    s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = Raw(tmp_path).add(rows_of("2024-01-01", 3)).write()
+    command = ["vacuum", "--config", str(raw.config), "--set", f"lake={s3.url('denied')}"]
+
+    with s3.failing("denied", 403, method="HEAD"):
+        assert main(command) == 1
+
+    said = capsys.readouterr().err
+    assert "the store failed: PermissionError" in said
+    assert "Traceback" not in said
 
 
 def test_a_store_that_goes_silent_is_named_within_the_deadline(s3: S3, uploaded: Examples) -> None:

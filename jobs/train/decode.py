@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from jobs.errors import DataRefused, MillstreamError
 from jobs.manifest import Shard
 from jobs.petastorm_arrow import WorkerBase
+from jobs.store import is_of_client
 from jobs.train.batch import Layout, Words, items
 from jobs.train.foreign import ForeignColumns
 from jobs.train.memory import CHUNK_BYTES, Memory
@@ -142,9 +143,10 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
             try:
                 self._decode(read, shard, number)
                 return
-            except OSError as error:
+            except Exception as error:
                 self._files.pop(shard.path, None)
-                final = isinstance(error, FileNotFoundError | PermissionError)
+                lasting = isinstance(error, FileNotFoundError | PermissionError)
+                final = lasting or not (isinstance(error, OSError) or is_of_client(error))
                 late = time.monotonic() - started > self._job.timeout_s / 2
                 backoff = _FIRST_BACKOFF_S * 4**attempt
                 if final or late or attempt == _ATTEMPTS - 1 or self._job.stopped.wait(backoff):
