@@ -35,6 +35,9 @@ from schemas.field import (
     Weight,
 )
 
+# As np.empty: memory for an array of a shape and type.
+Allocate = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
+
 # Position of a padding row, which no real row has.
 NO_POSITION = -1
 
@@ -188,22 +191,27 @@ class Layout:
 
     # Words to batches
 
-    def batch(self, words: Words, position: npt.NDArray[np.int64]) -> Batch:
+    def batch(
+        self, words: Words, position: npt.NDArray[np.int64], empty: Allocate = np.empty
+    ) -> Batch:
         """Rows in words as a batch without padding.
 
         Args:
             words: int32 [b, W]; may be a view, the batch shares no memory with it.
             position: int64 [b].
+            empty: gives the memory of the batch's columns.
         """
-        rows = len(words)
         first_sparse, end_sparse = self._first_sparse, self._first_sparse + len(self._sparse)
+        # By NumPy, since torch takes no rows whose bytes are no multiple of an id's.
+        row_id = empty((len(words),), np.int64)
+        row_id[:] = words[:, :2].view(np.int64)[:, 0]
         return Batch(
-            dense=_floats(words[:, self._first_dense : first_sparse]),
-            sparse=torch.from_numpy(words[:, first_sparse:end_sparse]).to(torch.int64),
-            label=self._scalar(words, self._label, math.nan),
-            weight=self._scalar(words, self._weight, 1.0),
-            row_id=torch.from_numpy(words[:, :2].copy().view(np.int64)[:, 0]),
-            is_row=torch.ones(rows, dtype=torch.bool),
+            dense=_copied(words[:, self._first_dense : first_sparse].view(np.float32), empty),
+            sparse=_copied(words[:, first_sparse:end_sparse], empty, np.int64),
+            label=self._scalar(words, self._label, math.nan, empty),
+            weight=self._scalar(words, self._weight, 1.0, empty),
+            row_id=torch.from_numpy(row_id),
+            is_row=torch.ones(len(words), dtype=torch.bool),
             position=torch.from_numpy(position),
             tensors={
                 name: tensor
@@ -218,10 +226,12 @@ class Layout:
         zero = torch.zeros(1)
         return replace(row, label=zero, weight=zero, is_row=torch.zeros(1, dtype=torch.bool))
 
-    def _scalar(self, words: Words, name: str | None, absent: float) -> torch.Tensor:
+    def _scalar(
+        self, words: Words, name: str | None, absent: float, empty: Allocate
+    ) -> torch.Tensor:
         if name is None:
             return torch.full((len(words),), absent)
-        return _floats(words[:, self._columns[name]])
+        return _copied(words[:, self._columns[name]].view(np.float32), empty)
 
 
 def items(words: Words) -> npt.NDArray[np.void]:
@@ -257,5 +267,9 @@ def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
     return set(inputs if columns is None else columns)
 
 
-def _floats(words: Words) -> torch.Tensor:
-    return torch.from_numpy(words.copy().view(np.float32))
+def _copied(
+    values: npt.NDArray[Any], empty: Allocate, dtype: npt.DTypeLike | None = None
+) -> torch.Tensor:
+    """A contiguous copy, in memory that `empty` gives."""
+    copied = torch.from_numpy(empty(values.shape, dtype or values.dtype))
+    return copied.copy_(torch.from_numpy(values))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.errors import DataRefused
 
@@ -43,6 +44,8 @@ def as_type(column: pa.Array, name: str, wanted: pa.DataType) -> pa.Array:
 
 def values(column: pa.Array) -> npt.NDArray[Any]:
     """As NumPy, with NaN for null; not copied where there is no null."""
+    if column.null_count and pa.types.is_floating(column.type):
+        column = pc.fill_null(column, math.nan)
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 

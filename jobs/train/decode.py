@@ -1,7 +1,7 @@
 """One row group to rows of windows: what a thread of Petastorm's pool does.
 
-Each decoded row is written straight to its place in its window's order, so shuffling costs one
-copy of the row.
+Columns are put side by side once, and each row is then copied whole to its place in its window's
+order.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from jobs.petastorm_arrow import WorkerBase
 from jobs.store import is_of_client
 from jobs.train.batch import Layout, Words, items
 from jobs.train.foreign import ForeignColumns
-from jobs.train.memory import CHUNK_BYTES, Memory
+from jobs.train.memory import Memory
 from jobs.train.plan import Ints
+from jobs.train.transposition import Transposition
 
 _OPEN_FILES = 8
 _ATTEMPTS = 3
@@ -121,8 +122,8 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         super().__init__(worker_id, publish, job)
         self._job = job
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
-        chunk_rows = max(1, CHUNK_BYTES // job.layout.row_bytes)
-        self._chunk: Words = np.empty((chunk_rows, job.layout.words), np.int32)
+        self._transposition = Transposition()
+        self._rows: Words = np.empty((job.memory.decode_rows, job.layout.words), np.int32)
 
     def process(self, read: Read) -> None:
         read.started = time.monotonic()
@@ -155,15 +156,12 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
     def _decode(self, read: Read, shard: Shard, number: int) -> None:
         first = 0
         end = max(part.end for part in read.parts)
-        for rows in self._decoded(shard, number):
-            columns = self._job.layout.parts(rows)
-            for low in range(0, rows.num_rows, len(self._chunk)):
-                words = self._chunk[: rows.num_rows - low]
-                for place, column in columns:
-                    words[:, place] = column[low : low + len(words)]
-                for part in read.parts:
-                    _put(words, first + low, part)
-            first += rows.num_rows
+        for decoded in self._decoded(shard, number):
+            rows = self._rows[: decoded.num_rows]
+            self._transposition.write(self._job.layout.parts(decoded), rows)
+            for part in read.parts:
+                _put(rows, first, part)
+            first += len(rows)
             if first >= end:
                 return
         raise DataRefused(f"{first} rows are there", f"at least {end}")
@@ -218,17 +216,23 @@ def _check_size(found: int, expected: int | None) -> None:
         raise DataRefused(f"the file has {found} bytes by now", f"{expected}")
 
 
-def _put(words: Words, first: int, part: Part) -> None:
-    """Writes a chunk's rows, which begin at row `first` of the row group, to their places."""
-    low, high = max(part.first, first), min(part.end, first + len(words))
+def _put(rows: Words, first: int, part: Part) -> None:
+    """Copies rows, which begin at row `first` of the row group, to their places in the window."""
+    low, high = max(part.first, first), min(part.end, first + len(rows))
     if low >= high:
         return
     places = part.places[low - part.first : high - part.first]
-    rows = words[low - first : high - first]
+    rows, window = rows[low - first : high - first], part.target.words
     kept = places >= 0
     if not kept.all():
         places, rows = places[kept], rows[kept]
-    items(part.target.words)[places] = items(rows)
+    if len(places) == len(window):
+        # A window of these rows alone is gathered, which takes half the time of scattering.
+        order = np.empty_like(places)
+        order[places] = np.arange(len(places))
+        np.take(rows, order, axis=0, out=window, mode="clip")
+    else:
+        items(window)[places] = items(rows)
 
 
 def _refusal(selection: Selection, group: int, error: Exception) -> MillstreamError:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from bisect import bisect_left, insort
+from collections import defaultdict, deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jobs.errors import ConfigError
 from jobs.train.batch import Words
@@ -53,8 +58,7 @@ class Memory:
     @property
     def fixed(self) -> int:
         """The grid, batches (ids take twice their words), what is being decoded."""
-        chunk = max(CHUNK_BYTES, self.row_bytes)
-        decoding = self.threads * (2 * self.decode_rows * self.row_bytes + chunk)
+        decoding = self.threads * (3 * self.decode_rows * self.row_bytes + CHUNK_BYTES)
         return self.block_rows * self.row_bytes * (1 + 2 * BLOCKS) + decoding
 
     @property
@@ -71,6 +75,28 @@ class Memory:
     @property
     def for_windows(self) -> int:
         return self.total - self.fixed
+
+
+class Recycled:
+    """Memory of batches, used again when the batches made in it are gone.
+
+    Fresh pages cost as much as decoding does.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, deque[npt.NDArray[np.uint8]]] = defaultdict(deque)
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An array of anything. Only a tensor made of the array itself keeps its memory."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        free = self._free[size]
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
+        array = memory.view(dtype).reshape(shape)
+        weakref.finalize(array, free.append, memory).atexit = False
+        return array
 
 
 class Buffers:

@@ -1,0 +1,62 @@
+"""Columns to rows: columns as Arrow decodes them, put side by side in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jobs.train.batch import Words
+from jobs.train.memory import CHUNK_BYTES
+
+# Columns that begin a multiple of 4,096 bytes apart would share the few places of the cache that
+# such addresses map to, and take four times as long.
+_PAGE_WORDS = 1024
+_PADDING_WORDS = 16
+# Parts of more words a row are copied as they are.
+_NARROW_WORDS = 2
+
+
+class Transposition:
+    """Writes columns as rows, by way of a piece of memory that fits the cache."""
+
+    def __init__(self) -> None:
+        self._staged: Words = np.empty((0, 0), np.int32)
+
+    def write(self, parts: Sequence[tuple[slice, Words]], rows: Words) -> None:
+        """Puts the parts of rows side by side.
+
+        Args:
+            parts: for each column which words of a row it makes, and these, int32 [n, w].
+            rows: where they go, int32 [n, W].
+        """
+        narrow, wide = _narrow_first(parts)
+        for place, part in wide:
+            rows[:, place] = part
+        if not narrow:
+            return
+        step = max(1, CHUNK_BYTES // (4 * len(narrow)))
+        staged = self._staging(len(narrow), min(step, len(rows)))
+        for low in range(0, len(rows), step):
+            high = min(low + step, len(rows))
+            for row, column in zip(staged, narrow, strict=True):
+                row[: high - low] = column[low:high]
+            rows[low:high, : len(narrow)] = staged[:, : high - low].T
+
+    def _staging(self, columns: int, rows: int) -> Words:
+        if len(self._staged) != columns or self._staged.shape[1] < rows:
+            padded = -(-rows // _PAGE_WORDS) * _PAGE_WORDS + _PADDING_WORDS
+            self._staged = np.empty((columns, padded), np.int32)
+        return self._staged
+
+
+def _narrow_first(
+    parts: Sequence[tuple[slice, Words]],
+) -> tuple[list[Words], list[tuple[slice, Words]]]:
+    """The leading columns of a word or two, word by word, and the other parts."""
+    narrow: list[Words] = []
+    for number, (place, part) in enumerate(parts):
+        if part.shape[1] > _NARROW_WORDS or place.start != len(narrow):
+            return narrow, list(parts[number:])
+        narrow += [part[:, word] for word in range(part.shape[1])]
+    return narrow, []
