@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 
 from jobs.evaluate.registry import Registry
-from jobs.lake import Lake, Table, TableName, read_json
+from jobs.lake import Lake, Table, TableName
 
 Versions = dict[TableName, set[int]]
 
@@ -69,7 +70,15 @@ def _pinned(lake: Lake, registry: Registry) -> Iterator[tuple[int, str]]:
     for model in registry.versions():
         yield int(model.tags["examples_version"]), model.tags["state_digest"]
     fs, folder = fsspec.core.url_to_fs(lake.folder("checkpoints"))
-    for path in fs.find(folder) if fs.exists(folder) else ():
-        content = read_json(fs.unstrip_protocol(path)) if path.endswith(".json") else {}
-        if isinstance(content, dict) and "examples_version" in content:
-            yield int(content["examples_version"]), content["state_digest"]
+    if not fs.exists(folder):
+        return
+    # Late: torch takes seconds to load.
+    from jobs.train.checkpoint import Damaged, identity
+    from jobs.train.resume import runs_of
+
+    for urls in runs_of(lake).values():
+        for url in urls:
+            # A torn one is no checkpoint: nobody goes on from it.
+            with suppress(Damaged):
+                found = identity(url)
+                yield int(found["examples_version"]), found["spec"]["state"]

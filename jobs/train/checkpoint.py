@@ -178,6 +178,17 @@ def _moment(name: str) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
+def identity(url: str) -> dict[str, Any]:
+    """What a checkpoint says it is a training of, its files unread.
+
+    Raises:
+        Damaged: its commit is missing or torn.
+    """
+    fs, path = fsspec.core.url_to_fs(url)
+    found: dict[str, Any] = _unsealed(_read(fs, path, COMMIT))["identity"]
+    return found
+
+
 def verified(url: str) -> Checkpoint:
     """Reads the commit of a checkpoint and compares every file with it.
 

@@ -33,6 +33,12 @@ def examples_of(raw: Raw) -> Examples:
     return Examples.open(lake_of(raw).table("examples").url)
 
 
+def shard_contents(raw: Raw) -> list[tuple[object, ...]]:
+    """What the shards hold and where, without runs and paths."""
+    shards = examples_of(raw).shards()
+    return [(s.ds, s.split, s.number, s.row_group_rows, s.digest) for s in shards]
+
+
 def example_rows(raw: Raw, ds: str | None = None) -> pd.DataFrame:
     """All example rows with their ds and split, in order of the row id."""
     examples = examples_of(raw)

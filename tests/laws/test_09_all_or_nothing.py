@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl import job
-from tests.builders.lakes import examples_of, run_etl
+from tests.builders.lakes import examples_of, run_etl, shard_contents
 from tests.builders.visits import Raw, rows_of
 
 DATES = ["2024-01-01", "2024-01-02", "2024-01-03"]
@@ -16,11 +16,6 @@ DATES = ["2024-01-01", "2024-01-02", "2024-01-03"]
 
 class Killed(BaseException):
     """Stands for the end of the process: nothing of ours handles it."""
-
-
-def contents(raw: Raw) -> list[tuple[object, ...]]:
-    shards = examples_of(raw).shards()
-    return [(s.ds, s.split, s.number, s.row_group_rows, s.digest) for s in shards]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +39,7 @@ def test_a_run_that_dies_leaves_no_trace_that_counts(
     raw = Raw(tmp_path).add(line for ds in DATES for line in rows_of(ds, 60))
     raw.write()
     run_etl(raw, spark, [DATES[0]])
-    version, before = examples_of(raw).version, contents(raw)
+    version, before = examples_of(raw).version, shard_contents(raw)
 
     def die(*_: object) -> None:
         raise Killed
@@ -54,11 +49,11 @@ def test_a_run_that_dies_leaves_no_trace_that_counts(
         with pytest.raises(Killed):
             run_etl(raw, spark, [DATES[1]])
     assert examples_of(raw).version == version
-    assert contents(raw) == before
+    assert shard_contents(raw) == before
 
     # The dead run had appended to the id log; the next one must not build on that.
     run_etl(raw, spark, [DATES[2]])
-    assert contents(raw) == contents(undisturbed)
+    assert shard_contents(raw) == shard_contents(undisturbed)
     assert examples_of(raw).info["states"] == examples_of(undisturbed).info["states"]
 
 

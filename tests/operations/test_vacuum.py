@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs.cli import main
 from jobs.ledger import read_ledger
 from jobs.lock import stage_lock
 from jobs.settings import load_settings
+from jobs.train import checkpoint
+from jobs.train.history import Position
+from jobs.train.snapshot import Snapshot
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
 from tests.builders.models import register_model
 from tests.builders.visits import Raw
@@ -109,13 +114,31 @@ def test_files_of_a_run_that_holds_a_lock_stay(
     assert not working.exists()
 
 
-def test_what_a_model_names_stays_unless_forced(raw: Raw) -> None:
-    settings = load_settings(raw.config)
-    register_model(settings, DATES[-1])
+def name_by_model(raw: Raw) -> None:
+    register_model(load_settings(raw.config), DATES[-1])
+
+
+def name_by_checkpoint(raw: Raw) -> None:
     opened = examples_of(raw)
+    snapshot = Snapshot(
+        {"w": torch.ones(2)}, {}, {}, torch.zeros(1, 1, dtype=torch.uint8), Position()
+    )
+    spec = {"state": opened.info["states"][DATES[-1]]}
+    identity = {"examples_version": opened.version, "spec": spec}
+    checkpoint.write(lake_of(raw).folder("checkpoints", "train-1"), snapshot, identity)
+
+
+@pytest.mark.parametrize("name", [name_by_model, name_by_checkpoint])
+def test_what_a_model_or_checkpoint_names_stays_unless_forced(
+    raw: Raw, name: Callable[[Raw], None]
+) -> None:
+    name(raw)
+    opened = examples_of(raw)
+    states = set((raw.lake / "visits" / "states").iterdir())
     lake_of(raw).table("examples").rewrite([], {"ds": DATES}, opened.info, "etl", 99)
     assert vacuum(raw) == 0
     assert all(Path(opened.url, shard.path).exists() for shard in opened.shards())
+    assert set((raw.lake / "visits" / "states").iterdir()) == states
     assert vacuum(raw, "--force") == 0
     assert not list(Path(opened.url).glob("run=*"))
 
