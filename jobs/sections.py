@@ -42,6 +42,12 @@ class EtlSettings(Section):
     row_group_rows: int = Field(65_536, ge=1, description="rows a Parquet row group at most")
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
     dates_per_pass: int = Field(400, ge=1)
+    broadcast_max_entries: int = Field(
+        500_000,
+        ge=0,
+        description="entries of a vocabulary that each executor holds; a larger one is joined by a "
+        "shuffle",
+    )
 
 
 class StreamSettings(Section):

@@ -72,7 +72,7 @@ class State:
         declaration: digest of the data set's declaration.
         generation: of the id log; ids of different generations have nothing in common.
         numeric: statistics by field name.
-        vocabulary: reach of the id log by field name.
+        vocabulary: reach of the id log by the fields' `log_name`.
     """
 
     ds: str
@@ -92,7 +92,7 @@ class State:
 
     def table_rows(self, dataset: Dataset) -> tuple[int, ...]:
         """Rows of each categorical field's embedding table, in the order of `sparse`."""
-        return tuple(self.vocabulary[f.name].rows for f in dataset.categorical)
+        return tuple(self.vocabulary[f.log_name].rows for f in dataset.categorical)
 
     def means_and_stds(self, dataset: Dataset) -> tuple[list[float], list[float]]:
         """Mean and deviation of each numeric field, in the order of `dense`; deviations not 0."""

@@ -6,18 +6,23 @@ import codecs
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.field import CategoricalList, Label, NumericList, Weight
+from schemas.field import CategoricalList, Label, NumericList, Weight, cross_sql
 from schemas.source import IMAGE_COLUMNS, NUMPY_OF_SPARK, Join, Source
 from schemas.stored import ROW_ID
 
 if TYPE_CHECKING:
     from schemas.dataset import Dataset
+    from schemas.field import WithIds
 
 # Columns of the examples that Millstream itself adds.
 RESERVED = frozenset(
     {"ds", "split", "shard", ROW_ID, "raw", "source_file", "reasons", "score", "run_id"}
     | {"model_version", "predicted_class", "scores"}
 )
+
+
+# What fields with one vocabulary have in common.
+_OF_VOCABULARY = ("min_count", "max_size", "oov_buckets")
 
 
 def _duplicates(names: Sequence[str]) -> list[str]:
@@ -99,7 +104,31 @@ def _join_problems(dataset: Dataset, join: Join) -> Iterator[str]:
             yield f"join on {join.source}.{parent_column}, which is not declared"
 
 
+def _cross_problems(dataset: Dataset) -> Iterator[str]:
+    crossable = {f.name: f for f in dataset.categorical if not f.crossed}
+    for f in dataset.categorical:
+        parts = [crossable[name] for name in f.crossed if name in crossable]
+        if len(f.crossed) == 1 or len(parts) < len(f.crossed):
+            names = ", ".join(f.crossed)
+            yield f"field {f.name!r} crosses {names}; give 2 or more categorical fields"
+        elif parts and f.expr not in ("", cross_sql(parts)):
+            yield f"field {f.name!r} has an expr and crosses others; give one of the two"
+
+
+def _vocabulary_problems(dataset: Dataset) -> Iterator[str]:
+    logs: dict[str, WithIds] = {}
+    for f in dataset.with_ids:
+        first = logs.setdefault(f.log_name, f)
+        if any(getattr(first, part) != getattr(f, part) for part in _OF_VOCABULARY):
+            alike = ", ".join(_OF_VOCABULARY)
+            yield f"fields {first.name!r} and {f.name!r} share a vocabulary; {alike} must be equal"
+    if mixed := sorted(logs.keys() & {f.name for f in dataset.measured}):
+        yield f"vocabularies named like numeric fields: {', '.join(mixed)}"
+
+
 def _field_problems(dataset: Dataset) -> Iterator[str]:
+    yield from _cross_problems(dataset)
+    yield from _vocabulary_problems(dataset)
     names = [f.name for f in dataset.fields]
     if repeated := _duplicates([*names, *dataset.key]):
         yield f"fields named twice, or as a key column: {', '.join(repeated)}"

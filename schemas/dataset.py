@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ from schemas.field import (
     Tensor,
     Weight,
     WithIds,
+    cross_sql,
 )
 from schemas.source import Column, Join, Source, struct_type
 from schemas.stored import ROW_ID, StoredColumn, stored_columns
@@ -77,6 +79,14 @@ class Dataset:
     def __post_init__(self) -> None:
         for problem in problems(self):
             raise DeclarationError(f"declaration {self.name!r}: {problem}")
+        object.__setattr__(self, "fields", tuple(self._resolved(f) for f in self.fields))
+
+    def _resolved(self, f: Field) -> Field:
+        """A crossed field with its expression."""
+        if not isinstance(f, Categorical) or not f.crossed:
+            return f
+        by_name = {part.name: part for part in self.categorical}
+        return replace(f, expr=cross_sql([by_name[name] for name in f.crossed]))
 
     # What the parts are
 
@@ -113,6 +123,11 @@ class Dataset:
     def with_ids(self) -> tuple[WithIds, ...]:
         """Fields with values that have ids."""
         return self.of_kind(WithIds)
+
+    @property
+    def counted(self) -> tuple[WithIds, ...]:
+        """Those with a vocabulary."""
+        return tuple(f for f in self.with_ids if f.max_size)
 
     @property
     def lists(self) -> tuple[NumericList | CategoricalList, ...]:
@@ -169,9 +184,14 @@ class Dataset:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses to JSON values, with the kinds' names, so that equal text means equal meaning."""
+    """Dataclasses to JSON values, with the kinds' names, so that equal text means equal meaning.
+
+    What is as by default is left out, so that an option that a release adds changes no digest.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        given = {part.name: getattr(value, part.name) for part in dataclass_fields(value)}
+        defaults = {part.name: part.default for part in dataclass_fields(value)}
+        parts = {name: _plain(given[name]) for name in given if given[name] != defaults[name]}
         return {"kind": type(value).__name__, **parts}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

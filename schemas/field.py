@@ -8,8 +8,11 @@ the same name.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from schemas.text import TextTransform, literal
 
 # Ids of a categorical field: 0 padding, 1 null, then the out-of-vocabulary buckets, then values.
 PADDING_ID = 0
@@ -133,12 +136,14 @@ class WithIds(Field):
 
     A value gets an id once it was seen `min_count` times in train rows; at most `max_size` values
     do. Others are hashed into `oov_buckets`. `embedding_dim` 0 lets the model's rule decide.
+    Fields with the same `vocabulary` count and number values together.
     """
 
     min_count: int = 1
     max_size: int = 1_000_000
     oov_buckets: int = 1
     embedding_dim: int = 0
+    vocabulary: str = ""
 
     def __post_init__(self) -> None:
         lowest = {"min_count": 1, "max_size": 0, "oov_buckets": 1, "embedding_dim": 0}
@@ -148,17 +153,36 @@ class WithIds(Field):
                 raise ValueError(f"{kind} {self.name!r}: {name} is {value}, below {low}")
 
     @property
+    def log_name(self) -> str:
+        """What the id log and the contributions call the field."""
+        return self.vocabulary or self.name
+
+    def bucket_sql(self, value: str) -> str:
+        """Spark SQL of the bucket, from 0, of a value that has no id of its own."""
+        return f"pmod(xxhash64({value}), {self.oov_buckets}L)"
+
+    @property
     def first_value_id(self) -> int:
         return FIRST_OOV_ID + self.oov_buckets
 
 
 @dataclass(frozen=True)
 class Categorical(WithIds):
-    """An id: of the value, of null, or of the bucket of a value that has none."""
+    """An id: of the value, of null, or of the bucket of a value that has none.
+
+    `transforms` change the text first. `crossed` names other categorical fields, whose values
+    together are this one's.
+    """
+
+    transforms: tuple[TextTransform, ...] = ()
+    crossed: tuple[str, ...] = ()
 
     @property
     def sql(self) -> str:
-        return f"CAST({self.expr or self.name} AS STRING)"
+        x = f"CAST({self.expr or self.name} AS STRING)"
+        for transform in self.transforms:
+            x = transform.sql(x)
+        return x
 
 
 TooLong: TypeAlias = Literal["refuse", "keep_first"]
@@ -244,3 +268,14 @@ class Image(Field):
             raise ValueError(
                 f"Image {self.name!r}: shape is {self.shape}; give (H, W) or (H, W, 3)"
             )
+
+
+# Between the values of crossed fields: no text holds it.
+_UNIT_SEPARATOR = "\x1f"
+
+
+def cross_sql(parts: Sequence[Categorical]) -> str:
+    """Spark SQL of the values of several fields together; null where all of them are."""
+    values = ", ".join(f"coalesce({part.sql}, '')" for part in parts)
+    nothing = literal(_UNIT_SEPARATOR * (len(parts) - 1))
+    return f"nullif(concat_ws({literal(_UNIT_SEPARATOR)}, {values}), {nothing})"

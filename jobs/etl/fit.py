@@ -19,7 +19,7 @@ from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, Struc
 from jobs.etl.ingest import DS
 from jobs.quantiles import BUCKETS_A_ROOT
 from schemas.dataset import Dataset, struct_type
-from schemas.field import CategoricalList, NumericList
+from schemas.field import Categorical, CategoricalList, NumericList
 
 # Sums are kept as whole numbers: a term is cut at 2^32, 1, 2^-28 and 2^-56 into four limbs, which
 # are summed apart. Decimals would do as well, but Spark makes each from the double's text.
@@ -63,7 +63,7 @@ def contributions(train_rows: DataFrame, dataset: Dataset) -> DataFrame:
     measured = [(train_rows, [f.name for f in dataset.numeric])]
     for f in dataset.of_kind(NumericList):
         measured.append((train_rows.select(DS, F.explode(f.name).alias(f.name)), [f.name]))
-    found = [_value_counts(train_rows, dataset)] if dataset.with_ids else []
+    found = [_value_counts(train_rows, dataset)] if dataset.counted else []
     for rows, names in measured:
         found += [_sums(rows, names), _bucket_counts(rows, names)] if names else []
     # A data set of images alone has nothing to fit.
@@ -75,13 +75,17 @@ def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame:
     def pair(name: str, value: SparkColumn) -> SparkColumn:
         return F.struct(F.lit(name).alias("field"), value.alias("value"))
 
-    pairs = F.array(*[pair(f.name, F.col(f.name)) for f in dataset.categorical])
-    lists = [
-        F.transform(f.name, functools.partial(pair, f.name))
-        for f in dataset.of_kind(CategoricalList)
+    single = [
+        pair(f.log_name, F.col(f.name)) for f in dataset.counted if isinstance(f, Categorical)
     ]
-    if lists:
-        pairs = F.concat(*([pairs] if dataset.categorical else []), *lists)
+    lists = [
+        F.transform(f.name, functools.partial(pair, f.log_name))
+        for f in dataset.counted
+        if isinstance(f, CategoricalList)
+    ]
+    arrays = ([F.array(*single)] if single else []) + lists
+    # Spark generates the rows of a plain array without making it.
+    pairs = F.concat(*arrays) if lists else arrays[0]
     counts = rows.select(DS, F.inline(pairs)).groupBy(DS, "field", "value").count()
     return counts.select(*_cast({name: F.col(name) for name in (DS, "field", "value", "count")}))
 
@@ -168,7 +172,7 @@ def new_entries(
     """
     spark = counts.sparkSession
     fields = spark.createDataFrame(
-        [(f.name, f.min_count, f.max_size, f.first_value_id) for f in dataset.with_ids],
+        sorted({(f.log_name, f.min_count, f.max_size, f.first_value_id) for f in dataset.counted}),
         "field string, min_count long, max_size long, first_id int",
     )
     values = counts.where(F.col("value").isNotNull()).join(F.broadcast(fields), "field")

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
-from jobs.etl.encode import encode
+from jobs.etl.encode import encode, large_vocabularies
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
 from jobs.etl.generation import next_generation, refused_dates
 from jobs.etl.ingest import DS, REASONS, UNDATED, read_errors
@@ -209,7 +209,9 @@ class Pass:
 
     def _stage_examples(self, rows: DataFrame, tallies: Mapping[str, Tally]) -> list[Shard]:
         valid = rows.where(F.col(SPLIT).isNotNull())
-        encoded = encode(valid, self.dataset, self._entries(), as_of=None, keep=[SPLIT])
+        entries, most = self._entries(), self.settings.etl.broadcast_max_entries
+        large = large_vocabularies(self.lake.table("id_log"), entries, most)
+        encoded = encode(valid, self.dataset, entries, None, [SPLIT], large)
         counts = {
             (ds, split): count for ds, one in tallies.items() for split, count in one.splits.items()
         }

@@ -32,8 +32,8 @@ def with_list_ids(
         return rows
     row = [DS, ROW_ID, *dataset.key]
     elements = rows.select(*row, F.inline(F.concat(*map(_elements, fields))))
-    known = entries.where(F.col("field").isin([f.name for f in fields]))
-    found = elements.join(known, ["field", "value"], "left")
+    known = entries.where(F.col("field").isin([f.log_name for f in fields]))
+    found = elements.join(known.withColumnRenamed("field", "log"), ["log", "value"], "left")
     identity = (
         F.when(F.col("value").isNull(), F.lit(NULL_ID))
         .when(F.col("from_ds") <= until, F.col("id"))
@@ -50,6 +50,7 @@ def _elements(f: CategoricalList) -> SparkColumn:
         f.name,
         lambda value, place: F.struct(
             F.lit(f.name).alias("field"),
+            F.lit(f.log_name).alias("log"),
             place.alias("place"),
             value.alias("value"),
             F.lit(f.oov_buckets).alias("buckets"),

@@ -95,7 +95,7 @@ def states(
                 for f in dataset.measured
             },
             vocabulary={
-                f.name: _vocabulary(f, _as_of(ds, reaches.get(f.name), _Reach()))
+                f.log_name: _vocabulary(f, _as_of(ds, reaches.get(f.log_name), _Reach()))
                 for f in dataset.with_ids
             },
         )

@@ -215,7 +215,9 @@ class Scoring:
         """Scores the valid rows once, into files that nobody sees yet."""
         valid = rows.where(F.size(REASONS) == 0)
         entries = state_entries(self.spark, self.lake, state)
-        encoded = encode(valid, self.dataset, entries, as_of=state.ds)
+        most = self.settings.etl.broadcast_max_entries
+        large = [name for name, known in state.vocabulary.items() if known.entries > most]
+        encoded = encode(valid, self.dataset, entries, as_of=state.ds, shuffled=large)
         kept = kept_columns(self.dataset)
         scored = predicted(encoded, self.predictor, [*kept, DS]).withColumns(
             {MODEL_VERSION: F.lit(self.model.version), RUN_ID: F.lit(self.run_id)}

@@ -67,7 +67,7 @@ class ModelSpec:
         table_rows = state.table_rows(dataset)
 
         def dim(f: WithIds) -> int:
-            rule = embedding_dim(state.vocabulary[f.name].rows, settings.max_embedding_dim)
+            rule = embedding_dim(state.vocabulary[f.log_name].rows, settings.max_embedding_dim)
             return f.embedding_dim or settings.embedding_dim or rule
 
         return cls(
@@ -86,7 +86,7 @@ class ModelSpec:
             cross_layers=settings.cross_layers,
             classes=dataset.label.classes,
             id_lists={
-                f.name: (state.vocabulary[f.name].rows, dim(f))
+                f.name: (state.vocabulary[f.log_name].rows, dim(f))
                 for f in dataset.of_kind(CategoricalList)
             },
             number_lists={

@@ -1,0 +1,53 @@
+"""Categorical fields without a vocabulary: the id follows from the value alone.
+
+Their tables have a fixed size and nothing is fitted, so a value never seen has an id as good as any
+other, and a model serves for any state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.field import Categorical
+
+
+@dataclass(frozen=True)
+class Hashed(Categorical):
+    """An id by hash, into `oov_buckets` of them; null keeps its own."""
+
+    max_size: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_size:
+            raise ValueError(f"Hashed {self.name!r}: max_size is {self.max_size}; it must be 0")
+
+
+@dataclass(frozen=True)
+class Bucketized(Categorical):
+    """A number's place among ascending `boundaries`: 0 below the first, 1 from the first on, ...
+
+    `expr` gives the number; null keeps its own id.
+    """
+
+    max_size: int = 0
+    boundaries: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
+        if not self.boundaries or not ascending:
+            raise ValueError(
+                f"Bucketized {self.name!r}: boundaries are {self.boundaries}; they must ascend"
+            )
+        # As many as there are buckets, so that the table's size is that of any hashed field.
+        object.__setattr__(self, "oov_buckets", len(self.boundaries) + 1)
+        super().__post_init__()
+
+    @property
+    def sql(self) -> str:
+        x = f"CAST({self.expr or self.name} AS DOUBLE)"
+        passed = " + ".join(f"CAST({x} >= {bound!r}D AS INT)" for bound in self.boundaries)
+        return f"CAST({passed} AS STRING)"
+
+    def bucket_sql(self, value: str) -> str:
+        return f"CAST({value} AS INT)"
