@@ -146,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     vacuum.add_argument("--dry-run", action="store_true", help="change nothing, say what would go")
 
+    export = _command(parsers, "export", run.export, "write a model as a file that others run")
+    export.add_argument(
+        "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
+    )
+    export.add_argument("--format", choices=("onnx", "torchscript"), default="onnx")
+    export.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
+
     files = _command(parsers, "files", run.files, "list the Parquet files of an examples version")
     files.add_argument("--version", type=int, metavar="N", help="default: the newest")
     files.add_argument("--split", choices=("train", "val", "test"), help="default: all")

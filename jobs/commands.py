@@ -108,6 +108,15 @@ def models(arguments: argparse.Namespace, settings: Settings) -> str:
     return models_table(_registry(settings), settings.evaluate.split)
 
 
+def export(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.evaluate.export import export_version
+
+    registry = _registry(settings)
+    version = registry.resolve(arguments.model)
+    export_version(registry.lake, version, arguments.format, arguments.to)
+    return f"export: model version {version.version} as {arguments.format} in {arguments.to}"
+
+
 def _registry(settings: Settings) -> Registry:
     from jobs.etl.job import lake_of
     from jobs.evaluate.registry import Registry

@@ -231,6 +231,9 @@ class ScoreSettings(Section):
 
     sources: dict[str, str] | None = None
     batch_rows: int = Field(8_192, ge=1)
+    engine: Literal["torch", "onnx"] = Field(
+        "torch", description="onnx: ONNX Runtime, on a model that is exported first"
+    )
 
 
 class NightlySettings(Section):

@@ -7,11 +7,13 @@ persist it, or write it, before counting or filtering.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
 
     from jobs.train.artifact import LoadedModel
+    from jobs.train.batch import Batch
 
 SCORE, PREDICTED_CLASS, SCORES = "score", "predicted_class", "scores"
 IdMaps = Mapping[str, npt.NDArray[np.int32]]
@@ -40,12 +43,16 @@ class Predictor:
         weights_digest: that its weights must have.
         dataset: the declaration that the model was trained with.
         batch_rows: rows a forward.
+        onnx_url, onnx_digest: an exported model that ONNX Runtime scores with, and the digest of
+            its bytes; empty where torch does.
     """
 
     folder_url: str
     weights_digest: str
     dataset: Dataset
     batch_rows: int
+    onnx_url: str = ""
+    onnx_digest: str = ""
 
 
 def score_columns(dataset: Dataset) -> list[tuple[str, str]]:
@@ -93,14 +100,13 @@ def _score(
     import torch
 
     from jobs.train.batch import batch_from_arrow
-    from jobs.train.models import predict
 
     torch.set_num_threads(_task_cores())
-    model = loaded(predictor.folder_url, predictor.weights_digest).model
+    forward = _forward(predictor)
     for table in _rebatched(batches, predictor.batch_rows):
         batch = batch_from_arrow(_mapped(table, id_maps.value), predictor.dataset, with_label=False)
         scored = table.select(list(keep))
-        for name, column in _columns(predict(model, batch).numpy()).items():
+        for name, column in _columns(forward(batch)).items():
             scored = scored.append_column(name, column)
         yield from scored.to_batches()
 
@@ -115,6 +121,39 @@ def _columns(scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
         PREDICTED_CLASS: pa.array(scores.argmax(axis=1), pa.int32()),
         SCORES: lists.cast(pa.list_(pa.float32())),
     }
+
+
+def _forward(predictor: Predictor) -> Callable[[Batch], npt.NDArray[np.float32]]:
+    """The scores [b] of a batch, by the predictor's engine."""
+    if predictor.onnx_url:
+        from jobs.evaluate.export import inputs_of, scores
+
+        runtime = loaded_onnx(predictor.onnx_url, predictor.onnx_digest, _task_cores())
+        return lambda batch: scores(runtime, inputs_of(batch))
+
+    from jobs.train.models import predict
+
+    model = loaded(predictor.folder_url, predictor.weights_digest).model
+    return lambda batch: predict(model, batch).numpy()
+
+
+@lru_cache(maxsize=2)
+def loaded_onnx(url: str, digest: str, threads: int) -> Any:
+    """ONNX Runtime's session of an exported model, made once a process.
+
+    Raises:
+        DataRefused: the file is not the one that the driver exported.
+    """
+    from jobs.evaluate.export import session
+
+    with fsspec.open(url, "rb") as file:
+        content: bytes = file.read()
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise DataRefused(
+            f"{url} has digest {found}", f"digest {digest}", "remove it; it is made again"
+        )
+    return session(content, threads)
 
 
 @lru_cache(maxsize=2)

@@ -27,6 +27,7 @@ from jobs.etl.job import source_paths
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.states import state_entries
 from jobs.etl.validate import checked_rows, dated_rows
+from jobs.evaluate.export import for_scoring
 from jobs.evaluate.job import refuse_other_declaration
 from jobs.evaluate.predict import Predictor, check_weights, predicted
 from jobs.evaluate.predictions import (
@@ -133,7 +134,8 @@ class Scoring:
     @cached_property
     def predictor(self) -> Predictor:
         digest, rows = self.model.tags["weights_digest"], self.settings.score.batch_rows
-        return Predictor(self.model.folder_url, digest, self.dataset, rows)
+        found = Predictor(self.model.folder_url, digest, self.dataset, rows)
+        return for_scoring(self.lake, found) if self.settings.score.engine == "onnx" else found
 
     def run(self) -> ScoreResult:
         started = time.monotonic()

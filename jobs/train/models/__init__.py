@@ -121,18 +121,22 @@ def row_losses(logits: Tensor, batch: Batch, task: Task, smoothing: float = 0.0)
     return F.binary_cross_entropy_with_logits(logits, label, reduction="none")
 
 
-def predict(model: Model, batch: Batch) -> Tensor:
-    """Scores float32 [b]: probabilities of a binary label, else numbers. Without dropout.
+def scores_of(logits: Tensor, task: Task) -> Tensor:
+    """Scores float32 [b] of logits: probabilities of a binary label, else numbers.
 
     Of a multiclass label, the probabilities of its classes, [b, classes].
     """
+    return _LINKS[task](logits).float()
+
+
+def predict(model: Model, batch: Batch) -> Tensor:
+    """Scores float32, as `scores_of`, without dropout."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        logits = model(batch)
-        scores = _LINKS[model.task](logits)
+        scores = scores_of(model(batch), model.task)
     model.train(was_training)
-    return scores.float()
+    return scores
 
 
 __all__ = [
@@ -144,4 +148,5 @@ __all__ = [
     "embedding_tables",
     "predict",
     "row_losses",
+    "scores_of",
 ]
