@@ -113,7 +113,8 @@ def export(arguments: argparse.Namespace, settings: Settings) -> str:
 
     registry = _registry(settings)
     version = registry.resolve(arguments.model)
-    export_version(registry.lake, version, arguments.format, arguments.to)
+    dataset = settings.dataset()
+    export_version(registry.lake, version, dataset, arguments.format, arguments.to)
     return f"export: model version {version.version} as {arguments.format} in {arguments.to}"
 
 

@@ -34,8 +34,9 @@ from jobs.lake import Lake
 from jobs.state import load_state
 from jobs.store import write_folder, write_whole
 from jobs.train.artifact import LoadedModel
-from jobs.train.batch import Batch
+from jobs.train.batch import Batch, Layout
 from jobs.train.models import Model, ModelSpec, predict, scores_of
+from schemas.dataset import Dataset
 
 Format = Literal["onnx", "torchscript"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torchscript": "model.pt"}
@@ -63,14 +64,10 @@ class Exported(nn.Module):
 
 def batch_of(inputs: Mapping[str, Tensor]) -> Batch:
     """A batch without labels, of encoded inputs by name."""
-    dense = inputs["dense"]
-    zeros = (
-        torch.zeros_like(inputs["sparse"][:, 0])
-        if inputs["sparse"].shape[1]
-        else dense[:, 0].long()
-    )
+    # shape, as len() would fix the number of rows in an exported model.
+    zeros = torch.zeros(inputs["dense"].shape[0], dtype=torch.int64)
     return Batch(
-        dense=dense,
+        dense=inputs["dense"],
         sparse=inputs["sparse"],
         label=zeros.float(),
         weight=zeros.float(),
@@ -86,7 +83,9 @@ def inputs_of(batch: Batch) -> Inputs:
     return {"dense": batch.dense, "sparse": batch.sparse, **dict(sorted(batch.tensors.items()))}
 
 
-def example_inputs(spec: ModelSpec, rows: int = _EXAMPLE_ROWS, seed: int = 7) -> Inputs:
+def example_inputs(
+    spec: ModelSpec, dataset: Dataset, rows: int = _EXAMPLE_ROWS, seed: int = 7
+) -> Inputs:
     """Made-up inputs with missing numbers and ids of all kinds, the same for the same spec."""
     draw = torch.Generator().manual_seed(seed)
     dense = torch.randn(rows, spec.num_dense, generator=draw)
@@ -95,23 +94,29 @@ def example_inputs(spec: ModelSpec, rows: int = _EXAMPLE_ROWS, seed: int = 7) ->
     limits = torch.tensor(spec.table_rows, dtype=torch.float64)
     drawn = torch.rand(rows, len(spec.table_rows), generator=draw, dtype=torch.float64)
     inputs = {"dense": dense.float(), "sparse": (1 + drawn * (limits - 1)).long()}
-    for name, shape in sorted(spec.tensor_shapes.items()):
-        inputs[name] = torch.rand(rows, *shape, generator=draw)
+    for name, like in sorted(Layout(dataset).padding().tensors.items()):
+        # Ids and lengths of 0 and 1 are within any table and any sequence.
+        most = {torch.uint8: 256, torch.int64: 2}.get(like.dtype, 1)
+        values = torch.rand(rows, *like.shape[1:], generator=draw) * most
+        inputs[name] = values.to(like.dtype)
     return inputs
 
 
-def export(loaded: LoadedModel, format_: Format, state: Mapping[str, bytes]) -> dict[str, bytes]:
+def export(
+    loaded: LoadedModel, dataset: Dataset, format_: Format, state: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """The files of an exported model, by name.
 
     Args:
         loaded: the model.
+        dataset: the declaration that it was trained with.
         state: further files to put beside it, by name.
 
     Raises:
         ConfigError: the model cannot be exported.
         DataRefused: the exported model's scores differ by more than TOLERANCE.
     """
-    inputs = example_inputs(loaded.spec)
+    inputs = example_inputs(loaded.spec, dataset)
     expected = predict(loaded.model, batch_of(inputs)).numpy()
     network = Exported(loaded.model, [n for n in inputs if n not in ("dense", "sparse")]).eval()
     make = {"onnx": _onnx, "torchscript": _torchscript}[format_]
@@ -125,7 +130,7 @@ def export(loaded: LoadedModel, format_: Format, state: Mapping[str, bytes]) -> 
         ) from error
     # Other rows than it was traced with, and another number of them.
     for rows, seed in ((1, 8), (2 * _EXAMPLE_ROWS, 9)):
-        other = example_inputs(loaded.spec, rows, seed)
+        other = example_inputs(loaded.spec, dataset, rows, seed)
         _check_equal(run(content, format_, other), predict(loaded.model, batch_of(other)).numpy())
     _check_equal(run(content, format_, inputs), expected)
     example = {
@@ -249,7 +254,9 @@ def _first_line(error: Exception) -> str:
     return (lines or str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def export_version(lake: Lake, model: ModelVersion, format_: Format, folder_url: str) -> None:
+def export_version(
+    lake: Lake, model: ModelVersion, dataset: Dataset, format_: Format, folder_url: str
+) -> None:
     """Writes a registered model, its state and an example request into a folder.
 
     The state is `state.json` with the statistics, and `vocabulary.parquet` with (field, value, id).
@@ -270,7 +277,7 @@ def export_version(lake: Lake, model: ModelVersion, format_: Format, folder_url:
         "vocabulary.parquet": target.getvalue().to_pybytes(),
     }
     found = loaded(model.folder_url, model.tags["weights_digest"])
-    write_folder(folder_url, export(found, format_, beside))
+    write_folder(folder_url, export(found, dataset, format_, beside))
 
 
 def for_scoring(lake: Lake, predictor: Predictor) -> Predictor:
@@ -283,6 +290,6 @@ def for_scoring(lake: Lake, predictor: Predictor) -> Predictor:
     fs, path = fsspec.core.url_to_fs(url)
     if not fs.exists(path):
         found = loaded(predictor.folder_url, predictor.weights_digest)
-        write_whole(url, export(found, "onnx", {})[FILES["onnx"]])
+        write_whole(url, export(found, predictor.dataset, "onnx", {})[FILES["onnx"]])
     digest = hashlib.sha256(fs.cat_file(path)).hexdigest()
     return replace(predictor, onnx_url=url, onnx_digest=digest)

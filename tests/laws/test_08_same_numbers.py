@@ -77,7 +77,7 @@ def _by_file(
     lake: Lake, model: ModelVersion, format_: Format, rows: pd.DataFrame, folder: str
 ) -> np.ndarray:
     """Scores by an exported file, of the values that a shard holds."""
-    export_version(lake, model, format_, folder)
+    export_version(lake, model, VISITS, format_, folder)
     content = Path(folder, FILES[format_]).read_bytes()
     dense = rows[[f.name for f in VISITS.numeric]].to_numpy(np.float32)
     sparse = rows[[f.name for f in VISITS.categorical]].to_numpy(np.int64)

@@ -104,7 +104,7 @@ class Embeddings(nn.Module):
     def forward(self, sparse: Tensor) -> Tensor:
         """Ids [B, C] -> [B, dimensions of all fields], table by table."""
         if not self.tables:
-            return sparse.new_zeros((len(sparse), 0), dtype=torch.get_default_dtype())
+            return sparse.new_zeros((sparse.shape[0], 0), dtype=torch.get_default_dtype())
         return torch.cat([found.flatten(1) for found in self.by_table(sparse)], dim=1)
 
 

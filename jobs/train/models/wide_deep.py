@@ -32,6 +32,6 @@ class WideDeep(nn.Module):
         """Logits [B], or [B, classes]."""
         deep: Tensor = self.deep(batch)
         wide = torch.cat([self.wide(batch.sparse), self.wide_lists(batch)], dim=1)
-        # One field's weights after the other's.
-        by_field = wide.view(len(wide), self.num_fields, *deep.shape[1:])
+        # One field's weights after the other's; shape, as len() would fix B in an export.
+        by_field = wide.view(wide.shape[0], self.num_fields, *deep.shape[1:])
         return deep + by_field.sum(dim=1)
