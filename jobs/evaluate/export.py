@@ -199,12 +199,12 @@ def _onnx(network: Exported, inputs: Inputs) -> bytes:
     shapes: list[Any] = [{0: rows} for _ in inputs]
     dynamic = (*shapes[:2], tuple(shapes[2:])) if len(shapes) > 2 else tuple(shapes)
     with _quiet():
+        # Given the module itself, the exporter may fix the number of rows and not say so.
+        traced = torch.export.export(network, tuple(inputs.values()), dynamic_shapes=dynamic)
         program = torch.onnx.export(
-            network,
-            tuple(inputs.values()),
+            traced,
             input_names=list(inputs),
             output_names=["score"],
-            dynamic_shapes=dynamic,
             dynamo=True,
             verbose=False,
         )

@@ -28,7 +28,7 @@ class NumberLists(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """[B, num_outputs]; an empty list has the mean of all."""
         stats = self.get_buffer("stats")
-        parts = [batch.dense.new_zeros((len(batch.dense), 0), dtype=stats.dtype)]
+        parts = [batch.dense.new_zeros((batch.dense.shape[0], 0), dtype=stats.dtype)]
         for name, (mean, std) in zip(self.names, stats, strict=True):
             length = batch.tensors[f"{name}{LENGTH}"].unsqueeze(1)
             empty = length == 0
@@ -67,5 +67,7 @@ class PooledEmbeddings(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """[B, num_outputs]"""
         if not self.names:
-            return batch.sparse.new_zeros((len(batch.sparse), 0), dtype=torch.get_default_dtype())
+            return batch.sparse.new_zeros(
+                (batch.sparse.shape[0], 0), dtype=torch.get_default_dtype()
+            )
         return torch.cat(self.by_list(batch), dim=1)
