@@ -108,3 +108,11 @@ def test_an_override_is_what_the_file_could_have_said(
     assert by_override == by_file
     assert by_override.digest() == by_file.digest()
     assert Settings.model_validate(said).train.epochs == epochs
+
+
+@pytest.mark.parametrize("path", sorted(Path("conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_settings_that_are_shipped_load(path: Path) -> None:
+    settings = load_settings(path)
+
+    assert settings.dataset().label
+    assert settings.gate.rules
