@@ -10,7 +10,7 @@ bin := $(VENV)/bin
 raw := data/raw
 stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/*.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all petastorm-tests lint types fmt clean
+.PHONY: help setup demo test test-all petastorm-tests bench-etl lint types fmt clean
 help:
 	@sed -n 's/^# //p' Makefile | head -3
 
@@ -45,6 +45,10 @@ test-all: $(stamp)
 petastorm-tests: $(stamp)
 	@echo "Petastorm's own tests, on today's Arrow and NumPy: about 8 minutes on 2 cores."
 	$(bin)/python tools/petastorm_tests.py
+
+# The ETL beside DuckDB and a plain Spark script; ROWS=1000000 for a short run.
+bench-etl: $(stamp)
+	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
 lint: $(stamp)
 	$(bin)/ruff check .

@@ -28,6 +28,7 @@ _SCHEMA = pa.schema(
         ("row_group_rows", pa.list_(pa.int64())),
         ("digest", pa.uint64()),
         ("row_id_sum", pa.uint64()),
+        ("order_digest", pa.uint64()),
     ]
 )
 
@@ -43,6 +44,7 @@ class Shard:
         row_group_rows: row count of each row group, in file order.
         digest: of the rows' data columns as a set: sum mod 2^64 of each row's 64-bit hash.
         row_id_sum: sum mod 2^64 of hash(row_id), for the row ledger of an epoch.
+        order_digest: of the rows in their order: sum mod 2^64 of hash(row's hash, row's place).
     """
 
     ds: str
@@ -53,6 +55,7 @@ class Shard:
     row_group_rows: tuple[int, ...]
     digest: int
     row_id_sum: int
+    order_digest: int = 0
 
     @property
     def rows(self) -> int:

@@ -26,13 +26,18 @@ _MAX_FIELDS = 20_000
 _ROWS, _END = "__rows", "__end"
 
 
-def parsed_csv(lines: DataFrame, source: Source) -> DataFrame:
-    """`lines` with a text a declared column, and `__malformed`, not null where fields are not as
-    many as declared. Header lines and comments are left out."""
+def data_lines(lines: DataFrame, source: Source) -> DataFrame:
+    """`lines` of delimited text without headers and comments."""
     if source.header:
         lines = lines.where(~_is_header(source))
     if source.comment:
         lines = lines.where(~F.col(RAW).startswith(source.comment))
+    return lines
+
+
+def parsed_csv(lines: DataFrame, source: Source) -> DataFrame:
+    """`lines` with a text a declared column, and `__malformed`, not null where fields are not as
+    many as declared."""
     schema = ", ".join(f"`{text_column(name)}` STRING" for name in source.column_names)
     options = {
         "sep": source.delimiter,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
@@ -10,10 +10,11 @@ from pyspark.sql import functions as F
 
 from jobs.etl.columnar import read_columnar
 from jobs.etl.files import ds_from_path, find_files, read_errors
-from jobs.etl.formats import MALFORMED, check_header, parsed_csv, parsed_json
+from jobs.etl.formats import MALFORMED, check_header, data_lines, parsed_csv, parsed_json
 from jobs.etl.images import read_images
 from jobs.etl.lines import MISCODED, read_lines
 from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE, UNDATED, text_column
+from jobs.etl.reasons import joined
 from schemas.dataset import Column, Source
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "UNDATED",
     "ds_from_path",
     "find_files",
-    "joined",
+    "raw_lines",
     "read_errors",
     "read_source",
 ]
@@ -74,21 +75,23 @@ def _parsed(spark: SparkSession, source: Source, files: Sequence[str]) -> DataFr
     """Rows with a `text_column` for each declared column."""
     if source.format in ("parquet", "orc"):
         return read_columnar(spark, source, files)
+    lines = raw_lines(spark, source, files)
+    return parsed_json(lines, source) if source.format == "json" else parsed_csv(lines, source)
+
+
+def raw_lines(spark: SparkSession, source: Source, files: Sequence[str]) -> DataFrame:
+    """The lines that are rows, not yet parsed: `raw`, `source_file`, `__miscoded`.
+
+    Raises:
+        DataRefused: a file's header is not the declared one.
+    """
     lines = read_lines(spark, files, source.encoding).where(F.trim(RAW) != "")
     if source.format == "json":
-        return parsed_json(lines, source)
+        return lines
     if source.header:
         for file in files:
             check_header(spark, source, file)
-    return parsed_csv(lines, source)
-
-
-def joined(reasons: Iterable[SparkColumn]) -> SparkColumn:
-    """Reasons as one text, nulls and empty texts left out.
-
-    A text, because array functions that drop nulls run interpreted, with all below them.
-    """
-    return F.concat_ws(",", *[F.nullif(reason, F.lit("")) for reason in reasons])
+    return data_lines(lines, source)
 
 
 def _text_reasons(column: Column, typed: SparkColumn, required: bool) -> list[SparkColumn]:

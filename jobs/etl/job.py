@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,13 @@ from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import encode, large_vocabularies
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
 from jobs.etl.generation import next_generation, refused_dates
-from jobs.etl.ingest import DS, REASONS, UNDATED, read_errors
+from jobs.etl.ingest import DS, RAW, REASONS, UNDATED, read_errors
 from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
 from jobs.etl.shards import SPLIT, stage_shards, verified_shards
 from jobs.etl.split import split_of
 from jobs.etl.states import states
 from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, summary, tally
-from jobs.etl.validate import checked_rows, dated_rows
+from jobs.etl.validate import checked_rows, survey
 from jobs.lake import Lake, NewFile
 from jobs.ledger import LedgerRow, record
 from jobs.lock import StageLock, stage_lock
@@ -38,6 +39,8 @@ from jobs.state import State, save_state
 from schemas.dataset import Dataset
 
 log = logging.getLogger("millstream.etl")
+# Each task may write a file for each of so many dates; more dates are brought together first.
+_FEW_DATES = 8
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,17 @@ class Pass:
         started = time.monotonic()
         before = self._before()
         sources = source_paths(self.settings, self.dataset)
-        raw_counts = self._raw_counts(sources)
+        found = survey(self.spark, self.dataset, sources, self.dates)
+        raw_counts = found.rows
+        refuse_empty(raw_counts, self.dates)
         log.info("%s raw rows of %s dates", f"{sum(raw_counts.values()):,}", len(self.dates))
-        rows = checked_rows(self.spark, self.dataset, sources, self.dates, with_label=True)
+        rows = checked_rows(self.spark, self.dataset, sources, self.dates, True, found)
         split = F.when(F.size(REASONS) == 0, split_of(self.dataset, self.settings.etl.split))
-        rows = rows.withColumn(SPLIT, split).persist(StorageLevel.MEMORY_AND_DISK)
+        # The text of a valid row is needed no more; with it the kept rows are half as large again.
+        raw = F.when(F.size(REASONS) > 0, F.col(RAW))
+        rows = (
+            rows.withColumn(SPLIT, split).withColumn(RAW, raw).persist(StorageLevel.MEMORY_AND_DISK)
+        )
         try:
             tallies = tally(rows, raw_counts)
             refuse_bad(tallies, self.settings.etl.max_quarantined_fraction)
@@ -165,30 +174,24 @@ class Pass:
             self.lake.table(name).restore(before.get("versions", {}).get(name, 0))
         return before
 
-    def _raw_counts(self, sources: Mapping[str, str]) -> dict[str, int]:
-        """Rows of each date counted apart from all that follows, for the conservation count."""
-        dated = dated_rows(self.spark, self.dataset, sources, self.dates)
-        counts = {row[DS]: row["count"] for row in dated.groupBy(DS).count().collect()}
-        refuse_empty(counts, self.dates)
-        return counts
-
     def _fit(
         self, rows: DataFrame, before: Mapping[str, Any]
     ) -> tuple[dict[str, State], dict[str, int]]:
         """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
         train = rows.where(F.col(SPLIT) == "train")
         table = self.lake.table("contributions")
-        by_date = contributions(train, self.dataset).repartition(DS)
+        by_date = contributions(train, self.dataset)
+        if len(self.dates) > _FEW_DATES:
+            by_date = by_date.repartition(DS)
         files = table.stage(by_date, self.run_id, [DS])
         versions = {
             "contributions": self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
         }
-        counts = table.spark(self.spark, CONTRIBUTIONS, versions["contributions"]).persist()
+        counts = table.spark(self.spark, CONTRIBUTIONS, versions["contributions"])
         versions["id_log"] = self._append_entries(counts)
         entries = self._entries(versions["id_log"])
         generation = before.get("generation", 1)
         fitted = states(counts, entries, self.dataset, self.dates, versions["id_log"], generation)
-        counts.unpersist()
         for state in {state.digest: state for state in fitted.values()}.values():
             save_state(self.lake, state)
         return fitted, versions
@@ -198,7 +201,8 @@ class Pass:
 
     def _append_entries(self, counts: DataFrame) -> int:
         table = self.lake.table("id_log")
-        new = new_entries(counts, self._entries(), self.dataset, self.dates)
+        held = {file.partition[DS] for file in self.lake.table("contributions").files()}
+        new = new_entries(counts, self._entries(), self.dataset, self.dates, len(held))
         files = table.stage(new.repartition(1), self.run_id, [])
         run_files = [
             NewFile(file.path, {"run": self.run_id}, file.bytes, file.row_group_rows)
@@ -294,6 +298,7 @@ class Pass:
                 counts=one.counts(),
                 digests={
                     "examples": f"{content[ds]:016x}",
+                    "examples_in_order": _in_order(s for s in shards if s.ds == ds),
                     **({"state": fitted[ds].digest} if ds in fitted else {}),
                 },
                 versions={"examples": str(version)},
@@ -301,6 +306,12 @@ class Pass:
             )
             for ds, one in tallies.items()
         ]
+
+
+def _in_order(shards: Iterable[Shard]) -> str:
+    """Digest of the rows of some shards, in the order of shards and rows."""
+    text = ",".join(f"{s.split}/{s.number}:{s.order_digest:016x}" for s in sorted(shards))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ in which order rows come to them, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -40,15 +41,22 @@ def stage_shards(
     """
     spark = rows.sparkSession
     num_shards = {key: max(1, -(-count // shard_rows)) for key, count in rows_by_split.items()}
+    # Shards are numbered through and dealt to the tasks in turn: hashed, some tasks would get many.
+    firsts = list(accumulate(num_shards.values(), initial=0))[:-1]
     counted = spark.createDataFrame(
-        [(ds, split, number) for (ds, split), number in num_shards.items()],
-        "ds string, split string, num_shards int",
+        [
+            (*key, number, first)
+            for (key, number), first in zip(num_shards.items(), firsts, strict=True)
+        ],
+        "ds string, split string, num_shards int, first int",
     )
     placed = rows.join(F.broadcast(counted), [DS, SPLIT]).withColumn(
         SHARD, F.pmod(F.xxhash64(ROW_ID, F.lit(SHARD)), F.col("num_shards"))
     )
-    num_tasks = min(sum(num_shards.values()), 4 * spark.sparkContext.defaultParallelism)
-    ordered = placed.repartition(max(1, num_tasks), *_LAYOUT).sortWithinPartitions(
+    most = 4 * spark.sparkContext.defaultParallelism
+    num_tasks = max(1, min(sum(num_shards.values()), most))
+    task = F.pmod(F.col("first") + F.col(SHARD), F.lit(num_tasks)).cast("int")
+    ordered = placed.repartitionById(num_tasks, task).sortWithinPartitions(
         *_LAYOUT, ROW_ID, *dataset.key
     )
     names = [column.name for column in dataset.stored_columns()]
@@ -66,16 +74,23 @@ def stage_shards(
 def verified_shards(
     spark: SparkSession, dataset: Dataset, table: Table, run: str, files: Sequence[NewFile]
 ) -> list[Shard]:
-    """Reads back what was written: rows and content digest of each shard, for the manifest."""
+    """Reads back what was written: rows and content digests of each shard, for the manifest."""
     names = [column.name for column in dataset.stored_columns()]
     schema = dataset.examples_schema().add(SHARD, "string")
     folder = f"{table.url}/run={run}"
     written = spark.read.schema(schema).option("basePath", folder).parquet(folder)
     # xxhash64 skips nulls, so where they stand is hashed too.
     nulls = [F.col(c.name).isNull() for c in dataset.stored_columns() if c.nullable]
-    digests = written.groupBy(*_LAYOUT).agg(
+    hashed = written.select(
+        *_LAYOUT,
+        ROW_ID,
+        F.xxhash64(*names, *nulls).alias("row"),
+        F.col("_metadata.row_index").alias("place"),
+    )
+    digests = hashed.groupBy(*_LAYOUT).agg(
         F.count(F.lit(1)).alias("rows"),
-        F.sum(F.xxhash64(*names, *nulls)).alias("digest"),
+        F.sum("row").alias("digest"),
+        F.sum(F.xxhash64("row", "place")).alias("order_digest"),
         F.sum(F.xxhash64(ROW_ID)).alias("row_id_sum"),
     )
     # One row a shard.
@@ -95,6 +110,7 @@ def verified_shards(
                 row_group_rows=file.row_group_rows,
                 digest=row["digest"] % UINT64,
                 row_id_sum=row["row_id_sum"] % UINT64,
+                order_digest=row["order_digest"] % UINT64,
             )
         )
     assert not found, f"shards in more than one file, or in none: {sorted(found)}"

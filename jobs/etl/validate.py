@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.errors import ConfigError, DataRefused
-from jobs.etl.identity import identified
+from jobs.etl.identity import Survey, identified, surveyed
 from jobs.etl.images import image_reason
 from jobs.etl.ingest import (
     DS,
@@ -24,9 +24,10 @@ from jobs.etl.ingest import (
     UNDATED,
     ds_from_path,
     find_files,
-    joined,
+    raw_lines,
     read_source,
 )
+from jobs.etl.reasons import joined, pattern_reasons, with_suspects
 from schemas.dataset import Column, Dataset, Join
 from schemas.field import (
     Carried,
@@ -62,16 +63,38 @@ def dated_rows(
     files = find_files(spark, path, dates)
     rows = read_source(spark, dataset.row_source, files, dataset.key, with_label)
     if dataset.ds is not None:
-        day = F.date_format(F.expr(dataset.ds), "yyyy-MM-dd")
-    elif "{ds}" in path:
-        day = ds_from_path(path)
+        day = F.coalesce(F.date_format(F.expr(dataset.ds), "yyyy-MM-dd"), F.lit(UNDATED))
     else:
+        day = _day_of_path(path, dataset)
+    rows = rows.withColumn(DS, day)
+    return rows.where(F.col(DS).isin(*dates, UNDATED))
+
+
+def _day_of_path(path: str, dataset: Dataset) -> SparkColumn:
+    if "{ds}" not in path:
         raise ConfigError(
             f"neither declaration {dataset.name!r} nor etl.sources.{dataset.rows} says the date",
             remedy="give the declaration a `ds`, or put {ds} into the path",
         )
-    rows = rows.withColumn(DS, F.coalesce(day, F.lit(UNDATED)))
-    return rows.where(F.col(DS).isin(*dates, UNDATED))
+    return F.coalesce(ds_from_path(path), F.lit(UNDATED))
+
+
+def survey(
+    spark: SparkSession, dataset: Dataset, sources: Mapping[str, str], dates: Sequence[str]
+) -> Survey:
+    """Counts the raw rows of the dates, apart from all that follows, and finds repetitions.
+
+    Raises:
+        DataRefused: see `dated_rows`.
+    """
+    text = dataset.row_source.format in ("csv", "json")
+    if dataset.ds is not None or dataset.key or not text:
+        return surveyed(dated_rows(spark, dataset, sources, dates), dataset)
+    # Neither needs the lines parsed.
+    path = sources[dataset.rows]
+    lines = raw_lines(spark, dataset.row_source, find_files(spark, path, dates))
+    rows = lines.withColumn(DS, _day_of_path(path, dataset))
+    return surveyed(rows.where(F.col(DS).isin(*dates, UNDATED)), dataset)
 
 
 def checked_rows(
@@ -80,12 +103,14 @@ def checked_rows(
     sources: Mapping[str, str],
     dates: Sequence[str],
     with_label: bool,
+    found: Survey | None = None,
 ) -> DataFrame:
     """The rows of the dates with their fields' values and the reasons against them.
 
     Args:
         sources: path of each source of the declaration.
         dates: as YYYY-MM-DD.
+        found: of these dates, where it was made before.
         with_label: False in scoring: rules of label columns do not apply, labels are null.
 
     Returns:
@@ -101,7 +126,8 @@ def checked_rows(
         files = find_files(spark, sources[join.source], dates)
         rows = _with_parent(rows, read_source(spark, dataset.source(join.source), files), join)
     try:
-        return identified(_judged(rows, dataset, with_label), dataset)
+        judged = _judged(rows, dataset, with_label)
+        return identified(judged, dataset, found or survey(spark, dataset, sources, dates))
     except AnalysisException as error:
         message = str(error).split("SQLSTATE")[0].splitlines()[0]
         raise ConfigError(f"declaration {dataset.name!r}: {message}") from error
@@ -160,17 +186,17 @@ def _judged(rows: DataFrame, dataset: Dataset, with_label: bool) -> DataFrame:
         if f.transforms
     }
     values = {f.name: _value(f, with_label) for f in dataset.fields}
-    first = rows.select(
+    first = with_suspects(rows, columns).select(
         DS,
         RAW,
         SOURCE_FILE,
         *[F.col(name).alias(f"__key_{name}") for name in dataset.key],
-        joined([F.col(REASONS), *_column_reasons(columns), *_parent_reasons(dataset)]).alias(
+        joined([*_column_reasons(columns), *_parent_reasons(dataset)], F.col(REASONS)).alias(
             REASONS
         ),
         *[value.alias(name) for name, value in {**values, **bases}.items()],
     )
-    reasons = joined([F.col(REASONS), *_field_reasons(dataset, with_label)])
+    reasons = joined(_field_reasons(dataset, with_label), F.col(REASONS))
     judged = first.withColumn(REASONS, reasons).drop(*bases)
     for name in dataset.key:
         judged = judged.withColumnRenamed(f"__key_{name}", name)
@@ -194,8 +220,7 @@ def _column_reasons(columns: Sequence[Column]) -> Iterator[SparkColumn]:
             yield F.when(value > column.max, F.lit(f"above_max:{column.name}"))
         if column.allowed is not None:
             yield F.when(~value.isin(*column.allowed), F.lit(f"not_allowed:{column.name}"))
-        if column.pattern is not None:
-            yield F.when(~value.rlike(column.pattern), F.lit(f"pattern:{column.name}"))
+    yield from pattern_reasons(columns)
 
 
 def _value(f: Field, with_label: bool) -> SparkColumn:

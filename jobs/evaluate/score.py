@@ -22,11 +22,12 @@ from pyspark.sql import functions as F
 
 from jobs.errors import DataRefused
 from jobs.etl.encode import encode
+from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.states import state_entries
-from jobs.etl.validate import checked_rows, dated_rows
+from jobs.etl.validate import checked_rows, survey
 from jobs.evaluate.export import for_scoring
 from jobs.evaluate.job import refuse_other_declaration
 from jobs.evaluate.predict import Predictor, check_weights, predicted
@@ -141,8 +142,9 @@ class Scoring:
         started = time.monotonic()
         state = self._checked_state()
         sources = self._sources()
-        raw_counts = self._raw_counts(sources)
-        rows = checked_rows(self.spark, self.dataset, sources, self.dates, with_label=False)
+        surveyed = survey(self.spark, self.dataset, sources, self.dates)
+        raw_counts = self._raw_counts(surveyed)
+        rows = checked_rows(self.spark, self.dataset, sources, self.dates, False, surveyed)
         rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
         try:
             refused = _refused(rows)
@@ -181,10 +183,9 @@ class Scoring:
         etl = self.settings.etl.model_copy(update={"sources": merged})
         return source_paths(self.settings.model_copy(update={"etl": etl}), self.dataset)
 
-    def _raw_counts(self, sources: Mapping[str, str]) -> dict[str, int]:
+    def _raw_counts(self, surveyed: Survey) -> Mapping[str, int]:
         """Rows of each date counted apart from all that follows, for the conservation count."""
-        dated = dated_rows(self.spark, self.dataset, sources, self.dates, with_label=False)
-        counts = {row[DS]: row["count"] for row in dated.groupBy(DS).count().collect()}
+        counts = surveyed.rows
         if empty := [ds for ds in self.dates if ds not in counts]:
             raise DataRefused(
                 f"no rows to score for {', '.join(empty[:5])}"

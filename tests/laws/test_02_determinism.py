@@ -28,7 +28,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> 
 
 
 def content(shard: Shard) -> tuple[object, ...]:
-    return (shard.ds, shard.split, shard.number, shard.row_group_rows, shard.digest)
+    place = (shard.ds, shard.split, shard.number, shard.row_group_rows)
+    return (*place, shard.digest, shard.order_digest)
 
 
 def assert_same(raw: Raw, reference: Raw) -> None:
