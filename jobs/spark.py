@@ -24,7 +24,7 @@ SEMANTICS = {
     "spark.sql.files.ignoreMissingFiles": "false",
     # Wide rows keep whole-stage code generation.
     "spark.sql.codegen.maxFields": "2000",
-    # Inferring filters takes the optimizer minutes for plans of many columns, and gives nothing here.
+    # Inferring filters takes the optimizer minutes for plans of many columns and gives nothing.
     "spark.sql.constraintPropagation.enabled": "false",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Rows are kept for a few passes only, which do not earn the compressing back.
