@@ -10,7 +10,7 @@ bin := $(VENV)/bin
 raw := data/raw
 stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/*.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all petastorm-tests bench-etl lint types fmt clean
+.PHONY: help setup demo test test-all digits petastorm-tests bench-etl lint types fmt clean
 help:
 	@sed -n 's/^# //p' Makefile | head -3
 
@@ -41,6 +41,9 @@ test: $(stamp)
 
 test-all: $(stamp)
 	$(bin)/python -m pytest -q
+
+digits: $(stamp)
+	$(bin)/python tools/make_digits.py $(raw)/digits
 
 petastorm-tests: $(stamp)
 	@echo "Petastorm's own tests, on today's Arrow and NumPy: about 8 minutes on 2 cores."

@@ -7,14 +7,18 @@ is in `jobs.petastorm_legacy`.
 from __future__ import annotations
 
 import io
+import json
+import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jobs.petastorm_legacy import hook
 from schemas.dataset import Dataset, StoredColumn
@@ -28,7 +32,7 @@ from petastorm.codecs import (  # noqa: E402
     NdarrayCodec,
     ScalarCodec,
 )
-from petastorm.etl.dataset_metadata import UNISCHEMA_KEY  # noqa: E402
+from petastorm.etl.dataset_metadata import ROW_GROUPS_PER_FILE_KEY, UNISCHEMA_KEY  # noqa: E402
 from petastorm.etl.legacy import RestrictedUnpickler  # noqa: E402
 from petastorm.unischema import Unischema, UnischemaField  # noqa: E402
 from petastorm.workers_pool import EmptyResultError  # noqa: E402
@@ -37,15 +41,45 @@ from petastorm.workers_pool.ventilator import ConcurrentVentilator  # noqa: E402
 from petastorm.workers_pool.worker_base import WorkerBase  # noqa: E402
 
 
-def unischema(dataset: Dataset) -> Any:
-    """A data set's stored columns as Petastorm's Unischema."""
-    return Unischema(dataset.name, [_unischema_field(c) for c in dataset.stored_columns()])
+def unischema(dataset: Dataset, partitions: Sequence[str] = ()) -> Any:
+    """A data set's stored columns, then the partitions, as Petastorm's Unischema.
+
+    Images have Petastorm's codec. Arrays are stored as Parquet's own lists, which other engines
+    read too: they have no codec and come as one dimension, in row-major order.
+    """
+    fields = [_unischema_field(c) for c in dataset.stored_columns()]
+    fields += [UnischemaField(name, np.str_, (), None, False) for name in partitions]
+    return Unischema(dataset.name, fields)
 
 
 def _unischema_field(column: StoredColumn) -> Any:
     codec = CompressedImageCodec(column.image_format) if column.image_format else None
     dtype = np.dtype(column.numpy_dtype).type
-    return UnischemaField(column.name, dtype, column.shape, codec, column.nullable)
+    shape = column.shape
+    if codec is None and shape and None not in shape:
+        shape = (math.prod(filter(None, shape)),)
+    return UnischemaField(column.name, dtype, shape, codec, column.nullable)
+
+
+def common_metadata(
+    dataset: Dataset, schema: pa.Schema, partitions: Sequence[str], row_groups: Mapping[str, int]
+) -> bytes:
+    """The file `_common_metadata` with which `petastorm.make_reader` opens a folder.
+
+    It holds a pickle, as Petastorm wants it, of Petastorm's, NumPy's and Python's classes alone.
+
+    Args:
+        schema: of the Parquet files.
+        partitions: names of the folders' levels that become columns.
+        row_groups: of each file, by its path in the folder.
+    """
+    own = {
+        UNISCHEMA_KEY: pickle.dumps(unischema(dataset, partitions), protocol=4),
+        ROW_GROUPS_PER_FILE_KEY: json.dumps(dict(row_groups)).encode(),
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_metadata(schema.with_metadata(own), sink)
+    return bytes(sink.getvalue())
 
 
 def image_decoder(field: Image) -> Callable[[bytes], npt.NDArray[np.uint8]]:
@@ -54,7 +88,11 @@ def image_decoder(field: Image) -> Callable[[bytes], npt.NDArray[np.uint8]]:
     column = UnischemaField(field.name, np.uint8, field.shape, codec, False)
 
     def decode(content: bytes) -> npt.NDArray[np.uint8]:
-        return np.asarray(codec.decode(column, content), np.uint8)
+        try:
+            return np.asarray(codec.decode(column, content), np.uint8)
+        except AttributeError as error:
+            # OpenCV gives None for what it cannot decode, and the codec asks that for its shape.
+            raise ValueError(f"its {len(content)} bytes are no image") from error
 
     return decode
 
@@ -154,6 +192,7 @@ __all__ = [
     "UnischemaField",
     "WorkerBase",
     "codec_columns",
+    "common_metadata",
     "image_decoder",
     "unischema",
 ]

@@ -12,11 +12,13 @@ from itertools import accumulate
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs.etl.ingest import DS
 from jobs.lake import NewFile, Table
 from jobs.manifest import UINT64, Shard
-from schemas.dataset import ROW_ID, Dataset
+from jobs.store import write_whole
+from schemas.dataset import ROW_ID, Dataset, struct_type
 
 SPLIT, SHARD = "split", "shard"
 _LAYOUT = (DS, SPLIT, SHARD)
@@ -114,4 +116,16 @@ def verified_shards(
             )
         )
     assert not found, f"shards in more than one file, or in none: {sorted(found)}"
+    if dataset.tensors or dataset.lists:
+        _describe_for_petastorm(dataset, folder, shards)
     return sorted(shards)
+
+
+def _describe_for_petastorm(dataset: Dataset, folder: str, shards: Sequence[Shard]) -> None:
+    """Lets `petastorm.make_reader` open the run's folder. We never read it back."""
+    from jobs.petastorm_arrow import common_metadata
+
+    schema = to_arrow_schema(struct_type((c.name, c.spark_type) for c in dataset.stored_columns()))
+    row_groups = {shard.path.split("/", 1)[1]: len(shard.row_group_rows) for shard in shards}
+    content = common_metadata(dataset, schema, (DS, SPLIT), row_groups)
+    write_whole(f"{folder}/_common_metadata", content)

@@ -1,4 +1,7 @@
-"""A made-up data set, `photos`: a folder of JPEG files, with a CSV file of labels beside it."""
+"""A made-up data set, `photos`: a folder of JPEG files, with a CSV file of labels beside it.
+
+The other fields follow from the number in a file's name.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ import numpy.typing as npt
 import yaml
 
 from schemas.dataset import Column, Dataset, Join, Source
-from schemas.field import Carried, Image, Label
+from schemas.field import Carried, CategoricalList, Image, Label, Numeric, Tensor
 from tests.builders.visits import Raw
 
 SHAPE = (6, 5, 3)
 DAY = "2024-05-01"
+
+_NUMBER = "coalesce(CAST(regexp_extract(file, '[0-9]+', 0) AS INT), 0)"
 
 PHOTOS = Dataset(
     name="photos",
@@ -35,6 +40,13 @@ PHOTOS = Dataset(
     fields=(
         Label("kind", "labels.kind", task="multiclass", classes=3),
         Image("photo", "content", shape=SHAPE, format="jpeg"),
+        Tensor(
+            "vector", f"transform(sequence(1, 6), i -> CAST({_NUMBER} + i / 8 AS FLOAT))", (2, 3)
+        ),
+        CategoricalList(
+            "tag_ids", f"transform(sequence(0, {_NUMBER} % 3), i -> i * 5)", max_length=3
+        ),
+        Numeric("rest", f"nullif({_NUMBER} % 5, 0)"),
         Carried("name", "file"),
     ),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,8 +27,8 @@ from jobs.train.artifact import load_model
 from jobs.train.models import predict
 from jobs.train.rank import MappedStream
 from jobs.train.stream import Stream
-from schemas.dataset import struct_type
-from schemas.field import FIRST_OOV_ID, NULL_ID
+from schemas.dataset import Column, Source, struct_type
+from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList, Label, NumericList
 from tests.builders.baskets import BASKETS, LONGEST, baskets_of, write_baskets
 from tests.builders.lakes import run_etl
 from tests.builders.models import register_model
@@ -152,6 +154,42 @@ def test_a_row_alone_is_encoded_as_among_others(made: Made, spark: SparkSession)
     stored = made.stored()[8001]
     for name in ("tag_ids", "page_ids", "price_list", "shop_id"):
         assert alone[0][name] == stored[name]
+
+
+@pytest.mark.parametrize("format_", ["json", "parquet"])
+def test_lists_of_json_and_parquet_come_as_json_text(
+    spark: SparkSession, tmp_path: Path, format_: str
+) -> None:
+    columns = [Column(n, "string") for n in ("tags", "prices")]
+    dataset = replace(
+        BASKETS,
+        sources=(Source("baskets", (Column("basket", "int"), *columns), format=format_),),
+        ds=f"DATE'{FIRST}'",
+        fields=(
+            Label("label", "basket"),
+            CategoricalList("tag_ids", "from_json(tags, 'array<string>')", max_length=3),
+            NumericList("price_list", "from_json(prices, 'array<float>')", max_length=3),
+        ),
+    )
+    rows = [
+        {"basket": 1, "tags": ["x|y", 'a "b"'], "prices": [1.5, -2.0]},
+        {"basket": 2, "tags": [], "prices": None},
+        {"basket": 3, "tags": [None, "é"], "prices": [0.1]},
+    ]
+    file = tmp_path / f"baskets.{format_}"
+    if format_ == "json":
+        file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), file)
+
+    found = checked_rows(spark, dataset, {"baskets": str(file)}, [FIRST], with_label=True)
+
+    by_basket = {row["basket"]: row for row in found.collect()}
+    for row in rows:
+        assert by_basket[row["basket"]]["reasons"] == []
+        assert by_basket[row["basket"]]["tag_ids"] == row["tags"]
+        wanted = np.float32(row["prices"] or []).tolist()
+        assert by_basket[row["basket"]]["price_list"] == wanted
 
 
 def test_the_stream_pads_and_says_the_lengths(made: Made) -> None:
