@@ -10,7 +10,7 @@ bin := $(VENV)/bin
 raw := data/raw
 stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/*.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all digits petastorm-tests bench-etl lint types fmt clean
+.PHONY: help setup demo test test-all digits petastorm-tests bench-recovery bench-etl lint types fmt clean
 help:
 	@sed -n 's/^# //p' Makefile | head -3
 
@@ -52,6 +52,10 @@ petastorm-tests: $(stamp)
 # The ETL beside DuckDB and a plain Spark script; ROWS=1000000 for a short run.
 bench-etl: $(stamp)
 	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# A rank killed, a rank frozen, an executor killed, in a local cluster; BENCH="--seed 7" repeats one.
+bench-recovery: $(stamp)
+	$(bin)/python -m benchmarks.bench_recovery $(BENCH)
 
 lint: $(stamp)
 	$(bin)/ruff check .

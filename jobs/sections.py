@@ -104,6 +104,9 @@ class TrainSettings(Section):
     early_stop_epochs: int | None = Field(
         None, ge=1, description="stop when the validation metric is no better for as many epochs"
     )
+    restarts: int = Field(
+        2, ge=0, description="how often lost ranks are started again from the last checkpoint"
+    )
     commit_steps: int = Field(
         200, ge=1, description="steps between copies in memory, which a lost rank takes all back to"
     )

@@ -69,6 +69,15 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _slow_store_is_named_before_ranks_are_lost(self) -> Settings:
+        if self.stream.timeout_s >= self.train.stall_s:
+            raise ValueError(
+                f"stream.timeout_s is {self.stream.timeout_s:g}; it must be below train.stall_s "
+                f"({self.train.stall_s}), or a slow store looks like a lost rank"
+            )
+        return self
+
     def path(self, path: str) -> str:
         """A path of the file as an absolute one; URLs (`s3://...`) stay."""
         if re.match(r"^[a-z][a-z0-9+.-]*://", path):

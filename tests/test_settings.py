@@ -53,6 +53,7 @@ def test_a_file_by_its_declaration_and_paths_relative_to_it(tmp_path: Path) -> N
         ("train.epochs=many", "setting train.epochs: Input should be a valid integer"),
         ("train.epochs=0", "greater than or equal to 1 (found 0)"),
         ("train.batch_rows=100", "must be a multiple of stream.streams (64)"),
+        ("train.stall_s=90", "stream.timeout_s is 90; it must be below train.stall_s (90)"),
         ("etl.split.train=0.9", "the fractions add up to 1.1"),
         ("train.optimizer=magic", "setting train.optimizer"),
         ("train", "--set section.key=value"),

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import socket
 import sys
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pyspark.sql import SparkSession
@@ -23,8 +21,10 @@ from torch import Tensor
 
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
-from jobs.train.failures import PeersSilent, RankFailed, explained, leave_reason
-from jobs.train.snapshot import Memory
+from jobs.train.commits import Memory
+from jobs.train.failures import PeersSilent, RankFailed, explained, has_reasons, leave_reason
+from jobs.train.output import RankOutput, quiet_spark_thread
+from jobs.train.snapshot import Snapshot
 from jobs.train.step import Alone, Exchange, Rows
 from jobs.train.watchdog import watched
 
@@ -47,8 +47,10 @@ class HorovodExchange:
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
         self.bytes_sent = 0
-        self._stall_s = stall_s
-        self._waiting_since: float | None = None
+        self.waiting_since: float | None = None
+        # A frozen peer's watchdog ends it within stall_s, and then training goes on without it.
+        self._limit_s = 1.5 * stall_s
+        self._closed = threading.Event()
         threading.Thread(target=self._watch_peers, args=(fail,), daemon=True).start()
 
     def _watch_peers(self, fail: Callable[[BaseException], None]) -> None:
@@ -57,17 +59,20 @@ class HorovodExchange:
         Horovod's own limit (HOROVOD_STALL_SHUTDOWN_TIME_SECONDS) did not end a wait of ten times
         its length for tensors that are in its cache.
         """
-        while True:
-            time.sleep(self._stall_s / 10)
-            since = self._waiting_since
-            if since is not None and time.monotonic() - since > self._stall_s:
-                fail(PeersSilent(f"waited {self._stall_s:g} s in an exchange"))
+        while not self._closed.wait(self._limit_s / 15):
+            since = self.waiting_since
+            if since is not None and time.monotonic() - since > self._limit_s:
+                fail(PeersSilent(f"waited {self._limit_s:g} s in an exchange"))
+
+    def close(self) -> None:
+        """Peers are not watched any more."""
+        self._closed.set()
 
     def merge(
         self, tensors: Sequence[Tensor], tables: Sequence[Rows] = ()
     ) -> tuple[list[Tensor], list[Rows]]:
         hvd = self._hvd
-        self._waiting_since = time.monotonic()
+        self.waiting_since = time.monotonic()
         sent = [tensor.contiguous() for tensor in tensors]
         packed = pack(tables) if tables else ()
         self.bytes_sent += sum(tensor.nbytes for tensor in (*sent, *packed))
@@ -81,7 +86,7 @@ class HorovodExchange:
         ]
         summed = list(hvd.synchronize(summing))
         gathered = [hvd.synchronize(handle) for handle in gathering]
-        self._waiting_since = None
+        self.waiting_since = None
         if not tables:
             return summed, []
         ids, values = gathered
@@ -152,42 +157,41 @@ def launch(
     _refuse_too_few_slots(spark, workers)
     import horovod.spark
 
-    output = _RankOutput()
+    output = RankOutput()
+    elastic = _task_attempts(spark) > 1
+    rank = partial(_run_rank, work, folder, settings.stall_s, log.getEffectiveLevel(), elastic)
+    common: dict[str, Any] = {
+        "num_proc": workers,
+        "start_timeout": settings.start_timeout_s,
+        # On top of the environment of Spark's tasks.
+        "env": _environment(settings),
+        "stdout": output,
+        "stderr": output,
+        "verbose": 0,
+    }
     try:
-        with _quiet_spark_thread():
-            results: list[R] = horovod.spark.run(
-                partial(_run_rank, work, folder, settings.stall_s, log.getEffectiveLevel()),
-                num_proc=workers,
-                start_timeout=settings.start_timeout_s,
-                use_gloo=True,
-                # On top of the environment of Spark's tasks.
-                env=_environment(settings),
-                stdout=output,
-                stderr=output,
-                verbose=0,
+        with quiet_spark_thread():
+            results: list[R | None] = (
+                horovod.spark.run_elastic(
+                    rank,
+                    min_num_proc=1,
+                    max_num_proc=workers,
+                    elastic_timeout=settings.start_timeout_s,
+                    **common,
+                )
+                if elastic
+                else horovod.spark.run(rank, use_gloo=True, **common)
             )
     except Exception as error:
         lines = output.last_lines()
         raise explained(error, folder, workers, settings.stall_s, lines) from error
-    return results
+    # A task that no rank ran in any more has none.
+    return [result for result in results if result is not None]
 
 
-@contextmanager
-def _quiet_spark_thread() -> Iterator[None]:
-    """Keeps the trace of Horovod's own Spark thread to itself: what ended it is raised here."""
-    before = threading.excepthook
-
-    def hook(raised: threading.ExceptHookArgs) -> None:
-        if raised.thread is not None and "run_spark" in raised.thread.name:
-            log.debug("Horovod's Spark job ended: %s", raised.exc_value)
-        else:
-            before(raised)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
+def _task_attempts(spark: SparkSession) -> int:
+    """How often Spark tries a task; a lost rank comes back only where that is more than once."""
+    return int(spark.sparkContext._jsc.sc().taskScheduler().maxTaskFailures())
 
 
 def _environment(settings: TrainSettings) -> dict[str, str]:
@@ -217,7 +221,9 @@ def _refuse_too_few_slots(spark: SparkSession, workers: int) -> None:
         )
 
 
-def _run_rank(work: Callable[[Exchange, Memory], R], folder: str, stall_s: float, level: int) -> R:
+def _run_rank(
+    work: Callable[[Exchange, Memory], R], folder: str, stall_s: float, level: int, elastic: bool
+) -> R:
     """Runs in each rank's process."""
     import horovod.torch as hvd
 
@@ -225,16 +231,21 @@ def _run_rank(work: Callable[[Exchange, Memory], R], folder: str, stall_s: float
     prefix = "" if hvd.rank() == 0 else f"rank {hvd.rank()}: "
     logging.basicConfig(stream=sys.stderr, format=prefix + "%(message)s")
     log.setLevel(level)
+    rank = hvd.rank()
 
     def fail(error: BaseException) -> None:
-        leave_reason(error, hvd.rank(), folder)
+        leave_reason(error, rank, folder)
         # At once, with the peers still in an exchange: the launcher sees the exit code and ends
         # them, whereas hvd.shutdown() would wait for them.
         os._exit(1)
 
     try:
+        _take_gpu()
         with watched(stall_s):
-            result = work(HorovodExchange(stall_s, fail), Memory())
+            if elastic:
+                result = _run_elastic_rank(work, folder, stall_s, fail)
+            else:
+                result = work(HorovodExchange(stall_s, fail), Memory())
     except BaseException as error:
         fail(error)
         raise
@@ -242,40 +253,113 @@ def _run_rank(work: Callable[[Exchange, Memory], R], folder: str, stall_s: float
     return result
 
 
-class _RankOutput:
-    """Takes what ranks print, which Horovod hands over when they end: to the log, line by line."""
+def _take_gpu() -> None:
+    """Makes the GPU that Spark gave this rank's task the current one.
 
-    # Horovod puts the Spark task's number before each line.
-    _PREFIX = re.compile(r"^\[(\d+)\]<std(?:out|err)>:")
+    Raises:
+        ConfigError: Spark gives none, although there are some.
+    """
+    from horovod.spark.task import get_available_devices
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # Each stream of each rank has a thread, which writes pieces of lines.
-        self._held = threading.local()
-        self._last: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=8))
+    if not torch.cuda.is_available():
+        return
+    given = get_available_devices()
+    if not given:
+        raise ConfigError(
+            "Spark gave this rank no GPU, although its host has some",
+            "one for each task",
+            "set spark.task.resource.gpu.amount and its discovery script; to train on CPUs, set "
+            "CUDA_VISIBLE_DEVICES to nothing where the tasks run",
+        )
+    torch.cuda.set_device(int(given[0]))
 
-    def write(self, text: str) -> int:
-        held = getattr(self._held, "text", "") + text
-        *lines, self._held.text = re.split(r"[\r\n]", held)
-        with self._lock:
-            for line in lines:
-                self._take(line)
-        return len(text)
 
-    def _take(self, line: str) -> None:
-        prefix = self._PREFIX.match(line)
-        line = line[prefix.end() :] if prefix else line
-        if line.strip():
-            self._last[prefix[1] if prefix else ""].append(line)
-            log.info("%s", line)
+def _run_elastic_rank(
+    work: Callable[[Exchange, Memory], R],
+    folder: str,
+    stall_s: float,
+    fail: Callable[[BaseException], None],
+) -> R:
+    """Runs `work` again, in this process, whenever the ranks change."""
+    import horovod.torch as hvd
 
-    def flush(self) -> None:
-        pass
+    state = _elastic_state(folder, stall_s, fail)
 
-    def last_lines(self) -> list[str]:
-        """Of all ranks, for an error that has nothing better to say."""
-        with self._lock:
-            return [line for lines in self._last.values() for line in lines]
+    @hvd.elastic.run  # type: ignore[untyped-decorator]
+    def again(state: Any) -> R:
+        return work(state.begin(), state.memory)
+
+    result: R = again(state)
+    return result
+
+
+def _elastic_state(folder: str, stall_s: float, fail: Callable[[BaseException], None]) -> Any:
+    """What Horovod's elastic loop calls when ranks are lost or join."""
+    import horovod.torch as hvd
+    from horovod.common.elastic import State
+    from horovod.common.exceptions import HostsUpdatedInterrupt
+
+    class RankMemory(Memory):
+        def committed(self, snapshot: Snapshot) -> None:
+            super().committed(snapshot)
+            try:
+                state.check_host_updates()
+            except HostsUpdatedInterrupt:
+                self.interrupted(None)
+                raise
+
+    class Survivor(State):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(bcast_object=hvd.broadcast_object, get_rank=hvd.rank)
+            self.memory = RankMemory()
+            self._exchange: HorovodExchange | None = None
+            self._peers: dict[str, str] = {}
+
+        def begin(self) -> HorovodExchange:
+            """The exchange of the ranks as they are now; all have the first one's last commit."""
+            place = f"{socket.gethostname()}, pid {os.getpid()}"
+            peers = dict(hvd.allgather_object((place, f"rank {hvd.rank()} ({place})")))
+            lost = [name for place, name in self._peers.items() if place not in peers]
+            self.memory.begin(_broadcast(self.memory.last), lost, len(peers))
+            self._peers = peers
+            self._exchange = HorovodExchange(stall_s, fail)
+            return self._exchange
+
+        def restore(self) -> None:
+            """An exchange failed."""
+            if self._exchange is not None:
+                self._exchange.close()
+                self.memory.interrupted(self._exchange.waiting_since)
+            if has_reasons(folder):
+                # A peer ended with an error that would come again; the driver explains it.
+                os._exit(1)
+
+        def reset(self) -> None:
+            if self._exchange is not None:
+                self._exchange.close()
+
+        def save(self) -> None:
+            pass
+
+        def sync(self) -> None:
+            pass
+
+    state = Survivor()
+    return state
+
+
+def _broadcast(snapshot: Snapshot | None) -> Snapshot | None:
+    """Rank 0's snapshot, on all ranks."""
+    import horovod.torch as hvd
+
+    mine = hvd.rank() == 0 and snapshot is not None
+    plan = hvd.broadcast_object(snapshot.without_tensors() if mine and snapshot else None)
+    if plan is None:
+        return None
+    known = snapshot if mine and snapshot is not None else plan.empty()
+    for number, tensor in enumerate(known.tensors()):
+        hvd.broadcast_(tensor, root_rank=0, name=f"snapshot.{number}")
+    return known
 
 
 __all__ = ["HorovodExchange", "RankFailed", "launch", "pack", "unpack"]

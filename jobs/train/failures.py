@@ -20,6 +20,10 @@ class RankFailed(MillstreamError):
     """A rank ended without a result; the message names it."""
 
 
+class RankLost(RankFailed):
+    """It left no reason: killed, frozen, or its host is gone. Another try may end well."""
+
+
 class PeersSilent(MillstreamError):
     """An exchange did not end within `train.stall_s`: another rank is missing."""
 
@@ -71,6 +75,11 @@ def leave_reason(error: BaseException, rank: int, folder: str) -> None:
         print(f"{failure}, not written: {unwritten}", file=sys.stderr, flush=True)
 
 
+def has_reasons(folder: str) -> bool:
+    """Whether a rank ended with an error of its own, not of others' silence."""
+    return any(not failure.is_echo for failure in _failures(folder))
+
+
 def forget(folder: str) -> None:
     """Removes what the ranks of an earlier attempt left in the run's folder to be read."""
     fs, path = fsspec.core.url_to_fs(folder)
@@ -98,14 +107,14 @@ def explained(
         echo = failures[0].kind
         silent = set(range(ranks)) - {failure.rank for failure in failures if failure.kind == echo}
         names = ", ".join(str(rank) for rank in sorted(silent)) or "unknown"
-        return RankFailed(
+        return RankLost(
             f"rank {names} of {ranks} was lost: killed, frozen, or longer than {stall_s} s away "
             f"from an exchange (rank {failures[0].rank} waited for it){said}",
             remedy="look at that rank's host, its memory and its data; train.stall_s is the limit",
         )
-    exited = re.search(r"Process name: (\d+)\s+Exit code: (-?\d+)", str(error))
+    exited = re.search(r"Process name: (\S+)\s+Exit code: (-?\d+)", str(error))
     if exited:
-        return RankFailed(
+        return RankLost(
             f"rank {exited[1]} of {ranks} ended with exit code {exited[2]}{said}",
             remedy="137 is a kill, mostly for memory: lower train.workers or train.batch_rows",
         )
@@ -114,7 +123,7 @@ def explained(
             f"{ranks} ranks did not start in time{said}",
             remedy="give Spark more free slots, or raise train.start_timeout_s",
         )
-    return RankFailed(f"the ranks could not be run: {error}{said}")
+    return RankLost(f"the ranks could not be run: {error}{said}")
 
 
 def _failures(folder: str) -> list[Failure]:

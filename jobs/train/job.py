@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,16 +26,12 @@ from jobs.ledger import LedgerRow, record
 from jobs.lock import stage_lock
 from jobs.settings import Settings
 from jobs.state import State, load_state
-from jobs.train.distributed import launch
-from jobs.train.failures import forget
+from jobs.train.attempts import resumed, trained
 from jobs.train.history import EpochResult, History
 from jobs.train.models import ModelSpec
 from jobs.train.progress import Console, relayed
-from jobs.train.rank import IdMaps, RankResult, TrainJob, train_rank
-from jobs.train.resume import select
+from jobs.train.rank import IdMaps, RankResult, TrainJob
 from schemas.dataset import Dataset
-
-log = logging.getLogger("millstream.train")
 
 
 @dataclass(frozen=True)
@@ -105,18 +100,12 @@ def run(
         examples = Examples.open(lake.table("examples").url)
         dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
         state = load_state(lake, examples.info["states"][dates[-1]])
-        job = _resumed(_job(settings, spark, lake, examples, dates, state, run_id), lake, resume)
+        job = resumed(_job(settings, spark, lake, examples, dates, state, run_id), lake, resume)
         with relayed(job.folder, Console(job.terminal)):
-            results = launch(
-                partial(train_rank, job),
-                spark=spark,
-                workers=settings.train.workers,
-                settings=settings.train,
-                folder=job.folder,
-            )
-        version = _register(lake, job, state, results[0], run_id)
+            first = min(trained(job, spark), key=lambda result: result.rank)
+        version = _register(lake, job, state, first, run_id)
         _remove(job.folder)
-        result = _result(lake, run_id, version, dates, results[0], time.monotonic() - started)
+        result = _result(lake, run_id, version, dates, first, time.monotonic() - started)
         record(lake, [_ledger_row(result, examples, state)])
     return result
 
@@ -176,18 +165,6 @@ def _job(
         terminal=sys.stderr.isatty(),
         id_maps=_id_maps(spark, lake, dataset, examples, dates, state),
     )
-
-
-def _resumed(job: TrainJob, lake: Lake, resume: str) -> TrainJob:
-    """The job, from the newest checkpoint that fits; of the table version that it names."""
-    found = select(lake, resume, job.identity)
-    if found is None:
-        return job
-    log.info("going on from checkpoint %s: %s", found.name, found.position.named())
-    folder = found.url.rsplit("/", 1)[0]
-    forget(folder)
-    examples = Examples.open(job.examples.url, found.identity["examples_version"])
-    return replace(job, examples=examples, folder=folder, resume=found)
 
 
 def _id_maps(

@@ -115,7 +115,8 @@ class Notes:
 
     def __init__(self, folder: str) -> None:
         self._url = _note_url(folder)
-        self._note = _Note()
+        # Another rank 0 may have been lost; what it said stays.
+        self._note = _Note(lines=_noted(self._url).lines)
         self._written = 0.0
 
     def rows(self, title: str, rows: int, total_rows: int) -> None:
@@ -141,10 +142,9 @@ def relayed(folder: str, console: Console) -> Iterator[None]:
 
     def show() -> None:
         nonlocal said
-        try:
-            note = _Note(**read_json(_note_url(folder)))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return
+        note = _noted(_note_url(folder))
+        # Fewer than before: the ranks were started again.
+        said = said if len(note.lines) >= said else 0
         for line in note.lines[said:]:
             console.say(line)
         said = len(note.lines)
@@ -164,6 +164,14 @@ def relayed(folder: str, console: Console) -> Iterator[None]:
         thread.join()
         show()
         console.close()
+
+
+def _noted(url: str) -> _Note:
+    try:
+        note = read_json(url)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return _Note()
+    return _Note(**{**note, "lines": tuple(note["lines"])})
 
 
 def _note_url(folder: str) -> str:

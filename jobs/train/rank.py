@@ -22,15 +22,15 @@ from jobs.settings import Settings
 from jobs.train.artifact import CARD, save_model
 from jobs.train.batch import Batch, Layout
 from jobs.train.checkpoint import Checkpoint, listed, load
-from jobs.train.commits import Committer, Writer
+from jobs.train.commits import Committer, Memory, Recovery, Writer
 from jobs.train.fingerprint import fingerprint_of
 from jobs.train.history import EpochResult, History, Position
 from jobs.train.loop import fit
 from jobs.train.models import Model, ModelSpec, build_model
 from jobs.train.progress import Console, Notes, Reporter, Silent
 from jobs.train.rowledger import RowCount, RowLedger
-from jobs.train.snapshot import Memory, Snapshot, restore, take
-from jobs.train.step import Exchange, Step
+from jobs.train.snapshot import Snapshot, restore, take
+from jobs.train.step import Alone, Exchange, Step
 from jobs.train.stream import Stream
 from schemas.dataset import Dataset
 
@@ -110,8 +110,13 @@ class TrainJob:
         return MappedStream(stream, maps, [f.name for f in self.dataset.categorical])
 
 
+def device_of_rank() -> torch.device:
+    """The GPU that the launcher chose for this process, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class MappedStream:
-    """A stream whose ids become those of the model's state.
+    """A stream whose ids become those of the model's state, on the rank's device.
 
     Args:
         maps: field -> id by id.
@@ -133,8 +138,9 @@ class MappedStream:
         return self._stream.fingerprint
 
     def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
+        device = device_of_rank()
         for batch in self._stream.epoch(epoch, start_row):
-            yield self._mapped(batch) if self._maps else batch
+            yield (self._mapped(batch) if self._maps else batch).to(device)
 
     def _mapped(self, batch: Batch) -> Batch:
         sparse = batch.sparse.clone()
@@ -155,12 +161,14 @@ class RankResult:
     Attributes:
         digest: of the best epoch's weights, on rank 0; else None.
         fingerprint: of the stream that was trained on.
+        recoveries: that it went through.
     """
 
     rank: int
     history: History
     digest: str | None
     fingerprint: dict[str, Any]
+    recoveries: tuple[Recovery, ...] = ()
 
 
 def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
@@ -173,15 +181,14 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
     settings = job.settings.train
     with _torch_threads(settings.threads_per_rank):
         torch.manual_seed(settings.seed)
-        model = build_model(settings.model, job.spec, job.settings.base)
+        model = build_model(settings.model, job.spec, job.settings.base).to(device_of_rank())
         step = Step(model, settings, exchange)
         # Ranks draw other dropout masks for their other rows.
         torch.manual_seed(settings.seed + 1 + exchange.rank)
         train = job.stream("train", exchange)
         reporter = _reporter(job, exchange)
-        resumed = memory.last is None
-        start = _start(job, step, memory)
-        writer = _writer(job, reporter, resumed) if exchange.rank == 0 else None
+        start = _start(job, step, memory, exchange.rank == 0, reporter)
+        writer = memory.writer if exchange.rank == 0 else None
 
         def keep(result: EpochResult) -> None:
             if exchange.rank == 0:
@@ -196,33 +203,32 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
             keep,
             reporter,
             start.position,
-            Committer(step, settings, start, writer, memory.committed),
+            Committer(step, settings, memory, writer, reporter.say),
         )
         if writer is not None:
             writer.close()
+        # No rank returns before the last checkpoint is written: the others would be ended.
+        exchange.merge([torch.zeros(1)])
     assert history.best is not None
     digest = None
     if exchange.rank == 0:
         digest = read_json(f"{job.best_folder(history.best.epoch)}/{CARD}")["weights_digest"]
-    return RankResult(exchange.rank, history, digest, train.fingerprint)
+    return RankResult(exchange.rank, history, digest, train.fingerprint, tuple(memory.recoveries))
 
 
-def _start(job: TrainJob, step: Step, memory: Memory) -> Snapshot:
+def _start(job: TrainJob, step: Step, memory: Memory, writes: bool, reporter: Reporter) -> Snapshot:
     """What training goes on from, set in model and optimizers."""
+    if writes and memory.writer is None:
+        # Of a run that is resumed, the others are damaged. They go when the next one is complete.
+        resumed = job.resume is not None and memory.last is None
+        written = [job.resume.url] if job.resume and resumed else listed(job.folder)[::-1]
+        memory.writer = Writer(job.folder, job.identity, job.settings.train, reporter.say, written)
     known = memory.last or (load(job.resume) if job.resume else None)
     if known is not None:
         restore(step, known)
-        return known
-    start = take(step, Position(), RowLedger())
+    start = known or take(step, Position(), RowLedger())
     memory.committed(start)
     return start
-
-
-def _writer(job: TrainJob, reporter: Reporter, resumed: bool) -> Writer:
-    # Beside the one that was resumed, there are only damaged ones. They go when the next one is
-    # complete.
-    written = [job.resume.url] if job.resume and resumed else listed(job.folder)[::-1]
-    return Writer(job.folder, job.identity, job.settings.train, reporter.say, written)
 
 
 def _keep_best(job: TrainJob, model: Model, epoch: int) -> None:
@@ -238,7 +244,7 @@ def _keep_best(job: TrainJob, model: Model, epoch: int) -> None:
 def _reporter(job: TrainJob, exchange: Exchange) -> Reporter:
     if exchange.rank > 0:
         return Silent()
-    return Notes(job.folder) if exchange.size > 1 else Console(job.terminal)
+    return Console(job.terminal) if isinstance(exchange, Alone) else Notes(job.folder)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ FREE_SETTINGS = frozenset(
         "window_days",
         "start_timeout_s",
         "stall_s",
+        "restarts",
         "commit_steps",
         "checkpoint_s",
         "checkpoint_rows",
@@ -97,6 +98,14 @@ def _of_run(run: str, runs: Mapping[str, list[str]], identity: Mapping[str, Any]
             "the data, the model and the settings that it was started with",
             "give them back (dates by --until), or start anew with --resume never",
         )
+    return found
+
+
+def newest_of_run(folder: str) -> Checkpoint | None:
+    """The newest complete checkpoint in a run's folder; those passed over are logged."""
+    found, passed_over = _newest_complete(listed(folder))
+    for line in passed_over:
+        log.warning("%s", line)
     return found
 
 

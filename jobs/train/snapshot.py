@@ -6,7 +6,7 @@ all; what differs by rank (its random numbers) is collected from all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,16 +36,25 @@ class Snapshot:
     random: Tensor
     position: Position
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All but the random numbers, in one order."""
+        for of in (self.weights, self.optimizer):
+            yield from (of[name] for name in sorted(of))
 
-class Memory:
-    """Where a rank keeps the last snapshot, for when training has to go back to it."""
+    def without_tensors(self) -> Snapshot:
+        """The same with tensors that have shapes and dtypes, but no memory: small to send."""
+        return self._mapped(lambda tensor: torch.empty_like(tensor, device="meta"))
 
-    def __init__(self) -> None:
-        self.last: Snapshot | None = None
+    def empty(self) -> Snapshot:
+        """What `without_tensors` gave, with memory of anything."""
+        return self._mapped(lambda tensor: torch.empty_like(tensor, device="cpu"))
 
-    def committed(self, snapshot: Snapshot) -> None:
-        """All ranks have this snapshot."""
-        self.last = snapshot
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Snapshot:
+        weights, optimizer = (
+            {name: change(tensor) for name, tensor in of.items()}
+            for of in (self.weights, self.optimizer)
+        )
+        return replace(self, weights=weights, optimizer=optimizer)
 
 
 def take(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs.lake import Examples
 from jobs.settings import Settings
+from jobs.train.batch import Batch
+from jobs.train.commits import Memory
 from jobs.train.models import ModelSpec
 from jobs.train.rank import TrainJob
+from jobs.train.snapshot import Snapshot
+from jobs.train.step import Exchange
 from tests.builders.examples import CLICKS
 
 TRAIN = {"batch_rows": 256, "epochs": 3, "learning_rate": 0.01, "stall_s": 60}
@@ -28,7 +35,7 @@ def job_of(examples: Examples, folder: Path | str, **train: Any) -> TrainJob:
             "schema": "tests.builders.examples:CLICKS",
             "lake": "unused",
             "etl": {"sources": {"clicks": "unused"}},
-            "stream": {"streams": 16, "window_rows": 200},
+            "stream": {"streams": 16, "window_rows": 200, "timeout_s": 5},
             "train": {**TRAIN, **train},
         }
     )
@@ -58,3 +65,77 @@ def job_of(examples: Examples, folder: Path | str, **train: Any) -> TrainJob:
         terminal=False,
         id_maps={},
     )
+
+
+class Killed(BaseException):
+    """The end of a process, as near as a thread comes to it."""
+
+
+class Mortal(Memory):
+    """Ends its rank at a commit, once there is a checkpoint."""
+
+    def __init__(self, at_commit: int) -> None:
+        super().__init__()
+        self._left = at_commit
+
+    def committed(self, snapshot: Snapshot) -> None:
+        super().committed(snapshot)
+        self._left -= 1
+        if self._left <= 0:
+            for thread in threading.enumerate():
+                if thread.name == "millstream-checkpoint":
+                    thread.join()
+            raise Killed
+
+
+Step = dict[int, int]
+
+
+@dataclass
+class Trace:
+    """Of each rank, its batches of the run: epoch, and ids by position."""
+
+    batches: dict[int, list[tuple[int, Step]]] = field(default_factory=dict)
+
+    def steps(self) -> list[tuple[int, Step]]:
+        """The global batches that all ranks took."""
+        taken = zip(*self.batches.values(), strict=False)
+        return [
+            (pieces[0][0], {k: v for _, piece in pieces for k, v in piece.items()})
+            for pieces in taken
+        ]
+
+
+class Traced:
+    """A stream that leaves its batches in a trace."""
+
+    def __init__(self, stream: Any, seen: list[tuple[int, Step]]) -> None:
+        self._stream, self._seen = stream, seen
+        self.rows, self.fingerprint = stream.rows, stream.fingerprint
+
+    def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
+        for batch in self._stream.epoch(epoch, start_row):
+            rows = batch.position[batch.is_row].tolist(), batch.row_id[batch.is_row].tolist()
+            self._seen.append((epoch, dict(zip(*rows, strict=True))))
+            yield batch
+
+
+@dataclass(frozen=True)
+class TracedJob(TrainJob):
+    trace: Trace = field(default_factory=Trace)
+
+    def stream(self, split: Literal["train", "val"], exchange: Exchange) -> Any:
+        stream = super().stream(split, exchange)
+        if split == "val":
+            return stream
+        return Traced(stream, self.trace.batches.setdefault(exchange.rank, []))
+
+
+def traced(job: TrainJob) -> TracedJob:
+    return TracedJob(**{name: getattr(job, name) for name in TrainJob.__dataclass_fields__})
+
+
+def index_of(expected: list[tuple[int, Step]], epoch: int, row: int) -> int:
+    """Number of the step that begins at a position."""
+    starts = [(e, min(step)) for e, step in expected]
+    return starts.index((epoch, row))

@@ -18,7 +18,7 @@ from jobs.lake import Lake
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.checkpoint import COMMIT, Damaged, listed, load, prune, verified, write
-from jobs.train.commits import Committer, StoreHangs, Writer
+from jobs.train.commits import Committer, Memory, StoreHangs, Writer
 from jobs.train.history import Position
 from jobs.train.models import build_model
 from jobs.train.resume import select
@@ -237,16 +237,17 @@ def test_a_full_disk_leaves_the_one_before_and_training_goes_on(
     before.mkdir(parents=True)
     step = step_of()
     writer = Writer(folder, IDENTITY, settings_of(), said.append, [str(before)])
-    committer = Committer(
-        step, settings_of(), take(step, Position(), RowLedger()), writer, lambda snapshot: None
-    )
+    memory = Memory()
+    memory.committed(take(step, Position(), RowLedger()))
+    committer = Committer(step, settings_of(), memory, writer, said.append)
     step.run(batch_of(16, seed=0))
     committer.after_step(Position(row=16), RowLedger())
     writer.close()
     (line,) = said
     assert line.startswith("checkpoint at epoch 1, row 16 not written: ")
     assert [path.name for path in Path(folder).iterdir()] == ["at-5"]
-    assert committer.last.position.row == 16
+    assert memory.last is not None
+    assert memory.last.position.row == 16
 
 
 def test_a_hung_store_ends_in_an_error_within_its_deadline(

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from jobs.errors import DataRefused
 from jobs.lake import Examples, Lake
-from jobs.train.batch import Batch
+from jobs.train.commits import Memory
 from jobs.train.history import EpochResult
 from jobs.train.rank import RankResult, TrainJob, train_rank
 from jobs.train.resume import select
-from jobs.train.snapshot import Memory, Snapshot
 from jobs.train.step import Alone, Exchange
 from tests.builders.batches import in_ranks
 from tests.builders.examples import write_examples
-from tests.builders.training import PLACES, TRAIN_ROWS, job_of
-
-
-class Killed(BaseException):
-    """The end of a process, as near as a thread comes to it."""
-
-
-class Mortal(Memory):
-    """Ends its rank at a commit, once there is a checkpoint."""
-
-    def __init__(self, at_commit: int) -> None:
-        super().__init__()
-        self._left = at_commit
-
-    def committed(self, snapshot: Snapshot) -> None:
-        super().committed(snapshot)
-        self._left -= 1
-        if self._left <= 0:
-            for thread in threading.enumerate():
-                if thread.name == "millstream-checkpoint":
-                    thread.join()
-            raise Killed
+from tests.builders.training import (
+    PLACES,
+    TRAIN_ROWS,
+    Killed,
+    Mortal,
+    TracedJob,
+    index_of,
+    job_of,
+    traced,
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,52 +94,6 @@ def test_killed_again_and_again_it_still_ends_the_same(lake: Lake, examples: Exa
 
 # Other numbers of ranks
 
-Step = dict[int, int]
-
-
-@dataclass
-class Trace:
-    """Of each rank, its batches of the run: epoch, and ids by position."""
-
-    batches: dict[int, list[tuple[int, Step]]] = field(default_factory=dict)
-
-    def steps(self) -> list[tuple[int, Step]]:
-        """The global batches that all ranks took."""
-        taken = zip(*self.batches.values(), strict=False)
-        return [
-            (pieces[0][0], {k: v for _, piece in pieces for k, v in piece.items()})
-            for pieces in taken
-        ]
-
-
-class Traced:
-    """A stream that leaves its batches in a trace."""
-
-    def __init__(self, stream: Any, seen: list[tuple[int, Step]]) -> None:
-        self._stream, self._seen = stream, seen
-        self.rows, self.fingerprint = stream.rows, stream.fingerprint
-
-    def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
-        for batch in self._stream.epoch(epoch, start_row):
-            rows = batch.position[batch.is_row].tolist(), batch.row_id[batch.is_row].tolist()
-            self._seen.append((epoch, dict(zip(*rows, strict=True))))
-            yield batch
-
-
-@dataclass(frozen=True)
-class TracedJob(TrainJob):
-    trace: Trace = field(default_factory=Trace)
-
-    def stream(self, split: Literal["train", "val"], exchange: Exchange) -> Any:
-        stream = super().stream(split, exchange)
-        if split == "val":
-            return stream
-        return Traced(stream, self.trace.batches.setdefault(exchange.rank, []))
-
-
-def traced(job: TrainJob) -> TracedJob:
-    return TracedJob(**{name: getattr(job, name) for name in TrainJob.__dataclass_fields__})
-
 
 def run_in(job: TracedJob, ranks: int, at_commit: int | None = None) -> list[RankResult]:
     def work(exchange: Exchange) -> RankResult:
@@ -179,7 +118,7 @@ def test_three_ranks_go_on_as_two_and_as_one(lake: Lake, examples: Examples) -> 
                 run_in(run, ranks, at_commit)
         else:
             (result,) = run_in(run, ranks)
-        first = 0 if start is None else expected_index(expected, start.epoch, start.row)
+        first = 0 if start is None else index_of(expected, start.epoch, start.row)
         steps = run.trace.steps()
         assert len(steps) > 3
         assert steps == expected[first : first + len(steps)]
@@ -187,12 +126,6 @@ def test_three_ranks_go_on_as_two_and_as_one(lake: Lake, examples: Examples) -> 
             job = resumed(lake, replace(job, resume=None), "killed")
     assert first + len(steps) == len(expected)
     assert [epoch.rows for epoch in result.history.epochs] == [TRAIN_ROWS] * 3
-
-
-def expected_index(expected: list[tuple[int, Step]], epoch: int, row: int) -> int:
-    """Number of the step that begins at a position."""
-    starts = [(e, min(step)) for e, step in expected]
-    return starts.index((epoch, row))
 
 
 def test_a_checkpoint_made_on_other_data_is_refused_by_name(lake: Lake, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from pyspark.sql import SparkSession
 from jobs.errors import ConfigError, DataRefused
 from jobs.lake import Examples
 from jobs.sections import TrainSettings
+from jobs.train.commits import Memory
 from jobs.train.distributed import launch, pack, unpack
 from jobs.train.failures import RankFailed
 from jobs.train.rank import RankResult, TrainJob, train_rank
-from jobs.train.snapshot import Memory
 from jobs.train.step import Exchange, Rows
 from tests.builders.examples import write_examples
 from tests.builders.training import PLACES, TRAIN_ROWS, job_of

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from jobs.train.artifact import load_model
 from jobs.train.step import Alone
 from schemas.field import FIRST_OOV_ID
 from tests.builders.lakes import examples_of, lake_of, run_etl
+from tests.builders.training import Killed, Mortal
 from tests.builders.visits import VISITS, Raw, rows_of
 
 FIRST, SECOND, THIRD = "2024-01-01", "2024-01-02", "2024-01-05"
@@ -155,3 +159,54 @@ def test_ids_younger_than_the_state_become_oov_buckets(tmp_path: Path, spark: Sp
     assert any(i in buckets for i in ids), "x and y"
     assert any(i >= FIRST_OOV_ID + 3 for i in ids), "a and b keep their ids"
     assert train(raw, spark, "train-m").best.rows == made.stream("train", Alone()).rows
+
+
+# Resume
+
+
+def test_a_killed_run_is_finished_by_the_next_one(
+    raw: Raw, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("train.seed=11", "train.checkpoint_rows=64", "train.epochs=4")
+    whole = train(raw, spark, "train-w", *settings)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("jobs.train.distributed.Memory", lambda: Mortal(20))
+        train(raw, spark, "train-x", *settings)
+    folder = Path(lake_of(raw).folder("checkpoints", "train-x"))
+    assert sorted(path.name[:3] for path in folder.iterdir())[0] == "at-"
+
+    with pytest.raises(DataRefused, match=r"train\.learning_rate was 0\.001, is 0\.5") as refused:
+        other = (*settings, "train.learning_rate=0.5")
+        train(raw, spark, "train-y", *other, resume="train-x")
+    assert refused.value.exit_code == 3
+
+    result = train(raw, spark, "train-z", *settings)
+    assert result.digest == whole.digest
+    assert len(result.history) == 4
+    assert not folder.exists(), "a finished run leaves no checkpoint"
+    tags = Registry(load_settings(raw.config), lake_of(raw)).resolve(result.version).tags
+    assert tags["run_id"] == "train-z"
+
+
+@pytest.mark.slow
+def test_the_drivers_death_is_survived(raw: Raw, spark: SparkSession) -> None:
+    settings = ("train.seed=12", "train.checkpoint_rows=64", "train.epochs=300")
+    whole = train(raw, spark, "train-dw", *settings)
+    flags = [word for text in settings for word in ("--set", text)]
+    command = [sys.executable, "-m", "jobs.cli", "train", "--config", str(raw.config), *flags]
+    folder = Path(lake_of(raw).folder("checkpoints"))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*/at-*/commit.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "going on from checkpoint train-" in done.stderr
+    assert f"models/{whole.digest}" in done.stdout
+    assert not list(folder.glob("*/at-*"))

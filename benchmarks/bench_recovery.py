@@ -1,0 +1,305 @@
+"""What a lost rank costs: a rank killed, a rank frozen, an executor killed, at random steps.
+
+    make bench-recovery        or: python benchmarks/bench_recovery.py --seed 7 --faults kill
+
+Trains a small model in a local cluster of three executors, once without a fault and once for each.
+Every training must end with the row ledger of each epoch closed, and with as many ranks as before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+from pyspark.sql import SparkSession
+
+from jobs.spark import session
+from jobs.train.batch import Batch
+from jobs.train.commits import Memory, Recovery
+from jobs.train.distributed import launch
+from jobs.train.progress import Console, relayed
+from jobs.train.rank import MappedStream, RankResult, TrainJob, train_rank
+from jobs.train.step import Exchange
+from tests.builders.examples import write_examples
+from tests.builders.training import job_of
+
+BOUND_S = 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training. Times in seconds; what was not measured is None.
+
+    Attributes:
+        hit: rank and row that the fault was to hit.
+        next_step_s: from the fault to the next step of the others.
+        back_s: from the fault to the next step with all ranks.
+        rows: trained and in the ledger, of each epoch.
+    """
+
+    fault: str
+    hit: str
+    seconds: float
+    recoveries: tuple[Recovery, ...]
+    next_step_s: float | None
+    back_s: float | None
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PacedJob(TrainJob):
+    """Each step takes a little, so that a small training outlasts the start of a new rank."""
+
+    step_s: float = 0.0
+
+    def stream(self, split: Literal["train", "val"], exchange: Exchange) -> MappedStream:
+        stream = super().stream(split, exchange)
+        batches = stream.epoch
+
+        def paced(epoch: int, start_row: int = 0) -> Iterator[Batch]:
+            for batch in batches(epoch, start_row):
+                time.sleep(self.step_s)
+                yield batch
+
+        stream.epoch = paced  # type: ignore[method-assign]
+        return stream
+
+
+def watched_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
+    """Trains, and leaves this process's number where the saboteur finds it."""
+    path = Path(job.folder, f"rank-{exchange.rank}.pid")
+    path.write_text(str(os.getpid()))
+    Path(job.folder, "ranks").write_text(str(exchange.size))
+    return train_rank(job, exchange, memory)
+
+
+class Saboteur(threading.Thread):
+    """Waits for a row of the training, strikes, and watches for what the ranks say of it."""
+
+    def __init__(self, folder: Path, fault: str, rank: int, row: int) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._fault, self._rank, self._row = folder, fault, rank, row
+        self.struck: float | None = None
+        self.went_on: list[float] = []
+
+    def run(self) -> None:
+        while self._rows() < self._row:
+            time.sleep(0.05)
+        pid = int((self._folder / f"rank-{self._rank}.pid").read_text())
+        self.struck = time.monotonic()
+        {"kill": _kill, "freeze": _freeze, "executor": _kill_executor}[self._fault](pid)
+        while len(self.went_on) < 2:
+            if len(self._recoveries()) > len(self.went_on):
+                self.went_on.append(time.monotonic() - self.struck)
+            time.sleep(0.05)
+
+    def _note(self) -> dict[str, Any]:
+        try:
+            note: dict[str, Any] = json.loads((self._folder / "progress.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return note
+
+    def _rows(self) -> int:
+        """Rows trained, all epochs together."""
+        note = self._note()
+        title = str(note.get("title", "epoch 0 of")).split()
+        return (int(title[1]) - 1) * int(note.get("total_rows", 0)) + int(note.get("rows", 0))
+
+    def _recoveries(self) -> list[str]:
+        lines = self._note().get("lines", [])
+        return [line for line in lines if line.startswith("lost ") or " now, after " in line]
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _freeze(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def _kill_executor(pid: int) -> None:
+    """The JVM that the rank's task runs in."""
+    for parent in psutil.Process(pid).parents():
+        if "CoarseGrainedExecutorBackend" in " ".join(parent.cmdline()):
+            parent.kill()
+            return
+    raise RuntimeError(f"process {pid} belongs to no executor of a local cluster")
+
+
+def train_with(
+    spark: SparkSession, job: TrainJob, fault: str, rank: int, row: int, ranks: int
+) -> Outcome:
+    folder = Path(job.folder)
+    folder.mkdir(parents=True)
+    saboteur = Saboteur(folder, fault, rank, row)
+    if fault != "none":
+        saboteur.start()
+    started = time.monotonic()
+    with relayed(job.folder, Console(False)):
+        results = launch(
+            partial(watched_rank, job),
+            spark=spark,
+            workers=ranks,
+            settings=job.settings.train,
+            folder=job.folder,
+        )
+    first = min(results, key=lambda result: result.rank)
+    went_on = [*saboteur.went_on, None, None]
+    return Outcome(
+        fault=fault,
+        hit=f"rank {rank} at row {row:,}" if fault != "none" else "",
+        seconds=time.monotonic() - started,
+        recoveries=first.recoveries,
+        next_step_s=went_on[0],
+        back_s=went_on[1],
+        rows=tuple(epoch.rows for epoch in first.history.epochs),
+    )
+
+
+def figures(outcome: Outcome, rows: int, plain_s: float | None) -> dict[str, Any]:
+    """For the table and the JSON line. A training whose ledger did not close ended in an error."""
+    losses = [recovery for recovery in outcome.recoveries if recovery.lost]
+    assert all(trained == rows for trained in outcome.rows)
+    return {
+        "hit": outcome.hit,
+        "lost": [name for loss in losses for name in loss.lost],
+        "detected_s": rounded(losses[0].detected_s if losses else None),
+        "next_step_s": rounded(outcome.next_step_s),
+        "all_ranks_s": rounded(outcome.back_s),
+        "redone_rows": sum(recovery.redone_rows for recovery in outcome.recoveries),
+        "total_lost_s": rounded(outcome.seconds - plain_s if plain_s is not None else None),
+        "seconds": rounded(outcome.seconds),
+        "epochs_closed": len(outcome.rows),
+    }
+
+
+def rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def table(all_figures: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = {
+        "hit": "hit",
+        "detected_s": "detected after s",
+        "next_step_s": "next step after s",
+        "all_ranks_s": "all ranks again after s",
+        "redone_rows": "rows redone",
+        "total_lost_s": "total time lost s",
+        "epochs_closed": "epochs whose ledger closed",
+    }
+    lines = ["| fault | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    for fault, found in all_figures.items():
+        cells = ["-" if found[name] is None else f"{found[name]}" for name in columns]
+        lines.append(f"| {fault} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    arguments = _arguments()
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
+    logging.getLogger("millstream").setLevel(logging.INFO)
+    print(f"seed {arguments.seed}", flush=True)
+    spark = _cluster(arguments.ranks)
+    with tempfile.TemporaryDirectory() as root:
+        outcomes = _all_trainings(spark, Path(root), arguments)
+    spark.stop()
+    plain = outcomes.get("none")
+    found = {
+        fault: figures(outcome, arguments.rows, plain.seconds if plain else None)
+        for fault, outcome in outcomes.items()
+    }
+    print(_machine(arguments))
+    print(table(found))
+    next_step_s = found["kill"]["next_step_s"] if "kill" in found else 0.0
+    in_time = next_step_s is not None and next_step_s < BOUND_S
+    print(f"next step after a kill: {next_step_s} s, at most {BOUND_S:g} s: {in_time}")
+    print(json.dumps(found))
+    return 0 if in_time else 1
+
+
+def _all_trainings(
+    spark: SparkSession, root: Path, arguments: argparse.Namespace
+) -> dict[str, Outcome]:
+    group_rows = arguments.rows // 8
+    places = {("2026-01-01", "train"): [[group_rows] * 8]}
+    examples = write_examples(root, places)
+    rng, outcomes = random.Random(arguments.seed), {}
+    for fault in arguments.faults:
+        job = _paced(
+            job_of(
+                examples,
+                root / "runs" / fault,
+                batch_rows=arguments.batch_rows,
+                epochs=arguments.epochs,
+                stall_s=arguments.stall_s,
+                commit_steps=arguments.commit_steps,
+            ),
+            arguments.step_ms / 1000,
+        )
+        # Early enough for the replacement to join while there is something left to train.
+        row = rng.randrange(arguments.rows // 4, arguments.rows)
+        rank = rng.randrange(arguments.ranks)
+        outcomes[fault] = train_with(spark, job, fault, rank, row, arguments.ranks)
+    return outcomes
+
+
+def _paced(job: TrainJob, step_s: float) -> PacedJob:
+    values = {name: getattr(job, name) for name in TrainJob.__dataclass_fields__}
+    return PacedJob(**{**values, "has_validation": False, "last_ds": job.first_ds}, step_s=step_s)
+
+
+def _cluster(ranks: int) -> SparkSession:
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as properties:
+        properties.write(
+            f"spark.master local-cluster[{ranks},1,512]\n"
+            "spark.driver.memory 1g\nspark.executor.memory 512m\n"
+            "spark.driver.host localhost\nspark.driver.bindAddress 127.0.0.1\n"
+            "spark.ui.enabled false\nspark.ui.showConsoleProgress false\n"
+        )
+        properties.flush()
+        return session("bench-recovery", properties.name)
+
+
+def _machine(arguments: argparse.Namespace) -> str:
+    return (
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}; "
+        f"{arguments.ranks} ranks, train.stall_s {arguments.stall_s}, "
+        f"commits every {arguments.commit_steps} steps of {arguments.batch_rows} rows, "
+        f"steps of at least {arguments.step_ms:g} ms"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1000))
+    parser.add_argument("--faults", nargs="*", default=["none", "kill", "freeze", "executor"])
+    parser.add_argument("--rows", type=int, default=24_000)
+    parser.add_argument("--batch-rows", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--step-ms", type=float, default=25.0, help="least time of a step")
+    parser.add_argument("--stall-s", type=int, default=10)
+    parser.add_argument("--commit-steps", type=int, default=20)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A rank is lost: the others go on from the last commit, and the row ledger closes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.train.commits import Memory, Recovery
+from jobs.train.history import Position
+from jobs.train.rank import RankResult, train_rank
+from jobs.train.step import Alone, Exchange
+from tests.builders.batches import in_ranks
+from tests.builders.examples import write_examples
+from tests.builders.training import PLACES, TRAIN_ROWS, Killed, index_of, job_of, traced
+
+RANKS = 3
+
+
+class DiesAtStep(Memory):
+    """Ends its rank in the middle of an epoch, between commits."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    def stepped(self, position: Position) -> Recovery | None:
+        self._left -= 1
+        if not self._left:
+            raise Killed
+        return super().stepped(position)
+
+
+@pytest.mark.parametrize("dies_at", [2, 7, 13])
+def test_the_ranks_that_are_left_train_every_row_once(dies_at: int, tmp_path: Path) -> None:
+    examples = write_examples(tmp_path / "lake", PLACES)
+    whole = traced(job_of(examples, tmp_path / "whole"))
+    train_rank(whole, Alone(), Memory())
+    expected = whole.trace.steps()
+
+    job = job_of(examples, tmp_path / "run", commit_steps=3)
+    memories: list[Memory] = [Memory(), Memory(), DiesAtStep(dies_at)]
+
+    def work(exchange: Exchange) -> RankResult:
+        return train_rank(before, exchange, memories[exchange.rank])
+
+    before = traced(job)
+    with pytest.raises(Killed):
+        in_ranks(work, RANKS)
+    last = memories[0].last
+    assert last is not None
+    for memory in memories[:2]:
+        memory.interrupted(None)
+        memory.begin(last, ["rank 2 (host, pid 7)"], 2)
+
+    before = after = traced(job)
+    first, second = in_ranks(work, 2)
+
+    committed = index_of(expected, last.position.epoch, last.position.row)
+    assert after.trace.steps() == expected[committed:]
+    assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
+    (recovery,) = first.recoveries
+    # A rank that is ahead has fed its piece of one more step.
+    assert 0 <= recovery.redone_rows <= 3 * 256
+    assert recovery.lost == ("rank 2 (host, pid 7)",)
+    assert recovery.line().startswith("lost rank 2 (host, pid 7), noticed after ")
+    assert len(second.recoveries) == 1
+
+
+def test_two_losses_before_a_step_are_one_recovery() -> None:
+    memory = Memory()
+    memory.reached = Position(row=512)
+    memory.interrupted(None)
+    memory.begin(None, ["rank 2"], 2)
+    memory.interrupted(None)
+    memory.begin(None, ["rank 1"], 1)
+    recovery = memory.stepped(Position(row=256))
+    assert recovery is not None
+    assert (recovery.lost, recovery.ranks) == (("rank 2", "rank 1"), 1)
+    assert memory.stepped(Position(row=512)) is None
+    assert memory.recoveries == [recovery]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kill", "freeze", "executor"])
+def test_processes_are_lost_and_training_goes_on(fault: str) -> None:
+    sizes = {"rows": 24_000, "epochs": 5, "ranks": 2, "stall-s": 8, "commit-steps": 20}
+    flags = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    command = [sys.executable, "benchmarks/bench_recovery.py", "--seed", "3", *flags]
+    done = subprocess.run(
+        [*command, "--faults", fault], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    figures = json.loads(done.stdout.splitlines()[-1])[fault]
+    assert figures["epochs_closed"] == 5
+    assert 0 <= figures["redone_rows"] <= 21 * 256
+    assert figures["lost"][0].startswith("rank ")
