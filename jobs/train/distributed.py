@@ -24,9 +24,11 @@ from jobs.sections import TrainSettings
 from jobs.train.commits import Memory
 from jobs.train.failures import PeersSilent, RankFailed, explained, has_reasons, leave_reason
 from jobs.train.output import RankOutput, quiet_spark_thread
+from jobs.train.slots import environment, refuse_too_few_slots, task_attempts
 from jobs.train.snapshot import Snapshot
 from jobs.train.step import Alone, Exchange, Rows
 from jobs.train.watchdog import watched
+from jobs.train.wire import pack, unpack
 
 R = TypeVar("R")
 log = logging.getLogger("millstream.train")
@@ -97,40 +99,6 @@ class HorovodExchange:
             self._hvd.broadcast_(tensor, root_rank=0, name=f"start.{number}")
 
 
-def pack(pieces: Sequence[Rows]) -> tuple[Tensor, Tensor]:
-    """The touched rows of all tables as one tensor of ids and one of values.
-
-    A rank without rows sends the counts alone, so every rank takes part in every round.
-
-    Returns:
-        int32 [T + r]: the number of rows of each of the T tables, then the ids, table by table;
-        and the values [sum of rows times dimensions], in the same order.
-    """
-    first = pieces[0]
-    counts = torch.tensor([len(p.ids) for p in pieces], device=first.ids.device)
-    ids = torch.cat([counts, *(piece.ids for piece in pieces)])
-    return ids.to(torch.int32), torch.cat([piece.values.reshape(-1) for piece in pieces])
-
-
-def unpack(ids: Tensor, values: Tensor, dims: Sequence[int]) -> list[Rows]:
-    """What `pack` gave, of all ranks one after the other, as the rows of each table.
-
-    Args:
-        ids, values: packed pieces, laid end to end.
-        dims: dimensions of each table.
-    """
-    found: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in dims]
-    at_id = at_value = 0
-    while at_id < len(ids):
-        counts = ids[at_id : at_id + len(dims)].tolist()
-        at_id += len(dims)
-        for (of_ids, of_values), count, dim in zip(found, counts, dims, strict=True):
-            of_ids.append(ids[at_id : at_id + count].long())
-            of_values.append(values[at_value : at_value + count * dim].view(count, dim))
-            at_id, at_value = at_id + count, at_value + count * dim
-    return [Rows(torch.cat(of_ids), torch.cat(of_values)) for of_ids, of_values in found]
-
-
 def launch(
     work: Callable[[Exchange, Memory], R],
     *,
@@ -154,17 +122,17 @@ def launch(
     """
     if workers == 1:
         return [work(Alone(), Memory())]
-    _refuse_too_few_slots(spark, workers)
+    refuse_too_few_slots(spark, workers)
     import horovod.spark
 
     output = RankOutput()
-    elastic = _task_attempts(spark) > 1
+    elastic = task_attempts(spark) > 1
     rank = partial(_run_rank, work, folder, settings.stall_s, log.getEffectiveLevel(), elastic)
     common: dict[str, Any] = {
         "num_proc": workers,
         "start_timeout": settings.start_timeout_s,
         # On top of the environment of Spark's tasks.
-        "env": _environment(settings),
+        "env": environment(settings),
         "stdout": output,
         "stderr": output,
         "verbose": 0,
@@ -187,38 +155,6 @@ def launch(
         raise explained(error, folder, workers, settings.stall_s, lines) from error
     # A task that no rank ran in any more has none.
     return [result for result in results if result is not None]
-
-
-def _task_attempts(spark: SparkSession) -> int:
-    """How often Spark tries a task; a lost rank comes back only where that is more than once."""
-    return int(spark.sparkContext._jsc.sc().taskScheduler().maxTaskFailures())
-
-
-def _environment(settings: TrainSettings) -> dict[str, str]:
-    """All of Horovod's deadlines follow from `train.stall_s`; by default some are for ever."""
-    return {
-        "OMP_NUM_THREADS": str(settings.threads_per_rank),
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.stall_s),
-        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.stall_s // 2)),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.stall_s),
-        "HOROVOD_LOG_LEVEL": "fatal",
-    }
-
-
-def _refuse_too_few_slots(spark: SparkSession, workers: int) -> None:
-    """Ranks wait for each other, so all need a slot at once; a missing one is a hang."""
-    context = spark.sparkContext
-    if context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
-        return
-    jvm = context._jsc.sc()
-    slots = jvm.maxNumConcurrentTasks(jvm.resourceProfileManager().defaultResourceProfile())
-    if slots < workers:
-        raise ConfigError(
-            f"train.workers is {workers}, but Spark runs {slots} tasks at a time "
-            f"(master {context.master})",
-            f"at least {workers} slots: each rank keeps one for the whole training",
-            f"set train.workers to {slots} or less, or give Spark more cores",
-        )
 
 
 def _run_rank(
@@ -362,4 +298,4 @@ def _broadcast(snapshot: Snapshot | None) -> Snapshot | None:
     return known
 
 
-__all__ = ["HorovodExchange", "RankFailed", "launch", "pack", "unpack"]
+__all__ = ["HorovodExchange", "RankFailed", "launch"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from jobs.train.batch import NO_POSITION, Batch
-from jobs.train.distributed import pack, unpack
 from jobs.train.models import ModelSpec
 from jobs.train.step import Exchange, Rows
+from jobs.train.wire import pack, unpack
 
 R = TypeVar("R")
 

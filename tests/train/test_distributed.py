@@ -20,10 +20,11 @@ from jobs.errors import ConfigError, DataRefused
 from jobs.lake import Examples
 from jobs.sections import TrainSettings
 from jobs.train.commits import Memory
-from jobs.train.distributed import launch, pack, unpack
+from jobs.train.distributed import launch
 from jobs.train.failures import RankFailed
 from jobs.train.rank import RankResult, TrainJob, train_rank
 from jobs.train.step import Exchange, Rows
+from jobs.train.wire import pack, unpack
 from tests.builders.examples import write_examples
 from tests.builders.training import PLACES, TRAIN_ROWS, job_of
 

@@ -1,0 +1,40 @@
+"""What ranks get from Spark: slots, attempts, and an environment with deadlines."""
+
+from __future__ import annotations
+
+from pyspark.sql import SparkSession
+
+from jobs.errors import ConfigError
+from jobs.sections import TrainSettings
+
+
+def task_attempts(spark: SparkSession) -> int:
+    """How often Spark tries a task; a lost rank comes back only where that is more than once."""
+    return int(spark.sparkContext._jsc.sc().taskScheduler().maxTaskFailures())
+
+
+def environment(settings: TrainSettings) -> dict[str, str]:
+    """All of Horovod's deadlines follow from `train.stall_s`; by default some are for ever."""
+    return {
+        "OMP_NUM_THREADS": str(settings.threads_per_rank),
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.stall_s),
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.stall_s // 2)),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.stall_s),
+        "HOROVOD_LOG_LEVEL": "fatal",
+    }
+
+
+def refuse_too_few_slots(spark: SparkSession, workers: int) -> None:
+    """Ranks wait for each other, so all need a slot at once; a missing one is a hang."""
+    context = spark.sparkContext
+    if context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
+        return
+    jvm = context._jsc.sc()
+    slots = jvm.maxNumConcurrentTasks(jvm.resourceProfileManager().defaultResourceProfile())
+    if slots < workers:
+        raise ConfigError(
+            f"train.workers is {workers}, but Spark runs {slots} tasks at a time "
+            f"(master {context.master})",
+            f"at least {workers} slots: each rank keeps one for the whole training",
+            f"set train.workers to {slots} or less, or give Spark more cores",
+        )
