@@ -7,6 +7,9 @@ from pyspark.sql import SparkSession
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 
+# What a process takes to start and import torch on a busy host.
+RANK_START_S = 60
+
 
 def task_attempts(spark: SparkSession) -> int:
     """How often Spark tries a task; a lost rank comes back only where that is more than once."""
@@ -17,7 +20,8 @@ def environment(settings: TrainSettings) -> dict[str, str]:
     """All of Horovod's deadlines follow from `train.stall_s`; by default some are for ever."""
     return {
         "OMP_NUM_THREADS": str(settings.threads_per_rank),
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.stall_s),
+        # Ranks that are left wait this long for the process of a new one to start and join.
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.stall_s + RANK_START_S),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.stall_s // 2)),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.stall_s),
         "HOROVOD_LOG_LEVEL": "fatal",
