@@ -123,6 +123,10 @@ class Table:
                 return dict(json.loads(commit["millstream"]))
         return {}
 
+    def newest_info(self) -> dict[str, Any]:
+        """`commit_info` of the newest version; nothing where there is no table yet."""
+        return self.commit_info() if self.exists() else {}
+
     def commits(self) -> list[tuple[int, float]]:
         """Versions, the oldest first, and when each was made, in seconds since 1970."""
         history = self._at(None).history()
@@ -176,15 +180,25 @@ class Table:
         """
         _check_covered(files, where or {})
         self._create_if_absent(schema, partition_by)
-        table = self._at(None)
-        delta_schema = Schema.from_json(schema.json())
-        if where is not None and table.schema() != delta_schema:
+        if where is not None:
+            self.check_columns(schema)
+        declared = Schema.from_json(schema.json())
+        return self._commit(files, declared, partition_by, where, info, app_id, token)
+
+    def check_columns(self, schema: StructType) -> None:
+        """Refuses a schema that is not the table's.
+
+        Raises:
+            DataRefused: it names the columns that differ.
+        """
+        ours, theirs = self._at(None).schema(), Schema.from_json(schema.json())
+        if ours != theirs:
             raise DataRefused(
                 f"table {self.url} has other columns than the declaration",
-                _schema_difference(table.schema(), delta_schema),
-                "use another lake folder; for examples `millstream etl --rebuild` will do",
+                _schema_difference(ours, theirs),
+                "move the table's folder away, or use another lake folder; examples are made anew "
+                "by `millstream etl --rebuild`",
             )
-        return self._commit(files, delta_schema, partition_by, where, info, app_id, token)
 
     def rewrite(
         self,

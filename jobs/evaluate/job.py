@@ -23,7 +23,7 @@ from jobs.evaluate.predict import IdMaps, Predictor, predicted
 from jobs.evaluate.read import read_by_etl
 from jobs.evaluate.registry import LATEST, ModelVersion, Registry
 from jobs.evaluate.report import Report, write_report
-from jobs.evaluate.selection import LABEL, WEIGHT, Selection, early_share, fresh
+from jobs.evaluate.selection import LABEL, WEIGHT, Selection, early_share, fresh, read_alike
 from jobs.lake import Examples, Lake
 from jobs.ledger import LedgerRow, record
 from jobs.settings import Settings
@@ -102,11 +102,12 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
     evaluation = Evaluation(settings, spark, run_id)
     version = evaluation.registry.resolve(challenger)
     champion = evaluation.registry.champion()
-    selection = evaluation.gate_rows(version, champion)
+    rival = champion if champion and read_alike(evaluation.lake, champion, version) else None
+    selection = evaluation.gate_rows(version, rival)
     measured = evaluation.measure(version, selection)
     against = None
-    if champion is not None and champion.version != version.version:
-        against = evaluation.measure(champion, selection)
+    if rival is not None and rival.version != version.version:
+        against = evaluation.measure(rival, selection)
         evaluation.record(against)
     verdict = judge(
         settings.gate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from pyspark.sql import functions as F
 from jobs.errors import DataRefused
 from jobs.etl.ingest import DS
 from jobs.evaluate.jackknife import BLOCKS
+from jobs.evaluate.registry import ModelVersion
 from jobs.evaluate.slices import with_slices
 from jobs.lake import Examples, Lake
 from jobs.manifest import Shard
 from jobs.sections import EvaluateSettings
 from jobs.state import State, load_state
 from schemas.dataset import ROW_ID, Dataset, struct_type
+
+log = logging.getLogger("millstream.evaluate")
 
 LABEL, WEIGHT = "__label", "__weight"
 ROWS_PER_TASK = 1_000_000
@@ -126,6 +130,24 @@ def _knows(state: State, others: Collection[State]) -> bool:
         for other in others
         for name, part in other.vocabulary.items()
     )
+
+
+def read_alike(lake: Lake, champion: ModelVersion, challenger: ModelVersion) -> bool:
+    """Whether the champion can be measured on the challenger's examples.
+
+    One of an older generation knows other ids: the challenger is the first of its own.
+    """
+    models = (champion, challenger)
+    generations = {load_state(lake, m.tags["state_digest"]).generation for m in models}
+    declarations = {model.tags["declaration"] for model in models}
+    if len(generations) == len(declarations) == 1:
+        return True
+    log.warning(
+        "the champion, version %s, is of another generation of ids or declaration, so it is not "
+        "compared with; gate.first_model decides",
+        champion.version,
+    )
+    return False
 
 
 def early_share(

@@ -101,6 +101,7 @@ class Erasure:
 
     def _predictions(self, table: Table) -> Counts:
         schema = predictions_schema(self.settings.dataset())
+        table.check_columns(schema)
         rows = table.spark(self.spark, schema).select(schema.names)
         rows = self._marked(rows)
         counts = _hits(rows)

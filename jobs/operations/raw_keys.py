@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pyspark.sql import Column as SparkColumn
+from dataclasses import replace
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.etl.formats import MALFORMED, parsed_csv, parsed_json
 from jobs.etl.ingest import RAW, REASONS
+from jobs.etl.names import text_column
 from jobs.operations.keys import HIT, Keys, marked
-from schemas.dataset import Column, Dataset, Source
+from schemas.dataset import Dataset, Source
 
-# Lines whose columns cannot be told.
-_TORN = ("malformed", "encoding")
+_TORN = "__torn"
 # What values are made of; all else parts them.
 _BETWEEN_WORDS = r"[^\p{L}\p{N}_.:@+-]+"
 
@@ -26,24 +28,30 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
         rows: `raw` and `reasons` of the quarantine.
     """
     source = dataset.row_source
+    types = {column.name: column.type for column in source.columns}
     names = sorted({name for key in keys.keys for name in key})
-    columns = {column.name: column for column in source.columns}
-    values = {f"__raw_{name}": _value(source, columns[name]) for name in names}
-    parsed = rows.withColumns(values)
-    whole = marked(parsed, dataset, keys, {name: f"__raw_{name}" for name in names})
-    whole = whole.drop(*values)
-    torn = F.arrays_overlap(REASONS, F.array(*map(F.lit, _TORN)))
-    texts = _torn_texts(rows.where(torn), keys).withColumn("__torn_hit", F.lit(True))
+    typed = {
+        f"__typed_{name}": F.expr(f"try_cast(`{text_column(name)}` AS {types[name]})")
+        for name in names
+    }
+    torn = F.col(MALFORMED).isNotNull() | F.array_contains(REASONS, "encoding")
+    parsed = _parsed(rows, source).withColumns(typed).withColumn(_TORN, torn)
+    whole = marked(parsed, dataset, keys, {name: f"__typed_{name}" for name in names})
+    texts = _torn_texts(parsed.where(_TORN), keys).withColumn("__torn_hit", F.lit(True))
     found = whole.join(F.broadcast(texts), RAW, "left")
-    hit = F.when(torn, F.coalesce("__torn_hit", F.lit(False))).otherwise(F.col(HIT))
-    return found.withColumn(HIT, hit).drop("__torn_hit").select(*rows.columns, HIT)
+    hit = F.when(F.col(_TORN), F.coalesce("__torn_hit", F.lit(False))).otherwise(F.col(HIT))
+    return found.select(*rows.columns, hit.alias(HIT))
 
 
-def _value(source: Source, column: Column) -> SparkColumn:
-    """A column's typed value, null where the text has none."""
-    schema = ", ".join(f"`{name}` STRING" for name in source.column_names)
-    options = {"sep": source.delimiter, "nullValue": source.null_value}
-    return F.from_csv(RAW, schema, options)[column.name].try_cast(column.type)
+def _parsed(rows: DataFrame, source: Source) -> DataFrame:
+    """With a text a declared column, and whether the text could not be parsed."""
+    if source.format == "csv":
+        # Every text is a row: headers and comments are in no quarantine.
+        return parsed_csv(rows, replace(source, header=False, comment=""))
+    if source.format == "json":
+        return parsed_json(rows, source)
+    values = {text_column(n): F.get_json_object(RAW, f"$['{n}']") for n in source.column_names}
+    return rows.withColumns({**values, MALFORMED: F.lit(None).cast("string")})
 
 
 def _torn_texts(torn: DataFrame, keys: Keys) -> DataFrame:

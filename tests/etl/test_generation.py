@@ -114,6 +114,13 @@ def test_a_model_of_an_older_generation_scores_but_reads_no_new_examples(
         selection = evaluation.selection(model, None)
         newer = replace(selection.examples, version=newest)
         evaluation.measure(model, replace(selection, examples=newer))
+    # The first model of the new generation is judged by its own values.
+    evaluation.registry.promote(version, "promote-1")
+    challenger = register_model(settings, DATES[0], seed=1)
+    compared = evaluate.compare(settings, spark, run_id="evaluate-2", challenger=challenger)
+    assert compared.champion is None
+    assert compared.verdict.passed
+
     score.run(settings, spark, run_id="score-2", dates=DATES[:1], model=version)
     after = lake_of(raw).table("predictions").read_arrow().sort_by("row_id")
     assert after["score"].equals(before["score"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pyspark.sql import SparkSession
@@ -12,6 +14,8 @@ from jobs.cli import main
 from jobs.etl.quarantine import QUARANTINE
 from jobs.evaluate.predictions import predictions_schema
 from jobs.ledger import read_ledger
+from jobs.operations.keys import parse_keys
+from jobs.operations.raw_keys import marked_raw
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
 from tests.builders.visits import VISITS, Raw
 from tests.operations.conftest import DATES
@@ -110,3 +114,23 @@ def test_a_key_that_cannot_be_is_a_usage_error(
     assert erase(raw, "--key", key) == 2
     assert message in capsys.readouterr().err
     assert examples_of(raw).version == version
+
+
+@pytest.mark.parametrize(
+    ("kind", "hit", "left"),
+    [
+        ("csv", ["x,7,a,1,1,1", '"x","7",a,1,1,1', "torn,7"], ["x,70,a,7,1,1", "torn,70"]),
+        ("json", ['{"visit": 7}', '{"visit": "7", "age": "?"}', '{"visit": 7'], ['{"age": 7}']),
+        ("parquet", ['{"visit":7}', '{"visit":"7"}'], ['{"visit":70,"age":7}', '{"visit":null}']),
+    ],
+)
+def test_quarantined_rows_of_all_formats_are_found(
+    spark: SparkSession, kind: Literal["csv", "json", "parquet"], hit: list[str], left: list[str]
+) -> None:
+    source = dataclasses.replace(VISITS.row_source, format=kind)
+    dataset = dataclasses.replace(VISITS, sources=(source, *VISITS.sources[1:]))
+    texts = [([], line, "f", "r", "etl", DATES[0]) for line in [*hit, *left]]
+    rows = spark.createDataFrame(texts, QUARANTINE)
+    marked = marked_raw(rows, dataset, parse_keys(dataset, [["visit=7"]], None)).collect()
+    assert sorted(row["raw"] for row in marked if row["__hit"]) == sorted(hit)
+    assert len(marked) == len(texts)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from jobs.train.history import Position
 from jobs.train.snapshot import Snapshot
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
 from tests.builders.models import register_model
+from tests.builders.s3 import S3
 from tests.builders.visits import Raw
 from tests.operations.conftest import DATES
 
@@ -177,3 +179,15 @@ def test_retention_waits_for_no_writer(raw: Raw) -> None:
     with stage_lock(lake_of(raw), "etl", "etl-works"):
         assert vacuum(raw, "--set", "retention.examples_days=1") == 5
     assert data_files(raw) == before
+
+
+def test_a_lake_on_s3_is_vacuumed_alike(raw: Raw, s3: S3, tmp_path: Path) -> None:
+    orphan(raw, "etl-dead-0")
+    url = s3.upload(raw.lake, tmp_path.name)
+    # The registry of such a lake is a server, which forcing does not ask.
+    assert vacuum(raw, "--set", f"lake={url}", "--force") == 0
+    fs, root = fsspec.core.url_to_fs(url)
+    left = {path.removeprefix(f"{root}/") for path in fs.find(root)}
+    tables = {path for path in left if "/run=" in path and path.endswith(".parquet")}
+    assert tables == {path for path in named_files(raw) if "/run=" in path}
+    assert not [path for path in left if "etl-dead" in path]
