@@ -7,25 +7,20 @@ The ledger's row of the night says what it was done with.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-import jobs
-import schemas
 from jobs.errors import GateRefused
 from jobs.etl import job as etl
-from jobs.etl.ingest import find_files
 from jobs.evaluate import job as evaluate
 from jobs.evaluate import score
 from jobs.evaluate.registry import CHAMPION, Registry
+from jobs.inputs import code_digest, raw_digest
 from jobs.lake import Lake
 from jobs.ledger import LedgerRow, new_run_id, read_ledger, record
 from jobs.lock import stage_lock
@@ -96,15 +91,12 @@ class Night:
     def inputs(self) -> dict[str, str]:
         """Digests of what the night depends on: raw files (size and time), settings, code."""
         dates = sorted({self.ds, self.labelled_ds})
-        files: dict[str, Any] = {}
-        for path in etl.source_paths(self.settings, self.dataset).values():
-            for file in find_files(self.spark, path, dates):
-                files[file] = _size_and_time(self.spark, file)
+        paths = etl.source_paths(self.settings, self.dataset).values()
         return {
-            "raw files": _digest(json.dumps(files, sort_keys=True)),
+            "raw files": raw_digest(self.spark, paths, dates),
             "settings": self.settings.digest(),
             "declaration": self.dataset.digest,
-            "code": _code_digest(),
+            "code": code_digest(),
         }
 
     def repeat(self, finished: Mapping[str, Any]) -> NightlyResult:
@@ -166,22 +158,3 @@ class Night:
             seconds=seconds,
             message=message,
         )
-
-
-def _size_and_time(spark: SparkSession, file: str) -> tuple[int, int]:
-    jvm, conf = spark._jvm, spark._jsc.hadoopConfiguration()
-    assert jvm is not None
-    path = jvm.org.apache.hadoop.fs.Path(file)
-    status = path.getFileSystem(conf).getFileStatus(path)
-    return status.getLen(), status.getModificationTime()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _code_digest() -> str:
-    """Of the text of all our modules, so that new code is never taken for the old."""
-    folders = [Path(place) for package in (jobs, schemas) for place in package.__path__]
-    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
-    return _digest("".join(file.read_text(encoding="utf-8") for file in files))

@@ -10,7 +10,8 @@ import hashlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyspark.sql import functions as F
 
 from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
+from jobs.etl.backfill import Backfill, Progress, chunks_of
 from jobs.etl.encode import encode, large_vocabularies
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
 from jobs.etl.generation import next_generation, refused_dates
@@ -30,6 +32,7 @@ from jobs.etl.split import split_of
 from jobs.etl.states import states
 from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, summary, tally
 from jobs.etl.validate import checked_rows, survey
+from jobs.inputs import raw_digest
 from jobs.lake import Lake, NewFile
 from jobs.ledger import LedgerRow, record
 from jobs.lock import StageLock, stage_lock
@@ -61,7 +64,7 @@ def run(
     dates: Sequence[str],
     rebuild: bool = False,
 ) -> EtlResult:
-    """Runs the ETL of the dates, `etl.dates_per_pass` of them a pass.
+    """Runs the ETL of the dates, `etl.dates_per_pass` of them a pass; see `jobs.etl.backfill`.
 
     Args:
         rebuild: start a new generation: the dates become all that the examples hold, with a fresh
@@ -76,17 +79,25 @@ def run(
     dataset, lake = settings.dataset(), lake_of(settings)
     tallies: dict[str, Tally] = {}
     version = -1
-    with stage_lock(lake, "etl", run_id) as lock, read_errors():
-        size = len(dates) if rebuild else settings.etl.dates_per_pass
-        for number, chunk in enumerate(_chunks(sorted(set(dates)), size)):
+    chunks = chunks_of(dates, len(dates) if rebuild else settings.etl.dates_per_pass)
+    with stage_lock(lake, "etl", run_id) as lock, read_errors(), closing(Progress(chunks)) as shown:
+        sources = source_paths(settings, dataset).values()
+        backfill = Backfill.resumed(settings, chunks, lake.table("examples").newest_info())
+        for number, chunk in enumerate(chunks):
+            raw = raw_digest(spark, sources, chunk) if len(chunks) > 1 else ""
+            if backfill.has(chunk, raw):
+                shown.skip(chunk)
+                continue
+            backfill = backfill.with_pass(chunk, raw)
             pass_id = f"{run_id}-{number}"
-            one_pass = Pass(settings, spark, dataset, lake, lock, pass_id, chunk, rebuild)
+            one_pass = Pass(settings, spark, dataset, lake, lock, pass_id, chunk, rebuild, backfill)
             try:
                 version, done = one_pass.run()
             except DataRefused as error:
                 record(lake, [LedgerRow(run_id, "etl", chunk[0], "refused", message=str(error))])
                 raise
             tallies.update(done)
+            shown.add(chunk, sum(one.raw for one in done.values()))
     return EtlResult(lake.table("examples").url, version, tallies, time.monotonic() - started)
 
 
@@ -109,11 +120,6 @@ def source_paths(settings: Settings, dataset: Dataset) -> dict[str, str]:
     return {name: settings.path(path) for name, path in settings.etl.sources.items()}
 
 
-def _chunks(dates: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(dates), size):
-        yield dates[start : start + size]
-
-
 @dataclass(frozen=True)
 class Pass:
     """One pass over the data of some dates, ending in one commit of the examples.
@@ -128,7 +134,8 @@ class Pass:
     lock: StageLock
     run_id: str
     dates: Sequence[str]
-    rebuild: bool = False
+    rebuild: bool
+    backfill: Backfill
 
     def run(self) -> tuple[int, dict[str, Tally]]:
         started = time.monotonic()
@@ -164,8 +171,7 @@ class Pass:
 
     def _before(self) -> dict[str, Any]:
         """What the newest commit says. Rows that a dead run left beside it are put away."""
-        examples = self.lake.table("examples")
-        before = examples.commit_info() if examples.exists() else {}
+        before = self.lake.table("examples").newest_info()
         if self.rebuild:
             before = next_generation(before)
         elif before:
@@ -265,6 +271,7 @@ class Pass:
             },
             "runs": {**before.get("runs", {}), **dict.fromkeys(self.dates, self.run_id)},
             "versions": dict(versions),
+            **self.backfill.info(),
         }
         files = [
             NewFile(s.path, {DS: s.ds, SPLIT: s.split}, s.bytes, s.row_group_rows) for s in shards

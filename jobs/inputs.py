@@ -1,0 +1,50 @@
+"""Digests of what a run depends on, raw files, code and texts: whether it was done before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+import jobs
+import schemas
+from jobs.etl.ingest import find_files
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def raw_digest(spark: SparkSession, paths: Iterable[str], dates: Sequence[str]) -> str:
+    """Of the names, sizes and times of the raw files of the dates.
+
+    Args:
+        paths: of the sources, as `find_files` takes them.
+
+    Raises:
+        DataRefused: there is no file.
+    """
+    found: Mapping[str, tuple[int, int]] = {
+        file: _size_and_time(spark, file)
+        for path in paths
+        for file in find_files(spark, path, dates)
+    }
+    return digest_of(json.dumps(found, sort_keys=True))
+
+
+def _size_and_time(spark: SparkSession, file: str) -> tuple[int, int]:
+    jvm, conf = spark._jvm, spark._jsc.hadoopConfiguration()
+    assert jvm is not None
+    path = jvm.org.apache.hadoop.fs.Path(file)
+    status = path.getFileSystem(conf).getFileStatus(path)
+    return status.getLen(), status.getModificationTime()
+
+
+def code_digest() -> str:
+    """Of the text of all our modules, so that new code is never taken for the old."""
+    folders = [Path(place) for package in (jobs, schemas) for place in package.__path__]
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    return digest_of("".join(file.read_text(encoding="utf-8") for file in files))
