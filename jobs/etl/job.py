@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from pyspark.sql import functions as F
 
 from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
+from jobs.etl.accounts import ledger_rows
 from jobs.etl.backfill import Backfill, Progress, chunks_of
 from jobs.etl.encode import encode, large_vocabularies
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
@@ -36,7 +36,7 @@ from jobs.inputs import raw_digest
 from jobs.lake import Lake, NewFile
 from jobs.ledger import LedgerRow, record
 from jobs.lock import StageLock, stage_lock
-from jobs.manifest import UINT64, Shard, write_manifest
+from jobs.manifest import Shard, write_manifest
 from jobs.settings import Settings
 from jobs.state import State, save_state
 from schemas.dataset import Dataset
@@ -166,7 +166,7 @@ class Pass:
         assert_conserved(tallies, shards, quarantined)
         version = self._commit(before, fitted, shards, versions)
         seconds = time.monotonic() - started
-        record(self.lake, self._ledger_rows(tallies, fitted, shards, version, seconds))
+        record(self.lake, ledger_rows(self.run_id, tallies, fitted, shards, version, seconds))
         return version, tallies
 
     def _before(self) -> dict[str, Any]:
@@ -286,39 +286,6 @@ class Pass:
             "etl",
             self.lock.token,
         )
-
-    def _ledger_rows(
-        self,
-        tallies: Mapping[str, Tally],
-        fitted: Mapping[str, State],
-        shards: Sequence[Shard],
-        version: int,
-        seconds: float,
-    ) -> list[LedgerRow]:
-        content = {ds: sum(s.digest for s in shards if s.ds == ds) % UINT64 for ds in tallies}
-        return [
-            LedgerRow(
-                run=self.run_id,
-                stage="etl",
-                ds=ds,
-                status="done",
-                counts=one.counts(),
-                digests={
-                    "examples": f"{content[ds]:016x}",
-                    "examples_in_order": _in_order(s for s in shards if s.ds == ds),
-                    **({"state": fitted[ds].digest} if ds in fitted else {}),
-                },
-                versions={"examples": str(version)},
-                seconds=seconds,
-            )
-            for ds, one in tallies.items()
-        ]
-
-
-def _in_order(shards: Iterable[Shard]) -> str:
-    """Digest of the rows of some shards, in the order of shards and rows."""
-    text = ",".join(f"{s.split}/{s.number}:{s.order_digest:016x}" for s in sorted(shards))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

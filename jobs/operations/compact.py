@@ -16,6 +16,7 @@ from itertools import groupby
 from pyspark.sql import SparkSession
 
 from jobs.declaration import refuse_changed_declaration
+from jobs.etl.accounts import content_digests
 from jobs.etl.job import lake_of
 from jobs.lake import Examples, Lake
 from jobs.ledger import LedgerRow, record
@@ -24,7 +25,6 @@ from jobs.manifest import Shard
 from jobs.operations.layout import (
     commit_layout,
     contents,
-    digests_by_ds,
     lay_out,
     stored_examples,
 )
@@ -106,7 +106,7 @@ def _record(
     run_id: str,
     seconds: float,
 ) -> None:
-    digests = digests_by_ds(after)
+    digests = content_digests(after)
     record(
         lake,
         [
@@ -120,7 +120,7 @@ def _record(
                     "shards_before": sum(shard.ds == ds for shard in before),
                     "shards": sum(shard.ds == ds for shard in after),
                 },
-                digests={"examples": digests[ds]},
+                digests=digests[ds],
                 versions={"examples": str(result.version)},
                 seconds=seconds,
             )

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.declaration import refuse_changed_declaration
+from jobs.etl.accounts import content_digests
 from jobs.etl.ingest import DS
 from jobs.etl.job import lake_of
 from jobs.etl.quarantine import QUARANTINE, STAGE
@@ -23,7 +24,7 @@ from jobs.lake import Examples, Lake, Table
 from jobs.ledger import LedgerRow, record
 from jobs.lock import StageLock, stage_lock
 from jobs.operations.keys import HIT, Keys, erasable_columns, marked
-from jobs.operations.layout import commit_layout, digests_by_ds, lay_out, stored_examples
+from jobs.operations.layout import commit_layout, lay_out, stored_examples
 from jobs.operations.raw_keys import marked_raw
 from jobs.settings import Settings
 from schemas.dataset import ROW_ID
@@ -152,7 +153,7 @@ class Erasure:
     def _record(self, result: EraseResult, seconds: float) -> None:
         """One row a date; it names no key, which may be what is to be forgotten."""
         shards = Examples.open(self.lake.table("examples").url).shards()
-        digests = digests_by_ds(shards)
+        digests = content_digests(shards)
         totals = Counter[str]()
         for by_ds in result.erased.values():
             totals.update(by_ds)
@@ -163,7 +164,7 @@ class Erasure:
                 ds,
                 "done",
                 counts={name: by_ds.get(ds, 0) for name, by_ds in result.erased.items()},
-                digests={"examples": digests[ds]} if ds in digests else {},
+                digests=digests.get(ds, {}),
                 seconds=seconds,
             )
             for ds in sorted(totals)

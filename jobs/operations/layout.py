@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -63,13 +63,3 @@ def contents(shards: Sequence[Shard]) -> dict[tuple[str, str], Content]:
             (ids + shard.row_id_sum) % UINT64,
         )
     return found
-
-
-def digests_by_ds(shards: Sequence[Shard]) -> Mapping[str, str]:
-    """The content digest of each date, as the ETL's row of the ledger has it."""
-    return dict(_digests(shards))
-
-
-def _digests(shards: Sequence[Shard]) -> Iterator[tuple[str, str]]:
-    for ds in sorted({shard.ds for shard in shards}):
-        yield ds, f"{sum(shard.digest for shard in shards if shard.ds == ds) % UINT64:016x}"

@@ -1,0 +1,54 @@
+"""Accounts: what the ledger says of the dates of a pass, and the digests of what shards hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from jobs.etl.tally import Tally
+from jobs.ledger import LedgerRow
+from jobs.manifest import UINT64, Shard
+from jobs.state import State
+
+
+def content_digests(shards: Sequence[Shard]) -> dict[str, dict[str, str]]:
+    """By date: `examples`, of the rows as a set, and `examples_in_order`, of shards and rows."""
+    by_ds: dict[str, list[Shard]] = {}
+    for shard in sorted(shards):
+        by_ds.setdefault(shard.ds, []).append(shard)
+    return {ds: _digests(found) for ds, found in by_ds.items()}
+
+
+def _digests(shards: Sequence[Shard]) -> dict[str, str]:
+    as_set = sum(shard.digest for shard in shards) % UINT64
+    text = ",".join(f"{s.split}/{s.number}:{s.order_digest:016x}" for s in shards)
+    in_order = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"examples": f"{as_set:016x}", "examples_in_order": in_order}
+
+
+def ledger_rows(
+    run_id: str,
+    tallies: Mapping[str, Tally],
+    fitted: Mapping[str, State],
+    shards: Sequence[Shard],
+    version: int,
+    seconds: float,
+) -> list[LedgerRow]:
+    """One row a date."""
+    digests, nothing = content_digests(shards), _digests([])
+    return [
+        LedgerRow(
+            run=run_id,
+            stage="etl",
+            ds=ds,
+            status="done",
+            counts=one.counts(),
+            digests={
+                **digests.get(ds, nothing),
+                **({"state": fitted[ds].digest} if ds in fitted else {}),
+            },
+            versions={"examples": str(version)},
+            seconds=seconds,
+        )
+        for ds, one in tallies.items()
+    ]
