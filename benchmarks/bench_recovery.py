@@ -1,6 +1,6 @@
 """What a lost rank costs: a rank killed, a rank frozen, an executor killed, at random steps.
 
-    make bench-recovery        or: python benchmarks/bench_recovery.py --seed 7 --faults kill
+    make bench-recovery        or: python -m benchmarks.bench_recovery --seed 7 --faults kill
 
 Trains a small model in a local cluster of three executors, once without a fault and once for each.
 Every training must end with the row ledger of each epoch closed, and with as many ranks as before.
@@ -12,7 +12,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import random
 import signal
 import sys
@@ -26,9 +25,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-import torch
 from pyspark.sql import SparkSession
 
+from benchmarks.common import machine, print_figures, print_table
 from jobs.spark import session
 from jobs.train.batch import Batch
 from jobs.train.commits import Memory, Recovery
@@ -195,21 +194,19 @@ def rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-def table(all_figures: Mapping[str, Mapping[str, Any]]) -> str:
-    columns = {
-        "hit": "hit",
-        "detected_s": "detected after s",
-        "next_step_s": "next step after s",
-        "all_ranks_s": "all ranks again after s",
-        "redone_rows": "rows redone",
-        "total_lost_s": "total time lost s",
-        "epochs_closed": "epochs whose ledger closed",
-    }
-    lines = ["| fault | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
-    for fault, found in all_figures.items():
-        cells = ["-" if found[name] is None else f"{found[name]}" for name in columns]
-        lines.append(f"| {fault} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+COLUMNS = {
+    "hit": "hit",
+    "detected_s": "noticed after s",
+    "next_step_s": "next step after s",
+    "all_ranks_s": "all ranks again after s",
+    "redone_rows": "rows redone",
+    "total_lost_s": "total time lost s",
+    "epochs_closed": "epochs whose ledger closed",
+}
+
+
+def cells(fault: str, found: Mapping[str, Any]) -> list[str]:
+    return [fault, *("-" if found[name] in (None, "") else f"{found[name]}" for name in COLUMNS)]
 
 
 def main() -> int:
@@ -227,11 +224,11 @@ def main() -> int:
         for fault, outcome in outcomes.items()
     }
     print(_machine(arguments))
-    print(table(found))
+    print_table(["fault", *COLUMNS.values()], [cells(*item) for item in found.items()])
     next_step_s = found["kill"]["next_step_s"] if "kill" in found else 0.0
     in_time = next_step_s is not None and next_step_s < BOUND_S
     print(f"next step after a kill: {next_step_s} s, at most {BOUND_S:g} s: {in_time}")
-    print(json.dumps(found))
+    print_figures(found)
     return 0 if in_time else 1
 
 
@@ -280,7 +277,7 @@ def _cluster(ranks: int) -> SparkSession:
 
 def _machine(arguments: argparse.Namespace) -> str:
     return (
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}; "
+        f"{machine('torch', 'horovod', 'pyspark')}; "
         f"{arguments.ranks} ranks, train.stall_s {arguments.stall_s}, "
         f"commits every {arguments.commit_steps} steps of {arguments.batch_rows} rows, "
         f"steps of at least {arguments.step_ms:g} ms"
