@@ -102,7 +102,7 @@ class CodecColumn:
     """A column of others' Petastorm data whose values a codec stores as bytes.
 
     Attributes:
-        shape: of each value, in full.
+        shape: of each value; empty where they are lists of any length.
         image: whether its values are images, uint8 [H, W] or [H, W, 3]; `format` is then theirs.
         decode: from bytes to the value.
     """
@@ -114,7 +114,9 @@ class CodecColumn:
 
 
 def codec_columns(metadata: Mapping[bytes, bytes]) -> dict[str, CodecColumn]:
-    """Columns with codecs and full shapes, by the Unischema in a folder's `_common_metadata`.
+    """Columns of arrays and images with codecs, by the Unischema in a `_common_metadata`.
+
+    Their shapes are full, or one length that varies; others are left out.
 
     Raises:
         pickle.UnpicklingError: it holds more than what describes columns.
@@ -127,7 +129,7 @@ def codec_columns(metadata: Mapping[bytes, bytes]) -> dict[str, CodecColumn]:
         for name, field in schema.fields.items()
         if isinstance(field.codec, CompressedImageCodec | NdarrayCodec | CompressedNdarrayCodec)
         and field.shape
-        and None not in field.shape
+        and (None not in field.shape or field.shape == (None,))
     }
 
 
@@ -135,7 +137,8 @@ def _codec_column(field: Any) -> CodecColumn:
     codec = field.codec
     format_ = codec.image_codec if isinstance(codec, CompressedImageCodec) else ""
     image = bool(format_) and np.dtype(field.numpy_dtype) == np.uint8
-    return CodecColumn(tuple(field.shape), image, format_, partial(codec.decode, field))
+    shape = () if None in field.shape else tuple(field.shape)
+    return CodecColumn(shape, image, format_, partial(codec.decode, field))
 
 
 class _SchemaUnpickler(RestrictedUnpickler):  # type: ignore[misc]

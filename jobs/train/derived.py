@@ -11,7 +11,19 @@ from jobs.errors import ConfigError
 from jobs.petastorm_arrow import CodecColumn
 from schemas.checks import RESERVED
 from schemas.dataset import Dataset, Source
-from schemas.field import Categorical, Field, Image, Label, Numeric, Tensor, Weight
+from schemas.field import (
+    Categorical,
+    CategoricalList,
+    Field,
+    Image,
+    Label,
+    Numeric,
+    NumericList,
+    Tensor,
+    Weight,
+)
+
+Shaped = Tensor | Image | NumericList | CategoricalList
 
 
 @dataclass(frozen=True)
@@ -21,7 +33,7 @@ class Roles:
     label: str | Label | None = None
     dense: Sequence[str] | None = None
     sparse: Sequence[str] = ()
-    tensors: Sequence[Tensor | Image] = ()
+    tensors: Sequence[Shaped] = ()
     weight: str | None = None
     key: str | None = None
 
@@ -89,9 +101,9 @@ def _tensors(
             continue
         name, expr = _named(column.name)
         if (codec := codecs.get(column.name)) is not None:
-            if codec.image:
+            if codec.image and codec.shape:
                 yield Image(name, expr, codec.shape, "png" if codec.format == "png" else "jpeg")
-            else:
+            elif codec.shape:
                 yield Tensor(name, expr, codec.shape)
         elif pa.types.is_fixed_size_list(column.type):
             yield Tensor(name, expr, (column.type.list_size,))

@@ -25,10 +25,12 @@ from jobs.manifest import Shard
 from jobs.petastorm_arrow import CodecColumn, codec_columns
 from jobs.selection import Choice, Where
 from jobs.train.columns import arrow_type
-from jobs.train.derived import Roles, column_of, derived
+from jobs.train.derived import Roles, Shaped, column_of, derived
 from jobs.train.foreign import ForeignColumns
 from schemas.dataset import Dataset
-from schemas.field import Carried, Image, Label, Tensor, Timestamp
+from schemas.field import Carried, Label, NumericList, Tensor, Timestamp
+
+_BY_CODEC = (Tensor, NumericList)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Folder:
         label: str | Label | None = None,
         dense: Sequence[str] | None = None,
         sparse: Sequence[str] = (),
-        tensors: Sequence[Tensor | Image] = (),
+        tensors: Sequence[Shaped] = (),
         weight: str | None = None,
         key: str | None = None,
         dataset: Dataset | None = None,
@@ -72,7 +74,8 @@ class Folder:
             label: its column; labels are NaN when None.
             dense: columns of numbers; all that are named nowhere else when None.
             sparse: columns of ids.
-            tensors: columns of lists, or of encoded images, that the files do not describe.
+            tensors: columns of lists or of encoded images, as fields: what the files do not say of
+                them, as the longest list.
             weight: its column.
             key: column that gives row ids; the file and the row's place in it when None.
             dataset: a declaration whose fields are columns of the files, in place of all the above
@@ -166,7 +169,7 @@ def _columns(
     if key is not None and key not in names:
         raise ConfigError(f"no column {key!r} (key)", f"some of {', '.join(sorted(names))}")
     types = {c.name: arrow_type(c.spark_type) for c in dataset.stored_columns()}
-    decoded = {f.name: sources[f.name] for f in dataset.tensors if isinstance(f, Tensor)}
+    decoded = {f.name: sources[f.name] for f in dataset.fields if isinstance(f, _BY_CODEC)}
     return ForeignColumns(
         sources=sources,
         types={name: type_ for name, type_ in types.items() if type_ is not None},

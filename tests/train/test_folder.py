@@ -30,7 +30,14 @@ from jobs.train.fingerprint import check_fingerprint
 from jobs.train.folder import Folder
 from jobs.train.stream import Stream
 from schemas.dataset import Dataset, Source
-from schemas.field import Categorical, Label, Numeric, Tensor
+from schemas.field import (
+    Categorical,
+    CategoricalList,
+    Label,
+    Numeric,
+    NumericList,
+    Tensor,
+)
 from tests.builders.s3 import S3
 
 # After the hook, as a team's own code would.
@@ -256,6 +263,26 @@ def test_a_folder_by_petastorm_with_images(materialized: str) -> None:
         np.testing.assert_array_equal(rows.tensors["image"][number].numpy(), picture(number))
         wanted = np.arange(6).reshape(2, 3) * number
         np.testing.assert_array_equal(rows.tensors["matrix"][number].numpy(), wanted)
+
+
+def test_lists_of_any_length_are_named_with_their_longest(materialized: str) -> None:
+    ragged = NumericList("ragged", max_length=3)
+
+    rows = rows_of(Folder.open(materialized, label="digit", key="id", tensors=[ragged]))
+
+    lengths = rows.tensors["ragged_length"]
+    assert lengths.tolist() == [n % 4 for n in range(40)]
+    assert rows.tensors["ragged"].sum(1).tolist() == lengths.tolist()
+
+
+def test_lists_of_arrows(tmp_path: Path) -> None:
+    pages = [[n % 5 + 2] * (n % 4) for n in range(30)]
+    pq.write_table(pa.table({"id": range(30), "pages": pages}), tmp_path / "0.parquet")
+    field = CategoricalList("pages", max_length=3)
+
+    rows = rows_of(Folder.open(str(tmp_path), key="id", tensors=[field]))
+
+    assert [row[row > 0].tolist() for row in rows.tensors["pages"]] == pages
 
 
 class Evil:
