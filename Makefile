@@ -10,7 +10,7 @@ bin := $(VENV)/bin
 raw := data/raw
 stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/*.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all digits petastorm-tests bench-recovery bench-etl lint types fmt clean
+.PHONY: help setup demo test test-all digits petastorm-tests bench-recovery bench-etl bench-stream lint types fmt clean
 help:
 	@sed -n 's/^# //p' Makefile | head -3
 
@@ -56,6 +56,9 @@ bench-etl: $(stamp)
 # A rank killed, a rank frozen, an executor killed, in a local cluster; BENCH="--seed 7" repeats one.
 bench-recovery: $(stamp)
 	$(bin)/python -m benchmarks.bench_recovery $(BENCH)
+
+bench-stream: $(stamp)
+	$(bin)/python -m benchmarks.bench_stream $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
 lint: $(stamp)
 	$(bin)/ruff check .

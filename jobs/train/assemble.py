@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from jobs.train.batch import Batch, Layout, items
 from jobs.train.decode import WindowRows
-from jobs.train.memory import Buffers, Recycled
+from jobs.train.memory import Buffers
 from jobs.train.plan import EpochPlan, Ints, Share, windows_by_need
 from jobs.train.reader import Reader
 
@@ -55,7 +55,6 @@ class Assembler:
         self._batches = batches_a_block(share, layout.row_bytes)
         shape = (self._batches * share.piece_rows, len(share.owned), layout.words)
         self._grid = np.empty(shape, np.int32)
-        self._recycled = Recycled()
 
     def blocks(self) -> Iterator[list[Batch]]:
         """The batches to the end of the epoch, in blocks."""
@@ -85,7 +84,7 @@ class Assembler:
         if not inside.all():
             words, position = words[inside], position[inside]
         # Blocks of other sizes come once.
-        empty = self._recycled.empty if len(words) == self._grid[..., 0].size else np.empty
+        empty = self._buffers.batches.empty if len(words) == self._grid[..., 0].size else np.empty
         return self._layout.batch(words, position, empty), position
 
     def _fill(self, grid: npt.NDArray[np.void], columns: Ints, begins: Ints, ends: Ints) -> None:

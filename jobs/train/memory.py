@@ -102,6 +102,8 @@ class Recycled:
 class Buffers:
     """Memory for windows, kept for the next ones: fresh pages cost as much as decoding does.
 
+    `batches` is that of batches.
+
     Args:
         limit_bytes: of all buffers, in use or kept.
         row_words: words of a row.
@@ -112,6 +114,7 @@ class Buffers:
         self._row_words = row_words
         self._used_rows = self._kept_rows = 0
         self._kept: list[tuple[int, int, Words]] = []
+        self.batches = Recycled()
 
     def take(self, rows: int) -> Words | None:
         """Memory for a window, int32 [rows, W] of anything; None where the limit has no room."""

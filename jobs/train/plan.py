@@ -25,6 +25,9 @@ Ints = npt.NDArray[np.int64]
 # Name of the algorithm in fingerprints: any change of the order it gives needs another name.
 ORDER = "millstream-1"
 
+# Pieces of a stream whose windows are worked out together; the first batch needs only a few.
+_PIECES_AT_ONCE = 4096
+
 _MASK = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
 
@@ -119,24 +122,25 @@ class EpochPlan:
             return
         low = int(np.searchsorted(self._ends, line_begin, side="right"))
         high = int(np.searchsorted(self._ends, line_end, side="left")) + 1
-        closing = self._closing(low, high, line_begin)
         piece, number, begin = 0, 0, line_begin
+        known, closing = 0, np.empty(0, np.int32)
         while begin < line_end:
-            last = int(closing[piece])
+            if piece >= known + len(closing):
+                known, closing = piece, self._closing(low, high, line_begin, piece)
+            last = int(closing[piece - known])
             end = min(int(self._ends[low + last]), line_end)
             if end > line_begin + start:
                 pieces = slice(low + piece, low + last + 1)
                 yield self._window(stream, number, pieces, begin, end)
             piece, number, begin = last + 1, number + 1, end
 
-    def _closing(self, low: int, high: int, line_begin: int) -> npt.NDArray[np.int32]:
-        """For a window that begins with piece i of a stream, the piece that fills it."""
+    def _closing(self, low: int, high: int, line_begin: int, first: int) -> npt.NDArray[np.int32]:
+        """For windows that begin with pieces `first` .. of a stream, the pieces that fill them."""
         ends = self._ends[low:high]
-        wanted = np.empty_like(ends)
-        wanted[0] = line_begin
-        wanted[1:] = ends[:-1]
-        wanted += self.window_rows
-        closing = np.searchsorted(ends, wanted, side="left")
+        wanted = ends[max(first - 1, 0) : first - 1 + _PIECES_AT_ONCE].copy()
+        if not first:
+            wanted = np.concatenate(([line_begin], wanted))
+        closing = np.searchsorted(ends, wanted + self.window_rows, side="left")
         return np.minimum(closing, len(ends) - 1).astype(np.int32)
 
     def _window(self, stream: int, number: int, pieces: slice, begin: int, end: int) -> Window:
