@@ -10,7 +10,8 @@ bin := $(VENV)/bin
 raw := data/raw
 stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/*.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all digits petastorm-tests bench-recovery bench-etl bench-stream lint types fmt clean
+.PHONY: help setup demo test test-all digits petastorm-tests bench-recovery bench-etl bench-stream bench-train \
+	bench-quality lint types fmt clean
 help:
 	@sed -n 's/^# //p' Makefile | head -3
 
@@ -59,6 +60,13 @@ bench-recovery: $(stamp)
 
 bench-stream: $(stamp)
 	$(bin)/python -m benchmarks.bench_stream $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+bench-train: $(stamp)
+	$(bin)/python -m benchmarks.bench_train $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# After benchmarks/make_criteo.py and the ETL, as benchmarks/bench_quality.py says.
+bench-quality: $(stamp)
+	$(bin)/python -m benchmarks.bench_quality --truth data/truth $(BENCH)
 
 lint: $(stamp)
 	$(bin)/ruff check .

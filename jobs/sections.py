@@ -96,6 +96,15 @@ class TrainSettings(Section):
     warmup_rows: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     seed: int = 7
+    curves: bool = Field(True, description="TensorBoard's, in <lake>/<dataset>/curves/<run>")
+    prometheus_file: str | None = Field(
+        None, description="kept up to date for node_exporter's textfile collector"
+    )
+    warm_start: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="model whose weights training starts from: champion, or a version",
+    )
     workers: int = Field(2, ge=1, description="Horovod ranks")
     threads_per_rank: int = Field(1, ge=1)
     start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pyspark.sql import SparkSession
 
 from jobs.declaration import refuse_changed_declaration
@@ -31,6 +32,7 @@ from jobs.train.history import EpochResult, History
 from jobs.train.models import ModelSpec
 from jobs.train.progress import Console, relayed
 from jobs.train.rank import IdMaps, RankResult, TrainJob
+from jobs.train.warm_start import find_source
 from schemas.dataset import Dataset
 
 
@@ -153,10 +155,12 @@ def _job(
             "train.early_stop_epochs is set, but split 'val' has no rows",
             remedy="raise etl.split.val, or leave early_stop_epochs empty",
         )
+    spec = ModelSpec.of(dataset, state, settings.train)
+    source = find_source(settings, spark, lake, examples, state)
     return TrainJob(
         settings=settings,
         dataset=dataset,
-        spec=ModelSpec.of(dataset, state, settings.train),
+        spec=source.spec(spec, settings.train.model) if source else spec,
         examples=examples,
         first_ds=dates[0],
         last_ds=dates[-1],
@@ -164,7 +168,16 @@ def _job(
         folder=lake.folder("checkpoints", run_id),
         terminal=sys.stderr.isatty(),
         id_maps=_id_maps(spark, lake, dataset, examples, dates, state),
+        warm_start=source,
+        curves=_curves(settings, lake, run_id),
     )
+
+
+def _curves(settings: Settings, lake: Lake, run_id: str) -> str | None:
+    """TensorBoard's writer knows other stores than ours do: curves are for lakes on a disk."""
+    folder = lake.folder("curves", run_id)
+    local = isinstance(fsspec.core.url_to_fs(folder)[0], LocalFileSystem)
+    return folder if settings.train.curves and local else None
 
 
 def _id_maps(
@@ -200,6 +213,8 @@ def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_
         "fingerprint": as_tag(trained.fingerprint),
         "settings": settings.model_dump_json(by_alias=True),
     }
+    if job.warm_start is not None:
+        tags["warm_start"] = job.warm_start.version
     sections = {"train": settings.train, "stream": settings.stream}
     params: dict[str, Any] = {
         f"{name}.{key}": value

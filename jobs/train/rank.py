@@ -32,6 +32,8 @@ from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import Snapshot, restore, take
 from jobs.train.step import Alone, Exchange, Step
 from jobs.train.stream import Stream
+from jobs.train.warm_start import WarmStart, warm
+from jobs.train.watch import Watch
 from schemas.dataset import Dataset
 
 IdMaps = Mapping[str, npt.NDArray[np.int32]]
@@ -50,6 +52,8 @@ class TrainJob:
         id_maps: field -> the state's id by that of the examples, for fields with ids that the
             state lacks.
         resume: checkpoint to go on from; `folder` is its run's.
+        warm_start: whose weights it starts with; fresh ones when None.
+        curves: folder for TensorBoard; none when None.
     """
 
     settings: Settings
@@ -63,6 +67,8 @@ class TrainJob:
     terminal: bool
     id_maps: IdMaps
     resume: Checkpoint | None = None
+    warm_start: WarmStart | None = None
+    curves: str | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -181,7 +187,10 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
     settings = job.settings.train
     with _torch_threads(settings.threads_per_rank):
         torch.manual_seed(settings.seed)
-        model = build_model(settings.model, job.spec, job.settings.base).to(device_of_rank())
+        model = build_model(settings.model, job.spec, job.settings.base)
+        if job.warm_start is not None:
+            warm(model, job.spec, job.warm_start)
+        model.to(device_of_rank())
         step = Step(model, settings, exchange)
         # Ranks draw other dropout masks for their other rows.
         torch.manual_seed(settings.seed + 1 + exchange.rank)
@@ -189,6 +198,8 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
         reporter = _reporter(job, exchange)
         start = _start(job, step, memory, exchange.rank == 0, reporter)
         writer = memory.writer if exchange.rank == 0 else None
+        committer = Committer(step, settings, memory, writer, reporter.say)
+        watch = _watched(job, committer, train.rows) if exchange.rank == 0 else committer
 
         def keep(result: EpochResult) -> None:
             if exchange.rank == 0:
@@ -203,8 +214,10 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
             keep,
             reporter,
             start.position,
-            Committer(step, settings, memory, writer, reporter.say),
+            watch,
         )
+        if isinstance(watch, Watch):
+            watch.close()
         if writer is not None:
             writer.close()
         # No rank returns before the last checkpoint is written: the others would be ended.
@@ -229,6 +242,18 @@ def _start(job: TrainJob, step: Step, memory: Memory, writes: bool, reporter: Re
     start = known or take(step, Position(), RowLedger())
     memory.committed(start)
     return start
+
+
+def _watched(job: TrainJob, committer: Committer, rows: int) -> Watch:
+    gauges = job.settings.train.prometheus_file
+    return Watch(
+        committer,
+        run=job.folder.rsplit("/", 1)[-1],
+        epoch_rows=rows,
+        step_rows=job.settings.train.step_rows,
+        curves=job.curves,
+        gauges=job.settings.path(gauges) if gauges else None,
+    )
 
 
 def _keep_best(job: TrainJob, model: Model, epoch: int) -> None:

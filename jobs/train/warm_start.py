@@ -1,0 +1,178 @@
+"""Warm start: a training begins with the weights of a registered model.
+
+Vocabularies grew since. Each row of a larger table starts as the row that the source gives the
+value: its own where the source knows it, else that of the value's OOV bucket. The first layer keeps
+the source's means and deviations. So before its first step the new model scores as its source.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pyspark.sql import SparkSession
+from torch import Tensor, nn
+
+from jobs.errors import ConfigError, DataRefused
+from jobs.etl.encode import id_map
+from jobs.evaluate.registry import CHAMPION, Registry
+from jobs.lake import Examples, Lake, read_json
+from jobs.settings import Settings
+from jobs.state import State, load_state
+from jobs.train.artifact import CARD, load_model
+from jobs.train.models import Model, ModelSpec
+from jobs.train.models.layers import Embeddings
+from jobs.train.models.lists import PooledEmbeddings
+
+log = logging.getLogger("millstream.train")
+
+# What may differ between a model and its source: all else decides the shapes of its layers.
+_FREE = {
+    *("state", "means", "stds", "table_rows", "embedding_dims", "dropout"),
+    *("id_lists", "number_lists"),
+}
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where the weights come from.
+
+    Attributes:
+        version: of the source, in the registry.
+        folder: of its model.
+        columns: fields of the columns of `sparse`.
+        id_maps: field -> the source's id by the new model's, where the source lacks some.
+    """
+
+    version: str
+    folder: str
+    columns: tuple[str, ...]
+    id_maps: Mapping[str, npt.NDArray[np.int32]]
+
+    def spec(self, spec: ModelSpec, model: str) -> ModelSpec:
+        """The new model's spec, with what it must share with its source.
+
+        Raises:
+            ConfigError: they are models of other shapes.
+        """
+        card = read_json(f"{self.folder}/{CARD}")
+        source = ModelSpec.from_json(card["spec"])
+        ours, theirs = spec.to_json(), source.to_json()
+        misfits = [name for name in ours if name not in _FREE and ours[name] != theirs[name]]
+        if card["model"] != model or misfits:
+            what = "train.model" if card["model"] != model else ", ".join(misfits)
+            raise ConfigError(
+                f"train.warm_start: model version {self.version} has another {what}",
+                "the same model, of the same sizes",
+                "give the settings that it was trained with, or leave train.warm_start empty",
+            )
+        lists = {f: (rows, source.id_lists[f][1]) for f, (rows, _) in spec.id_lists.items()}
+        return replace(
+            spec,
+            means=source.means,
+            stds=source.stds,
+            embedding_dims=source.embedding_dims,
+            number_lists=source.number_lists,
+            id_lists=lists,
+        )
+
+    def ids(self, field: str, rows: int) -> Tensor:
+        """For each of a field's ids, below `rows`, the source's."""
+        known = self.id_maps.get(field)
+        return torch.arange(rows) if known is None else torch.from_numpy(known[:rows]).long()
+
+
+def find_source(
+    settings: Settings, spark: SparkSession, lake: Lake, examples: Examples, state: State
+) -> WarmStart | None:
+    """What `train.warm_start` names; None where it is empty, or before there is a champion.
+
+    Raises:
+        DataRefused: no such version, or its ids are of another log or declaration.
+    """
+    name = settings.train.warm_start
+    if name is None:
+        return None
+    registry, dataset = Registry(settings, lake), settings.dataset()
+    if name == CHAMPION and registry.champion() is None:
+        log.info("train.warm_start: no champion yet, training starts from fresh weights")
+        return None
+    version = registry.resolve(name)
+    source = load_state(lake, version.tags["state_digest"])
+    if source.generation != state.generation or source.declaration != state.declaration:
+        raise DataRefused(
+            f"model version {version.version} was trained on other ids: generation "
+            f"{source.generation}, declaration {source.declaration}",
+            f"generation {state.generation}, declaration {state.declaration}",
+            "leave train.warm_start empty for the first training after a rebuild",
+        )
+    maps = {}
+    if any(state.vocabulary[f].rows > source.vocabulary[f].rows for f in state.vocabulary):
+        maps = id_map(spark, lake, dataset, source, examples.info["versions"]["id_log"])
+    columns = tuple(f.name for f in dataset.categorical)
+    return WarmStart(version.version, version.folder_url, columns, maps)
+
+
+def warm(model: Model, spec: ModelSpec, start: WarmStart) -> None:
+    """Sets the model's weights to the source's.
+
+    Raises:
+        DataRefused: the source's files are missing or damaged.
+        ConfigError: a table of a model of the user's own has grown, and no field tells how.
+    """
+    source = load_model(start.folder)
+    weights = source.model.state_dict()
+    for name, rows in _sources_of_tables(model, spec, source.model, source.spec, start):
+        weights[name] = weights[name].index_select(0, rows)
+    model.load_state_dict(weights)
+
+
+def _sources_of_tables(
+    model: Model, spec: ModelSpec, source: Model, source_spec: ModelSpec, start: WarmStart
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights of embedding tables, and for each of their rows the source's row."""
+    known: set[str] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, Embeddings):
+            before = source.get_submodule(name)
+            assert isinstance(before, Embeddings)
+            found = list(_of_shared(module, before, spec, start))
+        elif isinstance(module, PooledEmbeddings):
+            found = [start.ids(field, spec.id_lists[field][0]) for field in module.names]
+        else:
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and name not in known:
+                rows = len(source.get_submodule(name).get_parameter("weight"))
+                if rows != len(module.weight):
+                    column = _column_of(name, (rows, len(module.weight)), spec, source_spec)
+                    ids = start.ids(start.columns[column], len(module.weight))
+                    yield f"{name}.weight", ids
+            continue
+        for number, rows_of_source in enumerate(found):
+            known.add(f"{name}.tables.{number}")
+            yield f"{name}.tables.{number}.weight", rows_of_source
+
+
+def _of_shared(
+    module: Embeddings, before: Embeddings, spec: ModelSpec, start: WarmStart
+) -> Iterator[Tensor]:
+    for columns in module.columns:
+        parts = [torch.zeros(1, dtype=torch.int64)]
+        for c in columns:
+            ids = start.ids(start.columns[c], spec.table_rows[c])[1:]
+            parts.append(before.place(c)[1] - 1 + ids)
+        yield torch.cat(parts)
+
+
+def _column_of(name: str, sizes: tuple[int, int], spec: ModelSpec, source: ModelSpec) -> int:
+    grown = list(zip(source.table_rows, spec.table_rows, strict=True))
+    if grown.count(sizes) != 1:
+        raise ConfigError(
+            f"train.warm_start: table {name!r} went from {sizes[0]:,} to {sizes[1]:,} rows",
+            "a table for one field, as many rows as the field has ids",
+            "use jobs.train.models.layers.Embeddings, or leave train.warm_start empty",
+        )
+    return grown.index(sizes)
