@@ -29,7 +29,7 @@ from jobs.lake import Examples, Lake
 from jobs.settings import Settings, load_settings
 from jobs.state import load_state
 from jobs.train.batch import Batch
-from jobs.train.commits import Committer, Writer
+from jobs.train.commits import Committer, Memory, Writer
 from jobs.train.distributed import launch
 from jobs.train.history import Position
 from jobs.train.loop import Batches, Commits, fit
@@ -37,7 +37,7 @@ from jobs.train.models import Model, ModelSpec, build_model, embedding_tables, r
 from jobs.train.progress import Silent
 from jobs.train.rank import TrainJob
 from jobs.train.rowledger import RowCount, RowLedger
-from jobs.train.snapshot import Memory, take
+from jobs.train.snapshot import take
 from jobs.train.step import Alone, Exchange, Step
 
 TABLES, TABLE_ROWS, DIM, NUMBERS = 26, 100_000, 16, 13
@@ -146,8 +146,9 @@ def by_source(job: TrainJob, repeats: int, exchange: Exchange, memory: Memory) -
         writer = None
         if exchange.rank == 0:
             writer = Writer(job.folder, job.identity, often, lambda line: None, [])
-        start = take(step, Position(), RowLedger())
-        commits = Timed(Committer(step, often, start, writer, lambda snapshot: None))
+        kept_by = Memory()
+        kept_by.committed(take(step, Position(), RowLedger()))
+        commits = Timed(Committer(step, often, kept_by, writer, lambda line: None))
         found["checkpoints"].append(epoch(stream, commits))
         found["commits"].append(commits.seconds)
         if writer is not None:

@@ -26,6 +26,14 @@ from jobs.train.rank import RankResult, TrainJob, train_rank
 from jobs.train.step import Exchange, Rows
 from jobs.train.wire import pack, unpack
 from tests.builders.examples import write_examples
+from tests.builders.reference import (
+    BATCHES,
+    fresh_model,
+    in_groups,
+    plain_loop,
+    settings_of,
+    trained,
+)
 from tests.builders.training import PLACES, TRAIN_ROWS, job_of
 
 
@@ -35,10 +43,16 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 
 Trace = list[dict[int, int]]
+EXACT = settings_of(optimizer="adam", clip_norm=0.05, accumulate_steps=2)
 
 
-def traced(job: TrainJob, exchange: Exchange, memory: Memory) -> tuple[Trace, RankResult]:
-    """For each step of the first epoch this rank's rows, id by position; then the training."""
+def traced(
+    job: TrainJob, exchange: Exchange, memory: Memory
+) -> tuple[Trace, RankResult, dict[str, torch.Tensor]]:
+    """For each step of the first epoch this rank's rows, id by position; then the training.
+
+    Last, the weights of a training over batches that the reference loop takes too.
+    """
     stream = job.stream("train", exchange)
     steps = [
         {
@@ -49,7 +63,8 @@ def traced(job: TrainJob, exchange: Exchange, memory: Memory) -> tuple[Trace, Ra
         }
         for batch in stream.epoch(0)
     ]
-    return steps, train_rank(job, exchange, memory)
+    result = train_rank(job, exchange, memory)
+    return steps, result, trained(exchange, fresh_model().double(), EXACT, BATCHES)
 
 
 def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
@@ -62,14 +77,14 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
         settings=TrainSettings(),
         folder=str(tmp_path / "two"),
     )
-    ((alone, by_one),) = launch(
+    ((alone, by_one, _),) = launch(
         partial(traced, job_of(examples, tmp_path / "one")),
         spark=spark,
         workers=1,
         settings=TrainSettings(),
         folder=str(tmp_path / "one"),
     )
-    (first, by_two), (second, by_second) = two
+    (first, by_two, weights), (second, by_second, others) = two
     assert [{**a, **b} for a, b in zip(first, second, strict=True)] == alone
     assert sum(len(step) for step in alone) == TRAIN_ROWS
     assert all(0 < len(step) < len(whole) for step, whole in zip(first, alone, strict=True))
@@ -83,6 +98,10 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
     assert losses[0] == losses[1], "ranks disagree"
     assert by_two.digest is not None
     assert by_second.digest is None, "rank 0 alone writes"
+
+    for name, weight in plain_loop(fresh_model().double(), EXACT, in_groups(BATCHES, 2)).items():
+        assert torch.allclose(weights[name], weight, rtol=0, atol=1e-10), name
+        assert torch.equal(weights[name], others[name]), f"ranks differ in {name}"
 
 
 # Failures
