@@ -6,7 +6,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.etl.ingest import DS
+from jobs.etl.ingest import DS, RAW
 from schemas.dataset import ROW_ID, Dataset
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList
 
@@ -23,14 +23,15 @@ def with_list_ids(
     """The rows with the ids of the elements, in their order, in place of the values.
 
     Args:
-        rows: valid ones, in which a key stands once a `ds`.
+        rows: valid ones, in which a key stands once a `ds`; with `raw` where none is declared.
         entries: `field`, `value`, `id`, `from_ds`.
         until: entries up to this date count.
     """
     fields = dataset.of_kind(CategoricalList)
     if not fields:
         return rows
-    row = [DS, ROW_ID, *dataset.key]
+    # Row ids are hashes: two rows may share one, with other keys, or other lines.
+    row = [DS, ROW_ID, *(dataset.key or [RAW])]
     elements = rows.select(*row, F.inline(F.concat(*map(_elements, fields))))
     known = entries.where(F.col("field").isin([f.log_name for f in fields]))
     found = elements.join(known.withColumnRenamed("field", "log"), ["log", "value"], "left")

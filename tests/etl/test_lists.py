@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs.etl.encode import encode, id_map
 from jobs.etl.validate import checked_rows
@@ -137,7 +138,9 @@ def test_elements_count_in_train_rows_only(made: Made) -> None:
     assert set(made.ids("tag_ids", FIRST)) == {t for t, n in counts.items() if t and n >= 2}
 
 
-def test_a_row_alone_is_encoded_as_among_others(made: Made, spark: SparkSession) -> None:
+def test_a_row_alone_or_dealt_out_otherwise_is_encoded_the_same(
+    made: Made, spark: SparkSession
+) -> None:
     settings = load_settings(made.raw.config)
     sources = {"baskets": settings.path("{ds}/baskets.csv")}
     rows = checked_rows(spark, BASKETS, sources, [FIRST], with_label=True)
@@ -150,10 +153,15 @@ def test_a_row_alone_is_encoded_as_among_others(made: Made, spark: SparkSession)
 
     alone = encode(rows.where("basket = 8001"), BASKETS, entries, as_of=None).collect()
 
+    dealt = rows.where(F.size("reasons") == 0).repartition(7, "shop_id")
+    together = encode(dealt, BASKETS, entries, as_of=None).collect()
+
+    stored = made.stored()
     assert len(alone) == 1
-    stored = made.stored()[8001]
-    for name in ("tag_ids", "page_ids", "price_list", "shop_id"):
-        assert alone[0][name] == stored[name]
+    assert len(together) == sum(row["ds"] == FIRST for row in stored.values())
+    for row in (*alone, *together):
+        for name in ("tag_ids", "page_ids", "price_list", "shop_id"):
+            assert row[name] == stored[row["basket"]][name]
 
 
 @pytest.mark.parametrize("format_", ["json", "parquet"])
