@@ -176,7 +176,7 @@ def test_lists_of_json_and_parquet_come_as_json_text(
         fields=(
             Label("label", "basket"),
             CategoricalList("tag_ids", "from_json(tags, 'array<string>')", max_length=3),
-            NumericList("price_list", "from_json(prices, 'array<float>')", max_length=3),
+            NumericList("price_list", "from_json(prices, 'array<string>')", max_length=3),
         ),
     )
     rows = [
