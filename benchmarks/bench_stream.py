@@ -32,6 +32,7 @@ _MIB = 2**20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=8_388_608)
+    parser.add_argument("--group-rows", type=int, default=65_536, help="rows a row group")
     parser.add_argument("--shards", type=int, default=5_000, help="small ones")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -66,12 +67,12 @@ def _in_process(part: str) -> dict[str, Any]:
 def _prepare(arguments: argparse.Namespace) -> None:
     from benchmarks import stream_data
 
-    stream_data.wide(_wide(arguments), arguments.rows)
+    stream_data.wide(_wide(arguments), arguments.rows, arguments.group_rows)
     stream_data.small_shards(_small_shards(arguments), arguments.shards, 200)
 
 
 def _wide(arguments: argparse.Namespace) -> Path:
-    return Path(arguments.data).resolve() / f"wide-{arguments.rows}"
+    return Path(arguments.data).resolve() / f"wide-{arguments.rows}-{arguments.group_rows}"
 
 
 def _small_shards(arguments: argparse.Namespace) -> Path:
@@ -84,7 +85,7 @@ def _small_shards(arguments: argparse.Namespace) -> Path:
 def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import stream_data, stream_readers
 
-    examples = stream_data.wide(_wide(arguments), arguments.rows)
+    examples = stream_data.wide(_wide(arguments), arguments.rows, arguments.group_rows)
     readers = stream_readers.readers(examples, arguments.threads)
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     for repeat in range(arguments.repeats + 1):
@@ -96,6 +97,7 @@ def _speed(arguments: argparse.Namespace) -> dict[str, Any]:
                 runs[name].append(run)
     return {
         "rows": arguments.rows,
+        "group_rows": arguments.group_rows,
         "rows_s": {name: median(speed for speed, _ in of) for name, of in runs.items()},
         "cpu_ns_row": {name: median(cpu for _, cpu in of) for name, of in runs.items()},
         "not_installed": stream_readers.absent(),
@@ -108,7 +110,8 @@ def _cpu_s() -> float:
 
 
 def _print_speed(found: dict[str, Any]) -> None:
-    print(f"Reading {found['rows']:,} rows of 40 columns (zstd, row groups of 65,536)\n")
+    layout = f"zstd, row groups of {found['group_rows']:,} rows"
+    print(f"Reading {found['rows']:,} rows of 40 columns ({layout})\n")
     best = found["rows_s"]["Arrow decode alone"]
     print_table(
         ["reader", "rows/s", "of Arrow", "CPU ns a row"],
@@ -193,7 +196,7 @@ def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import stream_data
     from jobs.train.stream import Stream
 
-    examples = stream_data.wide(_wide(arguments), arguments.rows)
+    examples = stream_data.wide(_wide(arguments), arguments.rows, arguments.group_rows)
     examples.shards("train")
     interpreter = _resident_mb()
     stream = Stream(
@@ -244,13 +247,16 @@ def _mixing(arguments: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from benchmarks import stream_data, stream_quality
+    from jobs.sections import EtlSettings
 
     root, rows = Path(arguments.data).resolve(), arguments.rows
+    group_rows = EtlSettings.model_fields["row_group_rows"].default
     found = {}
-    for name, examples in {
-        "sorted by label before the ETL": stream_data.sorted_labels(root / f"sorted-{rows}", rows),
-        "60 dates, label rate 5 % to 50 %": stream_data.drifting_dates(root / f"d-{rows}", rows),
+    for name, made in {
+        "sorted by label before the ETL": stream_data.sorted_labels,
+        "60 dates, label rate 5 % to 50 %": stream_data.drifting_dates,
     }.items():
+        examples = made(root / f"{made.__name__}-{rows}-{group_rows}", rows, group_rows)
         found[name] = stream_quality.quality_of(examples, stream_data.NARROW, 8_192)
     print("Batches of 8,192 rows beside those of an ideal permutation, at default settings\n")
     print_table(

@@ -14,7 +14,6 @@ from schemas.dataset import Column, Dataset, Source
 from schemas.field import Categorical, Label, Numeric
 from tests.builders.examples import write_examples
 
-GROUP_ROWS = 65_536
 GROUPS_A_SHARD = 8
 DATES = 60
 _LARGEST_TABLE = 5.5  # decimal digits of its ids
@@ -39,12 +38,11 @@ COLUMNS = ["row_id", "label", *(f.name for f in WIDE.fields if f.name != "label"
 NARROW = _dataset("narrow", 1, 0)
 
 
-def wide(root: Path, rows: int) -> Examples:
-    """Rows of 13 numbers, some missing, and 25 ids, in row groups of 65,536."""
-    groups = [GROUP_ROWS] * max(1, round(rows / GROUP_ROWS))
-    shards = [groups[at : at + GROUPS_A_SHARD] for at in range(0, len(groups), GROUPS_A_SHARD)]
+def wide(root: Path, rows: int, group_rows: int) -> Examples:
+    """Rows of 13 numbers, some missing, and 25 ids."""
     place = ("2026-01-01", "train")
-    return _once(root, WIDE, {place: shards}, lambda: {place: _wide_rows(sum(groups))})
+    layout = {place: _shards_of(rows, group_rows)}
+    return _once(root, WIDE, layout, lambda: {place: _wide_rows(rows)})
 
 
 def small_shards(root: Path, shards: int, rows: int) -> Examples:
@@ -54,16 +52,16 @@ def small_shards(root: Path, shards: int, rows: int) -> Examples:
     return _once(root, NARROW, layout, lambda: {place: _narrow_rows(np.zeros(shards * rows))})
 
 
-def sorted_labels(root: Path, rows: int) -> Examples:
+def sorted_labels(root: Path, rows: int, group_rows: int) -> Examples:
     """One date whose raw rows were sorted by label; the ETL sorts by row id, a hash of the key."""
     place = ("2026-01-01", "train")
     labels = np.sort(np.random.default_rng(3).random(rows) < 0.25)
     mixed = labels[np.argsort(_hashes(np.arange(rows)))]
-    layout = {place: _shards_of(rows)}
+    layout = {place: _shards_of(rows, group_rows)}
     return _once(root, NARROW, layout, lambda: {place: _narrow_rows(mixed)})
 
 
-def drifting_dates(root: Path, rows: int) -> Examples:
+def drifting_dates(root: Path, rows: int, group_rows: int) -> Examples:
     """60 dates, whose label rate goes from 5 % to 50 %."""
     random, of_date = np.random.default_rng(4), rows // DATES
     rates = np.linspace(0.05, 0.5, DATES)
@@ -72,7 +70,9 @@ def drifting_dates(root: Path, rows: int) -> Examples:
         place: _narrow_rows(random.random(of_date) < rate, first=of_date * number)
         for number, (place, rate) in enumerate(zip(places, rates, strict=True))
     }
-    return _once(root, NARROW, {place: _shards_of(of_date) for place in places}, lambda: tables)
+    return _once(
+        root, NARROW, {place: _shards_of(of_date, group_rows) for place in places}, lambda: tables
+    )
 
 
 def _once(root: Path, dataset: Dataset, places: Any, tables: Any) -> Examples:
@@ -82,10 +82,10 @@ def _once(root: Path, dataset: Dataset, places: Any, tables: Any) -> Examples:
     return write_examples(root, places, dataset=dataset, tables=tables())
 
 
-def _shards_of(rows: int) -> list[list[int]]:
-    """As the ETL lays out a date: row groups of 65,536, the last one smaller."""
-    groups = [min(GROUP_ROWS, rows - at) for at in range(0, rows, GROUP_ROWS)]
-    return [groups[at : at + 2] for at in range(0, len(groups), 2)]
+def _shards_of(rows: int, group_rows: int) -> list[list[int]]:
+    """As the ETL lays out a date: equal row groups, the last one smaller."""
+    groups = [min(group_rows, rows - at) for at in range(0, rows, group_rows)]
+    return [groups[at : at + GROUPS_A_SHARD] for at in range(0, len(groups), GROUPS_A_SHARD)]
 
 
 def _hashes(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -39,7 +39,7 @@ class EtlSettings(Section):
     sources: dict[str, str]
     split: SplitSettings = SplitSettings()
     shard_rows: int = Field(1_000_000, ge=1, description="rows a shard at most")
-    row_group_rows: int = Field(65_536, ge=1, description="rows a Parquet row group at most")
+    row_group_rows: int = Field(16_384, ge=1, description="rows a Parquet row group at most")
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
     dates_per_pass: int = Field(400, ge=1)
     broadcast_max_entries: int = Field(
@@ -54,7 +54,9 @@ class StreamSettings(Section):
     """The order (`streams`, `window_rows`, `seed` define it) and its reading."""
 
     streams: int = Field(64, ge=1)
-    window_rows: int = Field(16_384, ge=1)
+    window_rows: int = Field(
+        65_536, ge=1, description="rows mixed at once of a stream; four row groups mix well"
+    )
     seed: int = 7
     memory_mb: int = Field(2_048, ge=1, description="decoded rows a rank may hold")
     decode_threads: int = Field(2, ge=1)

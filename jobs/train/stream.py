@@ -69,7 +69,7 @@ class Stream:
         size: int = 1,
         columns: Sequence[str] | None = None,
         streams: int = 64,
-        window_rows: int = 16_384,
+        window_rows: int = 65_536,
         first_ds: str | None = None,
         last_ds: str | None = None,
         where: Where | None = None,

@@ -74,7 +74,7 @@ def test_changed_rows_are_refused_naming_the_date(
 def test_other_settings_are_refused_naming_each(tmp_path: Path, stored: dict[str, Any]) -> None:
     now = fingerprint(Examples.open(f"{tmp_path}/clicks/examples"), seed=8, window_rows=5)
 
-    with pytest.raises(DataRefused, match="seed was 7, is 8; window_rows was 16384, is 5"):
+    with pytest.raises(DataRefused, match="seed was 7, is 8; window_rows was 65536, is 5"):
         check_fingerprint(stored, now)
 
 
