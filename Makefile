@@ -8,10 +8,10 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/wheels
 
 bin := $(VENV)/bin
 raw := data/raw
-stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/*.sh 2>/dev/null | sha256sum | cut -c1-12)
+stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/build_horovod.sh tools/check_machine.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all digits petastorm-tests bench-recovery bench-etl bench-stream bench-train \
-	bench-quality lint types fmt clean
+.PHONY: help setup demo test test-all digits petastorm-tests lint types fmt clean \
+	bench-etl bench-stream bench-train bench-quality bench-recovery bench-score
 help:
 	@sed -n 's/^# //p' Makefile | head -3
 
@@ -41,6 +41,7 @@ test: $(stamp)
 	$(bin)/python -m pytest -q -m "not slow"
 
 test-all: $(stamp)
+	tools/install_browser.sh
 	$(bin)/python -m pytest -q
 
 digits: $(stamp)
@@ -51,6 +52,9 @@ petastorm-tests: $(stamp)
 	$(bin)/python tools/petastorm_tests.py
 
 # The ETL beside DuckDB and a plain Spark script; ROWS=1000000 for a short run.
+bench-score: $(stamp)
+	@$(bin)/python -m benchmarks.bench_score $(if $(ROWS),--rows $(ROWS))
+
 bench-etl: $(stamp)
 	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 

@@ -144,6 +144,8 @@ class Scoring:
         sources = self._sources()
         surveyed = survey(self.spark, self.dataset, sources, self.dates)
         raw_counts = self._raw_counts(surveyed)
+        total, version = f"{sum(raw_counts.values()):,}", self.model.version
+        log.info("%s raw rows to score with model version %s", total, version)
         rows = checked_rows(self.spark, self.dataset, sources, self.dates, False, surveyed)
         rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
         try:
@@ -156,16 +158,18 @@ class Scoring:
                 for ds, raw in sorted(raw_counts.items())
             }
             _assert_conserved(tallies)
+            log.info("scored %s rows", f"{sum(t.predicted for t in tallies.values()):,}")
             changed = self._differs(found, rows)
             quarantine = self._quarantine(rows) if changed else -1
+            log.info("refused %s rows", f"{sum(t.quarantined for t in tallies.values()):,}")
         finally:
             rows.unpersist()
         table = self.lake.table("predictions")
-        version = self._commit(files, quarantine) if changed else table.version()
+        committed = self._commit(files, quarantine) if changed else table.version()
         if not changed:
             discard(table, self.run_id)
         seconds = time.monotonic() - started
-        result = ScoreResult(table.url, version, self.model.version, tallies, changed, seconds)
+        result = ScoreResult(table.url, committed, version, tallies, changed, seconds)
         record(self.lake, self._ledger_rows(result, found))
         return result
 
