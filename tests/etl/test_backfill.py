@@ -30,52 +30,66 @@ def lands(folder: Path) -> Raw:
     return raw
 
 
-@pytest.fixture
-def cut_short(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Raw:
-    """With the first two passes of three done."""
-    raw = lands(tmp_path / "cut")
+def cut_short(
+    folder: Path, dates: list[str], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> Raw:
+    """All passes of a date each are done but the last, which dies at its commit."""
+    raw = lands(folder)
     whole = job.Pass._commit
 
     def commit(one: job.Pass, *rest: object) -> int:
-        if one.dates[0] == DATES[2]:
+        if one.dates[0] == dates[-1]:
             raise Killed
         return whole(one, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(job.Pass, "_commit", commit)
         with pytest.raises(Killed):
-            run_etl(raw, spark, DATES, BY_ONE)
-    assert list(examples_of(raw).info["states"]) == DATES[:2]
+            run_etl(raw, spark, dates, BY_ONE)
+    assert list(examples_of(raw).info["states"]) == dates[:-1]
     return raw
 
 
 def test_a_range_goes_on_where_it_was_cut_short(
-    cut_short: Raw, tmp_path: Path, spark: SparkSession, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    before = examples_of(cut_short).info["runs"]
-    # What landed again since is made again; what did not is not.
-    again = cut_short.folder / f"{DATES[1]}.csv"
-    again.write_text(again.read_text() + rows_of(DATES[1], 41)[-1] + "\n")
+    raw = cut_short(tmp_path, DATES[:2], spark, monkeypatch)
+    before = examples_of(raw).info["runs"]
     with caplog.at_level(logging.INFO, "millstream.etl"):
-        result = run_etl(cut_short, spark, DATES, BY_ONE)
-    assert list(result.tallies) == DATES[1:]
+        result = run_etl(raw, spark, DATES[:2], BY_ONE)
+    assert list(result.tallies) == DATES[1:2]
     assert f"{DATES[0]}..{DATES[0]}: done before" in caplog.text
-    assert f"3 of 3 passes, {DATES[2]}..{DATES[2]}: 81 rows" in caplog.text
-    info = examples_of(cut_short).info
+    assert f"2 of 2 passes, {DATES[1]}..{DATES[1]}: 40 rows" in caplog.text
+    info = examples_of(raw).info
+    assert list(info["states"]) == DATES[:2]
     assert info["runs"][DATES[0]] == before[DATES[0]]
-    assert info["runs"][DATES[1]] != before[DATES[1]]
     assert "backfill" not in info
-
-    at_once = lands(tmp_path / "at_once")
-    (at_once.folder / again.name).write_text(again.read_text())
-    run_etl(at_once, spark, DATES)
-    assert shard_contents(cut_short) == shard_contents(at_once)
-    assert info["states"] == examples_of(at_once).info["states"]
 
 
 @pytest.mark.slow
-def test_another_range_or_other_settings_skip_nothing(cut_short: Raw, spark: SparkSession) -> None:
+def test_what_landed_again_since_is_made_again_and_all_is_as_if_at_once(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = cut_short(tmp_path / "cut", DATES, spark, monkeypatch)
+    again = raw.folder / f"{DATES[1]}.csv"
+    again.write_text(again.read_text() + rows_of(DATES[1], 41)[-1] + "\n")
+    assert list(run_etl(raw, spark, DATES, BY_ONE).tallies) == DATES[1:]
+    at_once = lands(tmp_path / "at_once")
+    (at_once.folder / again.name).write_text(again.read_text())
+    run_etl(at_once, spark, DATES)
+    assert shard_contents(raw) == shard_contents(at_once)
+    assert examples_of(raw).info["states"] == examples_of(at_once).info["states"]
+
+
+@pytest.mark.slow
+def test_another_range_or_other_settings_skip_nothing(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = cut_short(tmp_path, DATES, spark, monkeypatch)
     settings = (BY_ONE, "etl.shard_rows=10")
-    assert list(run_etl(cut_short, spark, DATES, *settings).tallies) == DATES
+    assert list(run_etl(raw, spark, DATES, *settings).tallies) == DATES
     # A range that was finished is made anew.
-    assert list(run_etl(cut_short, spark, DATES, *settings).tallies) == DATES
+    assert list(run_etl(raw, spark, DATES, *settings).tallies) == DATES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,3 +125,13 @@ def test_a_model_of_an_older_generation_scores_but_reads_no_new_examples(
     score.run(settings, spark, run_id="score-2", dates=DATES[:1], model=version)
     after = lake_of(raw).table("predictions").read_arrow().sort_by("row_id")
     assert after["score"].equals(before["score"])
+
+
+def test_a_state_that_is_not_what_its_name_says_is_refused(raw: Raw) -> None:
+    digest = examples_of(raw).info["states"][DATES[0]]
+    file = raw.lake / "visits" / "states" / digest / "state.json"
+    tree = json.loads(file.read_text())
+    tree["numeric"]["age_years"]["buckets"][0][1] += 1
+    file.write_text(json.dumps(tree))
+    with pytest.raises(DataRefused, match=f"digest {digest}"):
+        load_state(lake_of(raw), digest)

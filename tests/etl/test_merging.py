@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.errors import DataRefused
 from jobs.state import State, load_state
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
@@ -60,14 +58,3 @@ def test_late_and_repeated_dates_count_once(
     assert state(raw, DATES[2]).numeric == state(in_order, DATES[2]).numeric
     known = {value for field, value, _ in entries(raw) if field == "shop_id"}
     assert known == {value for field, value, _ in entries(in_order) if field == "shop_id"}
-
-
-def test_a_state_that_is_not_what_its_name_says_is_refused(in_order: Raw, tmp_path: Path) -> None:
-    raw = in_order.copy(tmp_path / "copy")
-    digest = examples_of(raw).info["states"][DATES[0]]
-    file = raw.lake / "visits" / "states" / digest / "state.json"
-    tree = json.loads(file.read_text())
-    tree["numeric"]["age_years"]["buckets"][0][1] += 1
-    file.write_text(json.dumps(tree))
-    with pytest.raises(DataRefused, match=f"digest {digest}"):
-        load_state(lake_of(raw), digest)
