@@ -81,4 +81,4 @@ def _pinned(lake: Lake, registry: Registry) -> Iterator[tuple[int, str]]:
             # A torn one is no checkpoint: nobody goes on from it.
             with suppress(Damaged):
                 found = identity(url)
-                yield int(found["examples_version"]), found["spec"]["state"]
+                yield int(found["examples_version"]), found["state_digest"]

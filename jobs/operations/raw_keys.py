@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from jobs.etl.formats import MALFORMED, parsed_csv, parsed_json
 from jobs.etl.ingest import RAW, REASONS
+from jobs.etl.lines import MISCODED
 from jobs.etl.names import text_column
 from jobs.operations.keys import HIT, Keys, marked
 from schemas.dataset import Dataset, Source
@@ -49,7 +50,7 @@ def _parsed(rows: DataFrame, source: Source) -> DataFrame:
         # Every text is a row: headers and comments are in no quarantine.
         return parsed_csv(rows, replace(source, header=False, comment=""))
     if source.format == "json":
-        return parsed_json(rows, source)
+        return parsed_json(rows.withColumn(MISCODED, F.lit(False)), source)
     values = {text_column(n): F.get_json_object(RAW, f"$['{n}']") for n in source.column_names}
     return rows.withColumns({**values, MALFORMED: F.lit(None).cast("string")})
 

@@ -125,8 +125,8 @@ def name_by_checkpoint(raw: Raw) -> None:
     snapshot = Snapshot(
         {"w": torch.ones(2)}, {}, {}, torch.zeros(1, 1, dtype=torch.uint8), Position()
     )
-    spec = {"state": opened.info["states"][DATES[-1]]}
-    identity = {"examples_version": opened.version, "spec": spec}
+    state = opened.info["states"][DATES[-1]]
+    identity = {"examples_version": opened.version, "state_digest": state}
     checkpoint.write(lake_of(raw).folder("checkpoints", "train-1"), snapshot, identity)
 
 
