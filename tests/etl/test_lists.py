@@ -25,9 +25,10 @@ from jobs.lake import Examples, Lake
 from jobs.settings import load_settings
 from jobs.state import load_state
 from jobs.train.artifact import load_model
-from jobs.train.models import predict
+from jobs.train.models import ModelSpec, build_model, predict
 from jobs.train.rank import MappedStream
 from jobs.train.stream import Stream
+from jobs.train.warm_start import find_source, warm
 from schemas.dataset import Column, Source, struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList, Label, NumericList
 from tests.builders.baskets import BASKETS, LONGEST, baskets_of, write_baskets
@@ -251,8 +252,31 @@ def test_a_model_older_than_the_examples_gives_one_score_everywhere(
             scores = predict(network, batch)[batch.is_row].tolist()
             in_training.update(zip(batch.row_id[batch.is_row].tolist(), scores, strict=True))
 
+    _assert_warm_start_scores_the_same(made, spark, version, in_scoring.to_dict())
     assert len(in_scoring) == len(in_evaluation) == len(in_training) == 80
     assert np.ptp(in_scoring) > 0.05
     for row_id, found in in_training.items():
         assert found == pytest.approx(in_scoring[row_id], abs=1e-6)
         assert found == pytest.approx(in_evaluation["score"][row_id], abs=1e-6)
+
+
+def _assert_warm_start_scores_the_same(
+    made: Made, spark: SparkSession, version: str, scores: dict[int, float]
+) -> None:
+    """A model of the newer state, with its larger tables, before its first step."""
+    settings = load_settings(made.raw.config, [f"train.warm_start='{version}'"])
+    state = load_state(made.lake, made.examples.info["states"][SECOND])
+    start = find_source(settings, spark, made.lake, made.examples, state)
+    assert start is not None and "tag_ids" in start.id_maps
+    name = settings.train.model
+    spec = start.spec(ModelSpec.of(BASKETS, state, settings.train), name)
+    model = build_model(name, spec)
+    warm(model, spec, start)
+    for split in ("train", "val", "test"):
+        stream = Stream(
+            made.examples, BASKETS, split=split, batch_rows=16, streams=4, first_ds=SECOND
+        )
+        for batch in stream.epoch(0):
+            rows = batch.is_row
+            for row_id, score_ in zip(batch.row_id[rows], predict(model, batch)[rows], strict=True):
+                assert float(score_) == pytest.approx(scores[int(row_id)], abs=1e-6)
