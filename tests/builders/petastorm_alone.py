@@ -2,7 +2,8 @@
 
     python -I petastorm_alone.py batch|rows OUT URL...
 
-Writes OUT, an .npz with each column's values: [rows, ...], texts as texts, missing texts as "".
+Writes OUT, an .npz with each column's values as `column:NAME`: [rows, ...], texts as texts, missing
+texts as "".
 """
 
 import sys
@@ -35,7 +36,8 @@ def main(kind, out, *urls):
     assert versions == ("14.0.2", "1.26.4", "0.12.1"), versions
     found = values(kind, list(urls))
     assert not {"jobs", "schemas"} & set(sys.modules)
-    np.savez(out, **found)
+    # Prefixed, since savez has an argument `file` of its own.
+    np.savez(out, **{f"column:{name}": column for name, column in found.items()})
 
 
 if __name__ == "__main__":

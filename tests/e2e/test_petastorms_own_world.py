@@ -49,7 +49,7 @@ def read(world: str, out: Path, kind: str, *urls: str) -> dict[str, npt.NDArray[
     script = str(ROOT / "tests" / "builders" / "petastorm_alone.py")
     subprocess.run([world, "-I", script, kind, str(out), *urls], env=environment, check=True)
     with np.load(out) as found:
-        columns = dict(found)
+        columns = {name.removeprefix("column:"): values for name, values in found.items()}
     order = columns[ROW_ID].argsort()
     return {name: values[order] for name, values in columns.items()}
 
