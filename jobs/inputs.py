@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -48,3 +49,20 @@ def code_digest() -> str:
     folders = [Path(place) for package in (jobs, schemas) for place in package.__path__]
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
     return digest_of("".join(file.read_text(encoding="utf-8") for file in files))
+
+
+def code_commit() -> str:
+    """The Git commit of a checkout; empty where the code was installed without one."""
+    root = Path(next(iter(jobs.__path__))).parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -278,6 +278,7 @@ def _facts(
         "weights": tags["weights_digest"],
         "state": tags["state_digest"],
         "declaration": tags["declaration"],
+        "code": " ".join(filter(None, (tags.get("code", ""), tags.get("commit", "")))),
         **_early(selection),
         "settings": tags["settings"],
     }

@@ -22,6 +22,7 @@ from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import id_map
 from jobs.evaluate.registry import Registry, as_tag
+from jobs.inputs import code_commit, code_digest
 from jobs.lake import Examples, Lake
 from jobs.ledger import LedgerRow, record
 from jobs.lock import stage_lock
@@ -212,6 +213,8 @@ def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_
         "dates": f"{job.first_ds}..{job.last_ds}",
         "fingerprint": as_tag(trained.fingerprint),
         "settings": settings.model_dump_json(by_alias=True),
+        "code": code_digest(),
+        "commit": code_commit(),
     }
     if job.warm_start is not None:
         tags["warm_start"] = job.warm_start.version
