@@ -135,25 +135,28 @@ def _sources_of_tables(
     model: Model, spec: ModelSpec, source: Model, source_spec: ModelSpec, start: WarmStart
 ) -> Iterator[tuple[str, Tensor]]:
     """The weights of embedding tables, and for each of their rows the source's row."""
-    known: set[str] = set()
+    ours: set[str] = set()
     for name, module in model.named_modules():
-        if isinstance(module, Embeddings):
+        if isinstance(module, Embeddings | PooledEmbeddings):
             before = source.get_submodule(name)
-            assert isinstance(before, Embeddings)
-            found = list(_of_shared(module, before, spec, start))
-        elif isinstance(module, PooledEmbeddings):
-            found = [start.ids(field, spec.id_lists[field][0]) for field in module.names]
-        else:
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and name not in known:
-                rows = len(source.get_submodule(name).get_parameter("weight"))
-                if rows != len(module.weight):
-                    column = _column_of(name, (rows, len(module.weight)), spec, source_spec)
-                    ids = start.ids(start.columns[column], len(module.weight))
-                    yield f"{name}.weight", ids
-            continue
-        for number, rows_of_source in enumerate(found):
-            known.add(f"{name}.tables.{number}")
-            yield f"{name}.tables.{number}.weight", rows_of_source
+            for number, rows in enumerate(_of_layer(module, before, spec, start)):
+                ours.add(f"{name}.tables.{number}")
+                yield f"{name}.tables.{number}.weight", rows
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and name not in ours:
+            sizes = len(source.get_parameter(f"{name}.weight")), len(module.weight)
+            if sizes[0] != sizes[1]:
+                column = _column_of(name, sizes, spec, source_spec)
+                yield f"{name}.weight", start.ids(start.columns[column], sizes[1])
+
+
+def _of_layer(
+    module: Embeddings | PooledEmbeddings, before: nn.Module, spec: ModelSpec, start: WarmStart
+) -> Iterator[Tensor]:
+    if isinstance(module, PooledEmbeddings):
+        yield from (start.ids(field, spec.id_lists[field][0]) for field in module.names)
+    else:
+        assert isinstance(before, Embeddings)
+        yield from _of_shared(module, before, spec, start)
 
 
 def _of_shared(
