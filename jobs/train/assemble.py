@@ -56,12 +56,13 @@ class Assembler:
         shape = (self._batches * share.piece_rows, len(share.owned), layout.words)
         self._grid = np.empty(shape, np.int32)
 
-    def blocks(self) -> Iterator[list[Batch]]:
-        """The batches to the end of the epoch, in blocks."""
+    def blocks(self, pinned: bool = False) -> Iterator[list[Batch]]:
+        """The batches to the end of the epoch, in blocks, whose memory is pinned as a whole."""
         batch_rows = self._share.batch_rows
         for low in range(self._start_row, self._share.rows, self._batches * batch_rows):
             high = min(low + self._batches * batch_rows, self._share.rows)
             block, position = self._block(low, high)
+            block = block.pinned() if pinned else block
             cuts = np.searchsorted(position, np.arange(low, high + batch_rows, batch_rows))
             yield [
                 block[begin:end] if end > begin else self._layout.padding()

@@ -174,10 +174,8 @@ class Stream:
         # An epoch that is left early keeps them, since its threads may still write there.
         self._buffers = None
         assembler = Assembler(plan, self._share, reader, self._layout, buffers, start_row)
-        pinned = torch.cuda.is_available()
         try:
-            for block in assembler.blocks():
-                yield [batch.pinned() for batch in block] if pinned else block
+            yield from assembler.blocks(pinned=torch.cuda.is_available())
             self._buffers = buffers
         except Stopped:
             return

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import fsspec
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from jobs.errors import DataRefused
 from jobs.train.batch import Layout
 from jobs.train.decode import Selection
-from jobs.train.memory import Buffers, Memory
+from jobs.train.memory import Buffers, Memory, Recycled
 from jobs.train.plan import EpochPlan
 from jobs.train.reader import Reader, Stopped
 from tests.builders.examples import CLICKS, columns_of, write_examples
@@ -160,6 +161,19 @@ def test_buffers_are_used_again() -> None:
 
     assert again is not None
     assert np.shares_memory(words, again)
+
+
+def test_memory_of_batches_is_used_again_when_nothing_refers_to_it() -> None:
+    recycled = Recycled()
+    tensor = torch.from_numpy(recycled.empty((4, 2), np.float32))
+    part, address = tensor[1:], tensor.data_ptr()
+    del tensor
+
+    other = torch.from_numpy(recycled.empty((4, 2), np.float32))
+    assert other.data_ptr() != address, "a part of it is still there"
+    del part
+
+    assert torch.from_numpy(recycled.empty((8,), np.int32)).data_ptr() == address
 
 
 def test_columns_follow_from_row_ids() -> None:

@@ -215,6 +215,23 @@ def test_a_start_beyond_the_epoch_is_refused(examples: Examples) -> None:
 # What is read
 
 
+def test_batches_that_are_kept_stay_as_they_were(tmp_path: Path) -> None:
+    """The memory of a block of batches is used again only when all its batches are gone."""
+    place = ("2026-01-01", "train")
+    examples = write_examples(tmp_path, {place: [[4_000] * 5]})
+    stream = stream_of(examples, batch_rows=512)
+    fresh = [batch.dense.clone() for batch in stream.epoch(0)]
+
+    every_other = [batch for n, batch in enumerate(stream.epoch(0)) if n % 2]
+    ids = torch.cat([batch.row_id for batch in stream.epoch(0)])
+    del stream
+
+    assert len(fresh) == 40
+    for batch, before in zip(every_other, fresh[1::2], strict=True):
+        torch.testing.assert_close(batch.dense, before, rtol=0, atol=0, equal_nan=True)
+    assert sorted(ids.tolist()) == list(range(20_000))
+
+
 def test_every_value_is_that_of_its_row(examples: Examples) -> None:
     for batch in stream_of(examples).epoch(0):
         expected = batch_from_arrow(columns_of(batch.row_id.numpy()), CLICKS)
@@ -369,6 +386,17 @@ def test_a_vanished_shard_is_named_on_every_rank(own_examples: Examples) -> None
 
     for rank in range(3):
         with pytest.raises(DataRefused, match=r"shard=0/part-0\.parquet: FileNotFoundError"):
+            list(stream_of(own_examples, rank=rank, size=3).epoch(0))
+
+
+def test_a_corrupt_row_group_is_named_on_every_rank(own_examples: Examples) -> None:
+    """Streams of all ranks need it, so no rank waits for one that failed."""
+    for shard in (0, 1):
+        for row_group in (0, 1):
+            flip_a_bit(shard_file(own_examples, shard), row_group, 4)
+
+    for rank in range(3):
+        with pytest.raises(DataRefused, match=r"row group \d of shard .*\.parquet: "):
             list(stream_of(own_examples, rank=rank, size=3).epoch(0))
 
 
