@@ -11,7 +11,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,11 +71,23 @@ class HorovodExchange:
         """Peers are not watched any more."""
         self._closed.set()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for peers; when it fails, since when is known."""
+        self.waiting_since = time.monotonic()
+        yield
+        self.waiting_since = None
+
     def merge(
         self, tensors: Sequence[Tensor], tables: Sequence[Rows] = ()
     ) -> tuple[list[Tensor], list[Rows]]:
+        with self.waiting():
+            return self._merged(tensors, tables)
+
+    def _merged(
+        self, tensors: Sequence[Tensor], tables: Sequence[Rows]
+    ) -> tuple[list[Tensor], list[Rows]]:
         hvd = self._hvd
-        self.waiting_since = time.monotonic()
         sent = [tensor.contiguous() for tensor in tensors]
         packed = pack(tables) if tables else ()
         self.bytes_sent += sum(tensor.nbytes for tensor in (*sent, *packed))
@@ -88,15 +101,15 @@ class HorovodExchange:
         ]
         summed = list(hvd.synchronize(summing))
         gathered = [hvd.synchronize(handle) for handle in gathering]
-        self.waiting_since = None
         if not tables:
             return summed, []
         ids, values = gathered
         return summed, unpack(ids, values, [piece.values.shape[1] for piece in tables])
 
     def start_equal(self, tensors: Iterable[Tensor]) -> None:
-        for number, tensor in enumerate(tensors):
-            self._hvd.broadcast_(tensor, root_rank=0, name=f"start.{number}")
+        with self.waiting():
+            for number, tensor in enumerate(tensors):
+                self._hvd.broadcast_(tensor, root_rank=0, name=f"start.{number}")
 
 
 def launch(
@@ -254,12 +267,20 @@ def _elastic_state(folder: str, stall_s: float, fail: Callable[[BaseException], 
         def begin(self) -> HorovodExchange:
             """The exchange of the ranks as they are now; all have the first one's last commit."""
             place = f"{socket.gethostname()}, pid {os.getpid()}"
-            peers = dict(hvd.allgather_object((place, f"rank {hvd.rank()} ({place})")))
-            lost = [name for place, name in self._peers.items() if place not in peers]
-            self.memory.begin(_broadcast(self.memory.last), lost, len(peers))
-            self._peers = peers
             self._exchange = HorovodExchange(stall_s, fail)
+            with self._exchange.waiting():
+                named = hvd.allgather_object((place, f"rank {hvd.rank()} ({place})"), name="peers")
+                last = _broadcast(self.memory.last)
+            peers = dict(named)
+            lost = [name for place, name in self._peers.items() if place not in peers]
+            self.memory.begin(last, lost, len(peers))
+            self._peers = peers
             return self._exchange
+
+        def check_host_updates(self) -> None:
+            assert self._exchange is not None
+            with self._exchange.waiting():
+                super().check_host_updates()
 
         def restore(self) -> None:
             """An exchange failed."""
@@ -289,12 +310,16 @@ def _broadcast(snapshot: Snapshot | None) -> Snapshot | None:
     import horovod.torch as hvd
 
     mine = hvd.rank() == 0 and snapshot is not None
-    plan = hvd.broadcast_object(snapshot.without_tensors() if mine and snapshot else None)
+    # Without a name it would get that of its type, which is another one where there is none.
+    plan = hvd.broadcast_object(
+        snapshot.without_tensors() if mine and snapshot else None, name="snapshot"
+    )
     if plan is None:
         return None
     known = snapshot if mine and snapshot is not None else plan.empty()
     for number, tensor in enumerate(known.tensors()):
-        hvd.broadcast_(tensor, root_rank=0, name=f"snapshot.{number}")
+        # Flat: a tensor without dimensions cannot be sent by every exchange.
+        hvd.broadcast_(tensor.view(-1), root_rank=0, name=f"snapshot.{number}")
     return known
 
 
