@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -38,11 +38,11 @@ def readers(examples: Examples, threads: int) -> dict[str, Read]:
             files, threads, _SHUFFLED_ROWS, s
         ),
     }
-    if find_spec("ray"):
+    if _installed("ray"):
         found["Ray Data, shuffled"] = lambda epoch, s: _ray(files, threads, s)
-    if find_spec("datasets"):
+    if _installed("datasets"):
         found["HuggingFace datasets, shuffled"] = lambda epoch, s: _huggingface(files, s)
-    if find_spec("streaming"):
+    if _installed("streaming"):
         found["MosaicML Streaming (MDS), shuffled"] = lambda epoch, s: _mosaic(files, threads, s)
     return found
 
@@ -50,7 +50,16 @@ def readers(examples: Examples, threads: int) -> dict[str, Read]:
 def absent() -> list[str]:
     """Peers that are not installed."""
     peers = {"ray": "Ray Data", "datasets": "HuggingFace datasets", "streaming": "MosaicML"}
-    return [name for module, name in peers.items() if not find_spec(module)]
+    return [name for module, name in peers.items() if not _installed(module)]
+
+
+def _installed(module: str) -> bool:
+    """Whether it can be imported, with all that it needs itself."""
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _count(batches: Iterable[Any], rows_of: Callable[[Any], int], seconds: float) -> int:
