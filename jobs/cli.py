@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(arguments.config, arguments.set)
         command: Callable[[argparse.Namespace, Settings], str] = arguments.command
-        print(command(arguments, settings), flush=True)
+        _say(command(arguments, settings))
     except MillstreamError as error:
         print(f"millstream: {error}", file=sys.stderr)
         return error.exit_code
@@ -48,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     return 0
+
+
+def _say(text: str) -> None:
+    """Prints the last line; a reader that has gone (`| head`) is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is still in the buffer would be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,6 +35,16 @@ class DataRefused(MillstreamError):
     exit_code = 3
 
 
+class DateRefused(DataRefused):
+    """The rows of one date, all together, broke a rule. `metrics` is what was measured."""
+
+    def __init__(
+        self, found: str, expected: str = "", remedy: str = "", ds: str = "", **metrics: float
+    ) -> None:
+        super().__init__(found, expected, remedy)
+        self.ds, self.metrics = ds, metrics
+
+
 class GateRefused(MillstreamError):
     """The model did not pass the gate; the champion is as it was."""
 

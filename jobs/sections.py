@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -41,6 +41,14 @@ class EtlSettings(Section):
     shard_rows: int = Field(1_000_000, ge=1, description="rows a shard at most")
     row_group_rows: int = Field(16_384, ge=1, description="rows a Parquet row group at most")
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
+    limits: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default={},
+        description="greatest fraction of a date's rows by reason (unparsable:age) or kind of "
+        "reason (unparsable)",
+    )
+    severities: dict[str, Literal["refuse", "warn", "ignore"]] = Field(
+        default={}, description="what a broken expectation does, by its name (psi:age)"
+    )
     dates_per_pass: int = Field(400, ge=1)
     broadcast_max_entries: int = Field(
         500_000,

@@ -6,7 +6,14 @@ import codecs
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.field import CategoricalList, Label, NumericList, Weight, cross_sql
+from schemas.expect import Drift, Nulls
+from schemas.field import (
+    CategoricalList,
+    Label,
+    NumericList,
+    Weight,
+    cross_sql,
+)
 from schemas.source import IMAGE_COLUMNS, NUMPY_OF_SPARK, Join, Source
 from schemas.stored import ROW_ID
 
@@ -46,6 +53,22 @@ def problems(dataset: Dataset) -> Iterator[str]:
     for join in dataset.joins:
         yield from _join_problems(dataset, join)
     yield from _field_problems(dataset)
+    yield from _expectation_problems(dataset)
+
+
+def _expectation_problems(dataset: Dataset) -> Iterator[str]:
+    names = [f.name for f in dataset.fields]
+    fitted = {f.name for f in (*dataset.numeric, *dataset.of_kind(NumericList), *dataset.counted)}
+    if repeated := _duplicates([expectation.name for expectation in dataset.expectations]):
+        yield f"expectations named twice: {', '.join(repeated)}"
+    for expectation in dataset.expectations:
+        if isinstance(expectation, Nulls | Drift) and expectation.field not in names:
+            yield f"expectation {expectation.name!r} names no field"
+        elif isinstance(expectation, Drift) and expectation.field not in fitted:
+            yield (
+                f"expectation {expectation.name!r}: only numeric fields, and categorical ones with "
+                "a vocabulary, have counts to drift from"
+            )
 
 
 def _source_problems(dataset: Dataset) -> Iterator[str]:

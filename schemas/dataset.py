@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from schemas.checks import problems
+from schemas.expect import Expectation
 from schemas.field import (
     Categorical,
     CategoricalList,
@@ -65,6 +66,7 @@ class Dataset:
         entity: raw columns by whose hash rows are split; the key when empty, and the raw line
             when that is empty too, so that identical lines fall into one split.
         fields: what is stored and what the model sees, in the order of the tensors' columns.
+        expectations: what a date as a whole must keep; they may change from run to run.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Dataset:
     ds: str | None = None
     entity: tuple[str, ...] = ()
     joins: tuple[Join, ...] = field(default=())
+    expectations: tuple[Expectation, ...] = ()
 
     def __post_init__(self) -> None:
         for problem in problems(self):
@@ -170,8 +173,8 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of everything declared; two declarations that differ have different ones."""
-        text = json.dumps(_plain(self), sort_keys=True)
+        """Hex digest of all that the examples follow from: not of the expectations."""
+        text = json.dumps(_plain(replace(self, expectations=())), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property

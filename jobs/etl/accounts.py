@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from jobs.errors import DataRefused, DateRefused
+from jobs.etl.expect import Findings
 from jobs.etl.tally import Tally
 from jobs.ledger import LedgerRow
 from jobs.manifest import UINT64, Shard
@@ -30,6 +33,7 @@ def ledger_rows(
     run_id: str,
     tallies: Mapping[str, Tally],
     fitted: Mapping[str, State],
+    findings: Findings,
     shards: Sequence[Shard],
     version: int,
     seconds: float,
@@ -48,7 +52,17 @@ def ledger_rows(
                 **({"state": fitted[ds].digest} if ds in fitted else {}),
             },
             versions={"examples": str(version)},
+            metrics=findings.metrics.get(ds, {}),
+            message="; ".join(findings.warnings.get(ds, ())),
             seconds=seconds,
         )
         for ds, one in tallies.items()
     ]
+
+
+def refusal(run_id: str, dates: Sequence[str], error: DataRefused) -> LedgerRow:
+    """The row of a refused pass: of the date that broke a rule, where the error names one."""
+    row = LedgerRow(run_id, "etl", dates[0], "refused", message=str(error))
+    if isinstance(error, DateRefused):
+        row = replace(row, ds=error.ds, metrics=error.metrics)
+    return row

@@ -20,12 +20,14 @@ from pyspark.sql import functions as F
 
 from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
-from jobs.etl.accounts import ledger_rows
+from jobs.etl.accounts import ledger_rows, refusal
 from jobs.etl.backfill import Backfill, Progress, chunks_of
 from jobs.etl.encode import encode, large_vocabularies
+from jobs.etl.expect import Findings
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
 from jobs.etl.generation import next_generation, refused_dates
 from jobs.etl.ingest import DS, RAW, REASONS, UNDATED, read_errors
+from jobs.etl.limits import check_limits
 from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
 from jobs.etl.shards import SPLIT, stage_shards, verified_shards
 from jobs.etl.split import split_of
@@ -34,7 +36,7 @@ from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, su
 from jobs.etl.validate import checked_rows, survey
 from jobs.inputs import raw_digest
 from jobs.lake import Lake, NewFile
-from jobs.ledger import LedgerRow, record
+from jobs.ledger import record
 from jobs.lock import StageLock, stage_lock
 from jobs.manifest import Shard, write_manifest
 from jobs.settings import Settings
@@ -94,7 +96,7 @@ def run(
             try:
                 version, done = one_pass.run()
             except DataRefused as error:
-                record(lake, [LedgerRow(run_id, "etl", chunk[0], "refused", message=str(error))])
+                record(lake, [refusal(run_id, chunk, error)])
                 raise
             tallies.update(done)
             shown.add(chunk, sum(one.raw for one in done.values()))
@@ -139,6 +141,8 @@ class Pass:
 
     def run(self) -> tuple[int, dict[str, Tally]]:
         started = time.monotonic()
+        findings = Findings(self.dataset, self.settings.etl.severities)
+        check_limits(self.dataset, self.settings.etl.limits)
         before = self._before()
         sources = source_paths(self.settings, self.dataset)
         found = survey(self.spark, self.dataset, sources, self.dates)
@@ -154,9 +158,11 @@ class Pass:
         )
         try:
             tallies = tally(rows, raw_counts)
-            refuse_bad(tallies, self.settings.etl.max_quarantined_fraction)
+            etl = self.settings.etl
+            refuse_bad(tallies, etl.max_quarantined_fraction, etl.limits)
             log.info("checked: %s", summary(tallies.values()))
-            fitted, versions = self._fit(rows, before)
+            findings.of_rows(rows.where(F.col(SPLIT).isNotNull()), self.dates)
+            fitted, versions = self._fit(rows, before, findings)
             log.info("fitted %s states", len({state.digest for state in fitted.values()}))
             shards = self._stage_examples(rows, tallies)
             log.info("wrote %s shards", f"{len(shards):,}")
@@ -166,7 +172,8 @@ class Pass:
         assert_conserved(tallies, shards, quarantined)
         version = self._commit(before, fitted, shards, versions)
         seconds = time.monotonic() - started
-        record(self.lake, ledger_rows(self.run_id, tallies, fitted, shards, version, seconds))
+        done = ledger_rows(self.run_id, tallies, fitted, findings, shards, version, seconds)
+        record(self.lake, done)
         return version, tallies
 
     def _before(self) -> dict[str, Any]:
@@ -181,7 +188,7 @@ class Pass:
         return before
 
     def _fit(
-        self, rows: DataFrame, before: Mapping[str, Any]
+        self, rows: DataFrame, before: Mapping[str, Any], findings: Findings
     ) -> tuple[dict[str, State], dict[str, int]]:
         """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
         train = rows.where(F.col(SPLIT) == "train")
@@ -194,6 +201,7 @@ class Pass:
             "contributions": self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
         }
         counts = table.spark(self.spark, CONTRIBUTIONS, versions["contributions"])
+        findings.of_contributions(counts, self.dates)
         versions["id_log"] = self._append_entries(counts)
         entries = self._entries(versions["id_log"])
         generation = before.get("generation", 1)

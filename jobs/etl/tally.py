@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from pyspark.sql import DataFrame
 
-from jobs.errors import DataRefused
+from jobs.errors import DataRefused, DateRefused
 from jobs.etl.ingest import DS, REASONS, UNDATED
 from jobs.etl.shards import SPLIT
 from jobs.etl.validate import LABEL_ABSENT
@@ -37,6 +38,14 @@ class Tally:
     def label_absent(self) -> int:
         """Rows with no other reason; they are outside the quarantined fraction."""
         return self.reasons.get((LABEL_ABSENT,), 0)
+
+    def refused_for(self, name: str) -> int:
+        """Rows with the reason `name`, or with one of that kind."""
+        return sum(
+            count
+            for reasons, count in self.reasons.items()
+            if any(reason == name or reason.startswith(f"{name}:") for reason in reasons)
+        )
 
     def reasons_table(self) -> str:
         """Rows by single reason, most frequent first; a row with two reasons is in both."""
@@ -89,18 +98,38 @@ def refuse_empty(raw_counts: Mapping[str, int], dates: Sequence[str]) -> None:
         )
 
 
-def refuse_bad(tallies: Mapping[str, Tally], limit: float) -> None:
-    """Refuses dates of whose rows more than `limit` are quarantined, with a table of reasons."""
+def refuse_bad(
+    tallies: Mapping[str, Tally], limit: float, limits: Mapping[str, float] = MappingProxyType({})
+) -> None:
+    """Refuses dates with too many quarantined rows, with a table of reasons.
+
+    Args:
+        limit: greatest fraction of a date's rows, those whose only lack is the label left out.
+        limits: greatest fraction by reason, or by kind of reason: `unparsable` is all that start
+            with `unparsable:`.
+    """
     for ds, one in tallies.items():
         # Undated rows belong to no date: they are measured against all rows read.
         rows = one.raw if ds != UNDATED else sum(other.raw for other in tallies.values())
-        refused = one.quarantined - one.label_absent
-        if refused > limit * rows:
-            raise DataRefused(
-                f"{ds}: {refused:,} of {rows:,} rows ({refused / rows:.1%}) are refused\n"
-                + one.reasons_table(),
-                f"at most {limit:.1%} (etl.max_quarantined_fraction)",
+        named = [("", limit, one.quarantined - one.label_absent)]
+        named += [(name, most, one.refused_for(name)) for name, most in limits.items()]
+        broken = [(name, most, count) for name, most, count in named if count > most * rows]
+        if broken:
+            raise DateRefused(
+                f"{ds}: "
+                + "; ".join(
+                    f"{count:,} of {rows:,} rows ({count / rows:.1%}) are refused"
+                    + (f" for {name}" if name else "")
+                    for name, _, count in broken
+                )
+                + f"\n{one.reasons_table()}",
+                ", ".join(
+                    f"at most {most:.1%} "
+                    f"({f'etl.limits.{name}' if name else 'etl.max_quarantined_fraction'})"
+                    for name, most, _ in broken
+                ),
                 "correct the raw data; nothing was changed",
+                ds=ds,
             )
 
 
