@@ -87,7 +87,7 @@ def test_two_losses_before_a_step_are_one_recovery() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill", "freeze", "executor"])
 def test_processes_are_lost_and_training_goes_on(fault: str) -> None:
-    sizes = {"epochs": 3, "step-ms": 10, "stall-s": 8}
+    sizes = {"epochs": 10, "stall-s": 8}
     flags = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.bench_recovery", "--seed", "3", *flags]
     done = subprocess.run(
@@ -95,6 +95,7 @@ def test_processes_are_lost_and_training_goes_on(fault: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     figures = json.loads(done.stdout.splitlines()[-1])[fault]
-    assert figures["epochs_closed"] == 3
+    assert figures["epochs_closed"] == 10
     assert 0 <= figures["redone_rows"] <= 21 * 256
     assert figures["lost"][0].startswith("rank ")
+    assert figures["all_ranks_s"] > figures["next_step_s"], "the replacement joined"
