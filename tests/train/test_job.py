@@ -184,8 +184,7 @@ def test_a_killed_run_is_finished_by_the_next_one(
     assert result.digest == whole.digest
     assert len(result.history) == 4
     assert not folder.exists(), "a finished run leaves no checkpoint"
-    tags = Registry(load_settings(raw.config), lake_of(raw)).resolve(result.version).tags
-    assert tags["run_id"] == "train-z"
+    assert result.version == whole.version, "equal weights are one version"
 
 
 @pytest.mark.slow
