@@ -43,6 +43,8 @@ class Server:
             return self._backend(environ, start_response)
         code = _CODES[fault["status"]]
         body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+        if environ["REQUEST_METHOD"] == "HEAD":
+            body = b""
         return _answer(start_response, f"{fault['status']} {code}", "application/xml", body)
 
     def _fault_of(self, environ: dict[str, Any]) -> dict[str, Any] | None:
