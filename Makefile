@@ -51,10 +51,10 @@ petastorm-tests: $(stamp)
 	@echo "Petastorm's own tests, on today's Arrow and NumPy: about 8 minutes on 2 cores."
 	$(bin)/python tools/petastorm_tests.py
 
-# The ETL beside DuckDB and a plain Spark script; ROWS=1000000 for a short run.
 bench-score: $(stamp)
 	@$(bin)/python -m benchmarks.bench_score $(if $(ROWS),--rows $(ROWS))
 
+# The ETL beside DuckDB and a plain Spark script; ROWS=1000000 for a short run.
 bench-etl: $(stamp)
 	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
