@@ -14,7 +14,7 @@ from jobs.evaluate.selection import Selection
 from jobs.lake import Lake
 from jobs.ledger import read_ledger
 
-PSI = "psi."
+PSI = "psi:"
 
 
 def read_by_etl(spark: SparkSession, lake: Lake, selection: Selection) -> Read:
