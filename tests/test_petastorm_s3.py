@@ -62,7 +62,7 @@ def read(url: str, **options: Any) -> dict[int, np.ndarray]:
         return {int(row.id): row.matrix for row in reader}
 
 
-@pytest.mark.parametrize("pool", ["thread", "process"])
+@pytest.mark.parametrize("pool", ["thread", pytest.param("process", marks=pytest.mark.slow)])
 def test_rows_come_back_through_both_pools(rows: str, pool: str) -> None:
     found = read(rows, reader_pool_type=pool, workers_count=1)
 
@@ -120,7 +120,7 @@ def frame(urls: str | list[str], **options: Any) -> pd.DataFrame:
     return pd.concat(parts).sort_values("id", ignore_index=True)
 
 
-@pytest.mark.parametrize("pool", ["thread", "process"])
+@pytest.mark.parametrize("pool", ["thread", pytest.param("process", marks=pytest.mark.slow)])
 def test_tables_of_a_partitioned_folder(tables: str, pool: str) -> None:
     found = frame(tables, reader_pool_type=pool, workers_count=1)
 

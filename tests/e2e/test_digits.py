@@ -33,6 +33,7 @@ def predictions(lake: Lake) -> pd.DataFrame:
     return found.assign(digit=found["folder"].astype(int))
 
 
+@pytest.mark.slow
 def test_some_digits_in_a_night(spark: SparkSession, tmp_path: Path) -> None:
     count = make_digits(tmp_path / "raw", step=8)
     config = configure(tmp_path)

@@ -50,6 +50,7 @@ def cut_short(
     return raw
 
 
+@pytest.mark.slow
 def test_a_range_goes_on_where_it_was_cut_short(
     tmp_path: Path,
     spark: SparkSession,

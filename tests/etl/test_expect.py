@@ -42,6 +42,7 @@ EXPECTING = replace(
 )
 
 
+@pytest.mark.slow
 def test_broken_expectations_refuse_or_warn(
     tmp_path: Path, spark: SparkSession, capsys: pytest.CaptureFixture[str]
 ) -> None:

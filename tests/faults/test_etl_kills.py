@@ -54,7 +54,7 @@ def etl(raw: Raw) -> tuple[str, ...]:
     [
         pytest.param("raw rows of", marks=pytest.mark.slow),
         pytest.param("checked:", marks=pytest.mark.slow),
-        "fitted",
+        pytest.param("fitted", marks=pytest.mark.slow),
         pytest.param("wrote", marks=pytest.mark.slow),
     ],
 )
