@@ -187,7 +187,7 @@ def test_a_model_by_module_and_by_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wide_deap", "one of cnn, mlp, wide_deep, dlrm, dcn_v2"),
+        ("wide_deap", "one of mlp, wide_deep, dlrm, dcn_v2, cnn"),
         ("no.such.module:Net", "no.such.module"),
         ("./no_file.py:Net", "no_file"),
         ("tests.train.test_models:not_a_module", "makes a str"),

@@ -132,8 +132,11 @@ def test_only_touched_rows_of_a_table_change_and_decay_leaves_tables_alone() -> 
 
 
 def test_ranks_start_from_rank_0s_weights() -> None:
+    # Made here: ranks as threads share torch's generator.
+    models = [fresh_model(seed=rank) for rank in range(2)]
+
     def work(exchange: Exchange) -> dict[str, Tensor]:
-        model = fresh_model(seed=exchange.rank)
+        model = models[exchange.rank]
         Step(model, settings_of(), exchange)
         return weights_of(model)
 
