@@ -1,5 +1,5 @@
 # make demo    set up, then the whole line on real data (set-up 7 minutes once, demo 3)
-# make test    set up, then all quick tests (about 10 minutes)
+# make test    set up, then all quick tests (about 15 minutes)
 # make lint types fmt    style and types;  make clean    all that these made
 PYTHON ?= python3
 VENV   ?= .venv
@@ -37,7 +37,7 @@ $(raw)/flights.csv: | $(stamp)
 	@$(bin)/python tools/fetch_flights.py $(raw)
 
 test: $(stamp)
-	@echo "The tests take about 10 minutes on 2 cores."
+	@echo "The tests take about 15 minutes on 2 cores."
 	$(bin)/python -m pytest -q -m "not slow"
 
 test-all: $(stamp)

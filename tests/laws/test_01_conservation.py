@@ -39,7 +39,8 @@ def test_every_raw_line_is_an_example_or_in_quarantine(tmp_path: Path, spark: Sp
 
 
 @pytest.mark.parametrize(
-    "format_", ["csv", "json", "parquet", pytest.param("orc", marks=pytest.mark.slow)]
+    "format_",
+    ["csv", *(pytest.param(f, marks=pytest.mark.slow) for f in ("json", "parquet", "orc"))],
 )
 def test_each_defect_is_counted_exactly(format_: str, tmp_path: Path, spark: SparkSession) -> None:
     expected = write_poison(tmp_path / f"poison.{format_}", format_)
@@ -66,6 +67,7 @@ def unescaped(text: str) -> bytes:
     return text.encode().decode("unicode_escape").encode("latin-1")
 
 
+@pytest.mark.slow
 def test_undated_rows_of_other_files_stay(tmp_path: Path, spark: SparkSession) -> None:
     raw = Raw(tmp_path).add([*rows_of(DATES[0], 30), "never,1,a,1.0,30,1"]).write()
     run_etl(raw, spark, DATES[:1])

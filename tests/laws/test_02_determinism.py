@@ -75,6 +75,7 @@ def test_input_order_partitions_and_adaptive_execution_change_nothing(
     assert_same(raw, reference)
 
 
+@pytest.mark.slow
 def test_dates_one_by_one_or_in_chunks_give_what_one_pass_does(
     reference: Raw, tmp_path: Path, spark: SparkSession
 ) -> None:

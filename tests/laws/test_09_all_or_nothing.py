@@ -28,7 +28,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -
     return raw
 
 
-@pytest.mark.parametrize("boundary", ["_stage_examples", "_quarantine", "_commit"])
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        pytest.param("_stage_examples", marks=pytest.mark.slow),
+        pytest.param("_quarantine", marks=pytest.mark.slow),
+        "_commit",
+    ],
+)
 def test_a_run_that_dies_leaves_no_trace_that_counts(
     undisturbed: Raw,
     boundary: str,
