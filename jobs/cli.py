@@ -13,12 +13,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from jobs import commands as run
 from jobs.errors import MillstreamError
 from jobs.settings import Settings, load_settings
 from jobs.store import is_of_client, store_failed
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _EXIT_CODES = __doc__.split("\n\n")[1]
 
 
@@ -69,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
+    _line_commands(parsers)
+    _model_commands(parsers)
+    _table_commands(parsers)
+    return parser
+
+
+def _line_commands(parsers: Commands) -> None:
+    """The steps of the line, in their order."""
     etl = _command(parsers, "etl", run.etl, "turn raw files of some dates into examples")
     _add_dates(etl, "the dates to (re)make")
     etl.add_argument(
@@ -113,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     nightly.add_argument("--date", type=_date, required=True, metavar="DATE", help="the night")
 
+
+def _model_commands(parsers: Commands) -> None:
     rollback = _command(
         parsers, "rollback", run.rollback, "make the previous champion the champion again"
     )
@@ -120,6 +132,15 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(parsers, "models", run.models, "list the registered models and champions")
 
+    export = _command(parsers, "export", run.export, "write a model as a file that others run")
+    export.add_argument(
+        "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
+    )
+    export.add_argument("--format", choices=("onnx", "torchscript"), default="onnx")
+    export.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
+
+
+def _table_commands(parsers: Commands) -> None:
     compact = _command(
         parsers, "compact", run.compact, "merge the small shards of dates; all dates by default"
     )
@@ -156,21 +177,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     vacuum.add_argument("--dry-run", action="store_true", help="change nothing, say what would go")
 
-    export = _command(parsers, "export", run.export, "write a model as a file that others run")
-    export.add_argument(
-        "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
-    )
-    export.add_argument("--format", choices=("onnx", "torchscript"), default="onnx")
-    export.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
-
     files = _command(parsers, "files", run.files, "list the Parquet files of an examples version")
     files.add_argument("--version", type=int, metavar="N", help="default: the newest")
     files.add_argument("--split", choices=("train", "val", "test"), help="default: all")
-    return parser
 
 
 def _command(
-    parsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    parsers: Commands,
     name: str,
     command: Callable[[argparse.Namespace, Settings], str],
     text: str,

@@ -8,6 +8,7 @@ state: SparseAdam took about twice the time.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from jobs.sections import TrainSettings
 
 
-class RowWise(torch.optim.Optimizer):
+class RowWise(torch.optim.Optimizer, ABC):
     """Updates the rows of coalesced sparse gradients, each once.
 
     The state is tensors alone: `step` counts, and moments have the tables' shapes.
@@ -35,10 +36,11 @@ class RowWise(torch.optim.Optimizer):
                     ids, values = gradient.indices()[0], gradient.values()
                     self._update(table, ids, values, self.state[table], group["lr"])
 
+    @abstractmethod
     def _update(
         self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
     ) -> None:
-        raise NotImplementedError
+        """Changes the rows `ids` of a table by their gradients `values` [r, E]."""
 
 
 class RowSGD(RowWise):
