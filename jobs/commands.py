@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError
 from jobs.ledger import new_run_id
+from jobs.observe import facts
+from jobs.observe.run import Run, observed
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +28,15 @@ def _spark(settings: Settings, stage: str) -> SparkSession:
 
     properties = settings.spark.properties_file
     return session(f"millstream {stage}", settings.path(properties) if properties else None)
+
+
+@contextmanager
+def _run(settings: Settings, stage: str, dates: Sequence[str] = ()) -> Iterator[Run]:
+    """A new run of a stage, observed."""
+    from jobs.etl.job import lake_of
+
+    with observed(settings, lake_of(settings), stage, new_run_id(stage), dates) as run:
+        yield run
 
 
 # The jobs are imported by their commands: torch and MLflow take seconds that others need not wait.
@@ -45,8 +57,10 @@ def _etl(settings: Settings, dates: Sequence[str], rebuild: bool) -> str:
     from jobs.etl import job
     from jobs.etl.tally import summary
 
-    spark = _spark(settings, "etl")
-    result = job.run(settings, spark, run_id=new_run_id("etl"), dates=dates, rebuild=rebuild)
+    with _run(settings, "etl", dates) as run:
+        spark = _spark(settings, "etl")
+        result = job.run(settings, spark, run_id=run.id, dates=dates, rebuild=rebuild)
+        run.done(**facts.of_etl(result))
     return (
         f"etl: {summary(result.tallies.values())}; written to {result.url} "
         f"version {result.version} in {result.seconds:.0f} s"
@@ -58,35 +72,37 @@ def train(arguments: argparse.Namespace, settings: Settings) -> str:
 
     if arguments.workers is not None and arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers}", "at least 1")
-    result = job.run(
-        settings,
-        _spark(settings, "train"),
-        run_id=new_run_id("train"),
-        workers=arguments.workers,
-        last_ds=arguments.until,
-        resume=arguments.resume,
-    )
+    with _run(settings, "train") as run:
+        result = job.run(
+            settings,
+            _spark(settings, "train"),
+            run_id=run.id,
+            workers=arguments.workers,
+            last_ds=arguments.until,
+            resume=arguments.resume,
+        )
+        run.done(**facts.of_train(result))
     return f"train: {result.summary()}"
 
 
 def evaluate(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.evaluate import job
 
-    spark = _spark(settings, "evaluate")
-    result = job.run(settings, spark, run_id=new_run_id("evaluate"), model=arguments.model)
+    with _run(settings, "evaluate") as run:
+        spark = _spark(settings, "evaluate")
+        result = job.run(settings, spark, run_id=run.id, model=arguments.model)
+        run.done(**facts.of_evaluate(result))
     return f"evaluate: {result.summary()}"
 
 
 def score(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.evaluate import score
 
-    result = score.run(
-        settings,
-        _spark(settings, "score"),
-        run_id=new_run_id("score"),
-        dates=_dates(arguments),
-        model=arguments.model,
-    )
+    dates = _dates(arguments)
+    with _run(settings, "score", dates) as run:
+        spark = _spark(settings, "score")
+        result = score.run(settings, spark, run_id=run.id, dates=dates, model=arguments.model)
+        run.done(**facts.of_score(result))
     return f"score: {result.summary()}"
 
 

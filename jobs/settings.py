@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import ConfigError
+from jobs.observe.settings import ObserveSettings
 from jobs.sections import (
     EtlSettings,
     EvaluateSettings,
@@ -50,6 +51,7 @@ class Settings(Section):
     nightly: NightlySettings = NightlySettings()
     retention: RetentionSettings = RetentionSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    observe: ObserveSettings = ObserveSettings()
     spark: SparkSettings = SparkSettings()
     base: str = Field(".", exclude=True)
 
@@ -100,8 +102,9 @@ class Settings(Section):
         return found
 
     def digest(self) -> str:
-        """Hex digest of all settings, for the record of what a run ran with."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:16]
+        """Hex digest of all settings that results may follow from: not of who observes."""
+        text = self.model_dump_json(by_alias=True, exclude={"observe"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_object(reference: str, base: str) -> Any:

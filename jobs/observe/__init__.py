@@ -1,0 +1,1 @@
+"""What others watch runs by: logs, metrics, lineage, messages. See `jobs.observe.run`."""

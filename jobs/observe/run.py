@@ -1,0 +1,209 @@
+"""A run, observed from its start to its end.
+
+    with observed(settings, lake, "etl", run_id, dates) as run:
+        result = etl.run(...)
+        run.done(**facts.of_etl(result))
+
+Runs may lie within each other, as the steps of a night do: the outer one is then the parent. An
+exception that leaves the block is the run's failure; it goes on unchanged. Without `done` a block
+that ends by itself is done all the same, with nothing counted.
+
+No observer can fail or hold up a run: each call has a deadline (`observe.timeout_s`), and an
+observer that fails is named by one warning and tried again at the next event.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from jobs.errors import MillstreamError
+from jobs.lake import Lake
+from jobs.observe.event import Event, Kind, Observer, Subject
+from jobs.observe.logs import Context, json_log
+from jobs.observe.redact import redacted
+from jobs.observe.settings import ObserveSettings
+from jobs.settings import Settings
+
+log = logging.getLogger("millstream.observe")
+INTERRUPTED = 130
+
+
+class Watch:
+    """What the runs of a command that lie within each other share."""
+
+    def __init__(self, settings: ObserveSettings, observers: Sequence[Observer]) -> None:
+        self._timeout_s = settings.timeout_s
+        self._observers = observers
+        self._warned: set[str] = set()
+        self.runs: list[Run] = []
+
+    def tell(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                within(self._timeout_s, partial(observer.tell, event))
+            except Exception as error:
+                self._warn(observer.name, error)
+
+    def _warn(self, name: str, error: Exception) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            said = redacted(f"{type(error).__name__}: {error}")
+            log.warning("observer %s failed, the run goes on without it: %s", name, said)
+
+    def context(self) -> Context:
+        """What log lines of this moment are about."""
+        if not self.runs:
+            return {}
+        subject = self.runs[-1].subject
+        return {"run": subject.run, "stage": subject.stage, "ds": subject.ds}
+
+
+class Run:
+    """A run that is observed; say what it did with `done`."""
+
+    def __init__(self, watch: Watch, subject: Subject) -> None:
+        self.subject = subject
+        self._watch = watch
+        self._started = time.monotonic()
+        self._facts: dict[str, Any] = {}
+        self._told = False
+
+    @property
+    def id(self) -> str:
+        return self.subject.run
+
+    def done(
+        self,
+        *,
+        counts: Mapping[str, int] | None = None,
+        versions: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """What the run did, as in the ledger; told when the block ends, by failure too.
+
+        Args:
+            counts: rows by name: raw or rows; train, val, test, predicted; quarantined.
+            versions: of the tables and models written or used: examples, predictions, model.
+            metrics: measured values by name.
+        """
+        given = {"counts": counts, "versions": versions, "metrics": metrics}
+        self._facts |= {name: dict(value) for name, value in given.items() if value is not None}
+
+    def promoted(self, version: str, instead_of: str = "") -> None:
+        """A model became the champion."""
+        versions = {"champion": version, **({"before": instead_of} if instead_of else {})}
+        self._tell("promotion", facts={"versions": versions})
+
+    def start(self) -> None:
+        self._tell("start", facts={})
+
+    def end(self) -> None:
+        self._tell("done")
+
+    def fail(self, error: BaseException) -> None:
+        exit_code = getattr(error, "exit_code", 1)
+        if isinstance(error, KeyboardInterrupt):
+            exit_code = INTERRUPTED
+        said = str(error) if isinstance(error, MillstreamError) else repr(error)
+        self._tell("fail", exit_code=exit_code, message=redacted(said), told=self._told)
+        for outer in self._watch.runs:
+            outer._told = True
+
+    def _tell(self, kind: Kind, facts: dict[str, Any] | None = None, **more: Any) -> None:
+        now, seconds = dt.datetime.now(dt.UTC), time.monotonic() - self._started
+        known = self._facts if facts is None else facts
+        self._watch.tell(Event(kind, self.subject, now, seconds, **more, **known))
+
+
+# A driver does one thing at a time; its helper threads' log lines belong to that.
+_watches: list[Watch] = []
+
+
+@contextmanager
+def observed(
+    settings: Settings, lake: Lake, stage: str, run_id: str, dates: Sequence[str] = ()
+) -> Iterator[Run]:
+    """Tells the observers of `settings.observe` of the block's start and end.
+
+    Args:
+        stage: etl, train, evaluate, gate, score, nightly, ...
+        dates: as YYYY-MM-DD; empty for a run of all dates.
+    """
+    with ExitStack() as stack:
+        if not _watches:
+            _watches.append(Watch(settings.observe, observers_of(settings)))
+            stack.callback(_watches.clear)
+            path = settings.observe.json_log
+            where = settings.path(path) if path else None
+            stack.enter_context(json_log(where, _watches[0].context))
+        watch = _watches[0]
+        run = Run(watch, _subject(settings, lake, stage, run_id, dates, watch.runs))
+        watch.runs.append(run)
+        stack.callback(watch.runs.remove, run)
+        run.start()
+        try:
+            yield run
+        except BaseException as error:
+            run.fail(error)
+            raise
+        run.end()
+
+
+def observers_of(settings: Settings) -> list[Observer]:
+    """Those that the settings ask for."""
+    from jobs.observe.logs import Lines
+
+    return [Lines()]
+
+
+def _subject(
+    settings: Settings,
+    lake: Lake,
+    stage: str,
+    run_id: str,
+    dates: Sequence[str],
+    outer: Sequence[Run],
+) -> Subject:
+    sources = {**settings.etl.sources, **(settings.score.sources or {} if stage == "score" else {})}
+    return Subject(
+        dataset=lake.url.rsplit("/", 1)[-1],
+        lake_url=lake.url,
+        sources={name: settings.path(path) for name, path in sources.items()},
+        stage=stage,
+        run=run_id,
+        dates=tuple(sorted(dates)),
+        parent=outer[-1].subject if outer else None,
+    )
+
+
+def within(timeout_s: float, call: Callable[[], None]) -> None:
+    """Makes a call that may not take longer; it is left alone when it does.
+
+    A thread, because no deadline of the socket's covers the look-up of a host's name, or a peer
+    that sends a byte now and then.
+
+    Raises:
+        TimeoutError: it took longer. And what the call raises.
+    """
+    raised: list[BaseException] = []
+
+    def called() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=called, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        raise TimeoutError(f"no end within {timeout_s:g} s")
+    if raised:
+        raise raised[0]
