@@ -26,7 +26,7 @@ from typing import Any
 from jobs.errors import MillstreamError
 from jobs.lake import Lake
 from jobs.observe.event import Event, Kind, Observer, Subject
-from jobs.observe.logs import Context, json_log
+from jobs.observe.logs import Context, Lines, json_log
 from jobs.observe.redact import redacted
 from jobs.observe.settings import ObserveSettings
 from jobs.settings import Settings
@@ -158,9 +158,26 @@ def observed(
 
 def observers_of(settings: Settings) -> list[Observer]:
     """Those that the settings ask for."""
-    from jobs.observe.logs import Lines
+    # Late: most runs have none of them.
+    from jobs.observe import lineage, prometheus, webhook
 
-    return [Lines()]
+    wanted, timeout_s = settings.observe, settings.observe.timeout_s
+    found: list[Observer] = []
+    if wanted.json_log:
+        found.append(Lines())
+    if wanted.prometheus_folder:
+        found.append(prometheus.Textfile(settings.path(wanted.prometheus_folder)))
+    if wanted.pushgateway_url:
+        found.append(prometheus.Pushgateway(wanted.pushgateway_url, timeout_s))
+    if wanted.lineage_file:
+        path = settings.path(wanted.lineage_file)
+        found.append(lineage.LineageFile(path, wanted.lineage_namespace))
+    if wanted.lineage_url:
+        url = wanted.lineage_url
+        found.append(lineage.LineageServer(url, wanted.lineage_namespace, timeout_s))
+    if wanted.webhook_url or wanted.webhook_url_env:
+        found.append(webhook.Webhook(wanted.webhook_url, wanted.webhook_url_env, timeout_s))
+    return found
 
 
 def _subject(
