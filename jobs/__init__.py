@@ -4,7 +4,7 @@
     train/      the stream of shards trains a model on Horovod ranks     (Petastorm, torch, Horovod)
     evaluate/   a model is measured, gated, registered and scores dates  (Spark, torch, MLflow)
 
-    nightly.py  etl, train, evaluate, gate, score for one date
+    nightly/    the steps of a night, done by date and put on record, so that a rerun goes on
     cli.py      the commands, shared with the three spark-submit files (`*/job.py`);  commands.py
     settings.py one frozen tree of settings;  sections.py its parts;  spark.py the session
     lake.py     tables: read a version, commit (delta-rs);  manifest.py what a run wrote

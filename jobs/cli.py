@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from jobs import commands as run
 from jobs.errors import MillstreamError
+from jobs.nightly.record import STEPS
 from jobs.settings import Settings, load_settings
 from jobs.store import is_of_client, store_failed
 
@@ -118,10 +119,25 @@ def _line_commands(parsers: Commands) -> None:
         "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
     )
 
+    _nightly_command(parsers)
+
+
+def _nightly_command(parsers: Commands) -> None:
     nightly = _command(
-        parsers, "nightly", run.nightly, "etl, train, evaluate, gate and score for one date"
+        parsers,
+        "nightly",
+        run.nightly,
+        "etl, train, evaluate, gate, score and report of a date; again, it goes on where it was",
     )
-    nightly.add_argument("--date", type=_date, required=True, metavar="DATE", help="the night")
+    _add_dates(nightly, "the night; of a range, the model is the last date's")
+    again = nightly.add_mutually_exclusive_group()
+    again.add_argument(
+        "--from", dest="start", choices=STEPS, help="do this step and the later ones again"
+    )
+    again.add_argument(
+        "--force", action="store_true", help="do all steps, or that of --only, again"
+    )
+    nightly.add_argument("--only", choices=STEPS, help="do this step alone, on the same record")
 
 
 def _model_commands(parsers: Commands) -> None:

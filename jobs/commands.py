@@ -109,7 +109,19 @@ def score(arguments: argparse.Namespace, settings: Settings) -> str:
 def nightly(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs import nightly
 
-    return nightly.run(settings, _spark(settings, "nightly"), ds=arguments.date).summary()
+    dates = _dates(arguments)
+    if arguments.only and (arguments.dates or arguments.start):
+        raise ConfigError("--only with --dates or --from", "--only with --date alone, or --force")
+    result = nightly.run(
+        settings,
+        _spark(settings, "nightly"),
+        ds=dates[-1],
+        first_ds=dates[0] if arguments.dates else None,
+        start=arguments.start,
+        only=arguments.only,
+        force=arguments.force,
+    )
+    return result.summary()
 
 
 def rollback(arguments: argparse.Namespace, settings: Settings) -> str:

@@ -45,6 +45,10 @@ class DateRefused(DataRefused):
         self.ds, self.metrics = ds, metrics
 
 
+class NoRawFile(DataRefused):
+    """No raw file of a date has landed, which is not the same as a date without rows."""
+
+
 class GateRefused(MillstreamError):
     """The model did not pass the gate; the champion is as it was."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
 import jobs
 import schemas
-from jobs.etl.ingest import find_files
+from jobs.etl.files import find_files, hadoop_path
 
 
 def digest_of(text: str) -> str:
@@ -20,7 +20,7 @@ def digest_of(text: str) -> str:
 
 
 def raw_digest(spark: SparkSession, paths: Iterable[str], dates: Sequence[str]) -> str:
-    """Of the names, sizes and times of the raw files of the dates.
+    """Of the names and stamps of the raw files of the dates.
 
     Args:
         paths: of the sources, as `find_files` takes them.
@@ -28,20 +28,21 @@ def raw_digest(spark: SparkSession, paths: Iterable[str], dates: Sequence[str]) 
     Raises:
         DataRefused: there is no file.
     """
-    found: Mapping[str, tuple[int, int]] = {
-        file: _size_and_time(spark, file)
-        for path in paths
-        for file in find_files(spark, path, dates)
+    found = {
+        file: stamp_of(spark, file) for path in paths for file in find_files(spark, path, dates)
     }
     return digest_of(json.dumps(found, sort_keys=True))
 
 
-def _size_and_time(spark: SparkSession, file: str) -> tuple[int, int]:
-    jvm, conf = spark._jvm, spark._jsc.hadoopConfiguration()
+def stamp_of(spark: SparkSession, file: str) -> str:
+    """What tells a raw file from another in its place: size and time, and the store's ETag."""
+    jvm = spark._jvm
     assert jvm is not None
-    path = jvm.org.apache.hadoop.fs.Path(file)
-    status = path.getFileSystem(conf).getFileStatus(path)
-    return status.getLen(), status.getModificationTime()
+    path, fs = hadoop_path(spark, file)
+    status = fs.getFileStatus(path)
+    stamp = f"{status.getLen()} bytes, {status.getModificationTime()} ms"
+    tagged = jvm.java.lang.Class.forName("org.apache.hadoop.fs.EtagSource").isInstance(status)
+    return f"{stamp}, {status.getEtag()}" if tagged else stamp
 
 
 def code_digest() -> str:

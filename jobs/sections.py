@@ -263,7 +263,13 @@ class NightlySettings(Section):
 
     label_delay_days: int = Field(0, ge=0)
     score_with_champion: bool = Field(
-        True, description="score with the champion when the gate refuses the new model"
+        True, description="score with the champion when the data or the new model is refused"
+    )
+    missing_raw: Literal["refuse", "skip"] = Field(
+        "refuse", description="a date of which no raw file has landed; skip records it as such"
+    )
+    catch_up_days: int = Field(
+        7, ge=0, description="how far back missed dates after the first night are caught up"
     )
 
 

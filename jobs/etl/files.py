@@ -13,7 +13,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import DataRefused
+from jobs.errors import DataRefused, NoRawFile
 from jobs.etl.names import SOURCE_FILE
 
 _DATE = r"\d{4}-\d{2}-\d{2}"
@@ -27,13 +27,13 @@ def find_files(spark: SparkSession, path: str, dates: Sequence[str]) -> list[str
         dates: dates wanted, as YYYY-MM-DD.
 
     Raises:
-        DataRefused: a path, or a date's path, matches no file. An absent file is not an empty one.
+        NoRawFile: a path, or a date's path, matches no file. An absent file is not an empty one.
     """
     wanted = [path.replace("{ds}", ds) for ds in dates] if "{ds}" in path else [path]
     found = {pattern: _glob(spark, pattern) for pattern in wanted}
     if missing := [pattern for pattern, files in found.items() if not files]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise DataRefused(
+        raise NoRawFile(
             f"no raw file matches {', '.join(missing[:3])}{more}",
             remedy="land the files, or correct etl.sources",
         )

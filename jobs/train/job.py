@@ -29,6 +29,7 @@ from jobs.lock import stage_lock
 from jobs.settings import Settings
 from jobs.state import State, load_state
 from jobs.train.attempts import resumed, trained
+from jobs.train.checkpoint import listed
 from jobs.train.history import EpochResult, History
 from jobs.train.models import ModelSpec
 from jobs.train.progress import Console, relayed
@@ -107,9 +108,9 @@ def run(
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
         version = _register(lake, job, state, first, run_id)
-        _remove(job.folder)
         result = _result(lake, run_id, version, dates, first, time.monotonic() - started)
         record(lake, [_ledger_row(result, examples, state)])
+        remove_checkpoints(job.folder)
     return result
 
 
@@ -230,10 +231,16 @@ def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_
     return Registry(settings, lake).register(best, curves, tags, params)
 
 
-def _remove(folder: str) -> None:
-    """The registry has its own copy."""
+def remove_checkpoints(folder: str) -> None:
+    """Removes what a run kept to go on from; the registry has its own copy of the model.
+
+    The best epoch's model goes last: a checkpoint without it would be resumed in vain.
+    """
     fs, path = fsspec.core.url_to_fs(folder)
-    fs.rm(path, recursive=True)
+    for checkpoint in listed(folder):
+        fs.rm(checkpoint, recursive=True)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
 
 
 def _result(

@@ -1,0 +1,179 @@
+"""The steps of a night, each as what it does and what comes of it.
+
+A step replays harmlessly, so one that was done but not recorded is simply done again. Training
+alone is found again by its ledger row: its checkpoints are gone by then. The jobs are imported by
+their steps: torch and MLflow take seconds that a night of one step need not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import SparkSession
+
+from jobs.errors import GateRefused
+from jobs.lake import Lake
+from jobs.ledger import read_ledger
+from jobs.nightly import page
+from jobs.nightly.inputs import labelled_ds
+from jobs.nightly.record import DONE, Record
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from jobs.etl.job import EtlResult
+
+log = logging.getLogger("millstream.nightly")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a step."""
+
+    message: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    status: str = DONE
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What each step does, in one lake, for the nights of some dates."""
+
+    settings: Settings
+    spark: SparkSession
+    lake: Lake
+
+    def etl(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+        from jobs.etl import job
+
+        dates = [labelled_ds(self.settings, night.ds) for night in nights]
+        result = job.run(self.settings, self.spark, run_id=run_id, dates=dates)
+        return [self._of_etl(ds, result) for ds in dates]
+
+    def _of_etl(self, ds: str, result: EtlResult) -> Outcome:
+        from jobs.etl.tally import summary
+
+        values = {"ds": ds, "examples": result.version}
+        if ds in result.tallies:
+            tally = result.tallies[ds]
+            return Outcome(summary([tally]), {**values, "counts": tally.counts()})
+        # Its pass was committed by an attempt before, so it was not done again.
+        rows = read_ledger(self.lake, stage="etl", ds=ds, status="done")
+        return Outcome("done before", {**values, "counts": rows[-1]["counts"] if rows else {}})
+
+    def train(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+        from jobs.train import job
+
+        (night,) = nights
+        done = self._trained(night.steps["train"].runs)
+        if done is not None:
+            return [done]
+        last_ds = labelled_ds(self.settings, night.ds)
+        result = job.run(self.settings, self.spark, run_id=run_id, last_ds=last_ds)
+        values = {"model": result.version, "weights": result.digest, "rows": result.best.rows}
+        return [Outcome(result.summary(), {**values, "metrics": result.best.metrics()})]
+
+    def _trained(self, runs: Sequence[str]) -> Outcome | None:
+        """What one of these runs registered, with its ledger row."""
+        from jobs.train.job import remove_checkpoints
+
+        for row in read_ledger(self.lake, stage="train", status="done"):
+            if row["run"] in runs:
+                for run in runs:
+                    remove_checkpoints(self.lake.folder("checkpoints", run))
+                model, weights = row["versions"]["model"], row["digests"]["weights"]
+                values = {"model": model, "weights": weights, "rows": row["counts"]["rows"]}
+                message = f"model version {model}, trained before by run {row['run']}"
+                return Outcome(message, {**values, "metrics": row["metrics"]})
+        return None
+
+    def evaluate(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+        from jobs.evaluate import job
+
+        (night,) = nights
+        compared = job.compare(
+            self.settings,
+            self.spark,
+            run_id=run_id,
+            challenger=night.steps["train"].values["model"],
+        )
+        verdict, measured = compared.verdict, compared.challenger
+        values = {
+            "model": measured.version,
+            "champion": compared.champion.version if compared.champion else "",
+            "metrics": dict(measured.metrics.values),
+            "passed": verdict.passed,
+            "checks": list(verdict.checks),
+            "reasons": list(verdict.reasons),
+            "report": measured.report_url,
+        }
+        return [Outcome(measured.summary(), values)]
+
+    def gate(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+        """Promotes the model that the evaluation's verdict lets pass.
+
+        Raises:
+            GateRefused: it does not pass.
+        """
+        (night,) = nights
+        judged = night.steps["evaluate"].values
+        version = judged["model"]
+        if not judged["passed"]:
+            raise GateRefused(
+                "\n    ".join(
+                    (
+                        f"model version {version} was refused by the gate, the champion stays",
+                        *judged["reasons"],
+                    )
+                ),
+                "a model that passes the gate",
+                f"see the report {judged['report']}",
+            )
+        self._registry().promote(version, run_id)
+        return [Outcome(f"model version {version} is the champion", {"champion": version})]
+
+    def score(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+        from jobs.evaluate import score
+
+        dates = [night.ds for night in nights]
+        result = score.run(self.settings, self.spark, run_id=run_id, dates=dates)
+        champion = result.model_version
+        return [
+            Outcome(
+                f"{tally.predicted:,} rows scored by model version {champion}, "
+                f"{tally.quarantined:,} refused",
+                {
+                    "champion": champion,
+                    "predictions": result.version,
+                    "counts": {
+                        "raw": tally.raw,
+                        "predicted": tally.predicted,
+                        "quarantined": tally.quarantined,
+                    },
+                },
+            )
+            for tally in (result.tallies[ds] for ds in dates)
+        ]
+
+    def report(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+        outcomes = []
+        for night in nights:
+            url = page.write(self.lake, night)
+            outcomes.append(Outcome(f"the night's page is {url}", {"report": url}))
+        return outcomes
+
+    def champion(self) -> str:
+        """The version that is live; empty where there is none."""
+        found = self._registry().champion()
+        return found.version if found else ""
+
+    def work(self, name: str) -> Callable[[str, Sequence[Record]], list[Outcome]]:
+        found: Callable[[str, Sequence[Record]], list[Outcome]] = getattr(self, name)
+        return found
+
+    def _registry(self) -> Any:
+        from jobs.evaluate.registry import Registry
+
+        return Registry(self.settings, self.lake)

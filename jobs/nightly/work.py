@@ -1,0 +1,248 @@
+"""Working on nights: each step is on record before it starts and when it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pyspark.sql import SparkSession
+
+from jobs.errors import DataRefused, GateRefused, Locked, NoRawFile
+from jobs.lake import Lake
+from jobs.ledger import LedgerRow, new_run_id
+from jobs.ledger import record as record_in_ledger
+from jobs.lock import StageLock
+from jobs.nightly.inputs import InputReader, Inputs
+from jobs.nightly.record import (
+    DONE,
+    FAILED,
+    MODEL_STEPS,
+    REFUSED,
+    SKIPPED,
+    STARTED,
+    STEPS,
+    Record,
+    Step,
+    load,
+    save,
+)
+from jobs.nightly.steps import Outcome, Steps
+from jobs.settings import Settings
+
+log = logging.getLogger("millstream.nightly")
+
+UNCHANGED = "unchanged"
+
+
+class Work:
+    """Nights of one data set, under their lock."""
+
+    def __init__(
+        self, settings: Settings, spark: SparkSession, lake: Lake, lock: StageLock, run_id: str
+    ) -> None:
+        self.inputs = InputReader(settings, spark)
+        self._settings, self._lake, self._lock, self._run_id = settings, lake, lock, run_id
+        self._steps = Steps(settings, spark, lake)
+        self._nights: dict[str, Record] = {}
+        self._now: dict[str, Inputs] = {}
+
+    def record(self, ds: str) -> Record:
+        if ds not in self._nights:
+            self._nights[ds] = load(self._lake, ds)
+        return self._nights[ds]
+
+    def champion(self) -> str:
+        return self._steps.champion()
+
+    # Which steps are to be done
+
+    def open(self, ds: str, start: str | None, only: str | None = None) -> None:
+        """Reopens a night where its inputs changed, or at `start`.
+
+        Args:
+            only: reopen at no earlier step than this.
+        """
+        self._now[ds] = self.inputs.of(ds)
+        night = self.record(ds)
+        changed = night.first_changed(self._now[ds])
+        if changed is not None:
+            step, names = changed
+            what = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}"
+            if only is not None and STEPS.index(step) < STEPS.index(only):
+                raise DataRefused(
+                    f"step {step!r} of {ds} was done with others than these now: {what}",
+                    "the raw files, settings and code that the night began with",
+                    f"run the night again from there: --only {step}",
+                )
+            log.warning("%s: %s changed since step %r was done; redoing from it", ds, what, step)
+            self.reopen(ds, step)
+        if start is not None:
+            first = night.first_open
+            if first is not None and STEPS.index(first) < STEPS.index(start):
+                log.info("%s: step %r is not done yet, so it goes on there", ds, first)
+            self.reopen(ds, start)
+
+    def reopen(self, ds: str, step: str) -> None:
+        self._put(self.record(ds).reopened(step))
+
+    def catch_up(self, last: str, earlier: Sequence[str]) -> None:
+        """Puts earlier dates on the last one's record; its model is made anew for new data."""
+        night = self.record(last)
+        new = any(not self.record(ds).steps["etl"].is_final for ds in earlier)
+        if new and night.steps["train"].is_final:
+            night = night.reopened("train")
+        caught_up = tuple(sorted({*night.caught_up, *earlier}))
+        if earlier:
+            log.info("%s: catching up %s first", last, ", ".join(earlier))
+        self._put(replace(night, caught_up=caught_up, run=night.run or self._run_id))
+
+    def leave_model_to(self, ds: str, last: str) -> None:
+        """The model of a date that is caught up is that of the last date."""
+        for name in MODEL_STEPS:
+            if not self.record(ds).steps[name].is_final:
+                self._end(ds, name, Outcome(f"left to {last}", {"left_to": last}, SKIPPED))
+
+    # Doing them
+
+    def do(self, name: str, dates: Sequence[str]) -> None:
+        """Does a step of the dates where it is open and has anything to do."""
+        dates = [ds for ds in dates if not self.record(ds).steps[name].is_final]
+        for ds in dates:
+            if (reason := self._nothing_to_do(ds, name)) is not None:
+                log.warning("%s: no %s: %s", ds, name, reason)
+                self._end(ds, name, Outcome(reason, status=SKIPPED))
+        if left := [ds for ds in dates if not self.record(ds).steps[name].is_final]:
+            self._do_together(name, left)
+
+    def _nothing_to_do(self, ds: str, name: str) -> str | None:
+        night = self.record(ds)
+        gate = night.steps["gate"]
+        if name in MODEL_STEPS:
+            if night.refusal is not None:
+                return f"step {night.refusal[0]!r} was refused"
+            if night.steps["etl"].status == SKIPPED:
+                return "there is no raw file"
+        if name != "score" or gate.status == DONE:
+            return None
+        if not gate.values.get("left_to") and not self._settings.nightly.score_with_champion:
+            return "nightly.score_with_champion is off"
+        champion = self.champion()
+        if not champion:
+            return "there is no champion yet"
+        if night.refusal is not None:
+            log.warning(
+                "%s: REFUSED at step %r; THE CHAMPION, model version %s, SCORES ALL THE SAME",
+                ds,
+                night.refusal[0],
+                champion,
+            )
+        return None
+
+    def _do_together(self, name: str, dates: Sequence[str]) -> None:
+        """One pass for all; where one date is refused, it is looked for by halves."""
+        run_id = new_run_id(name)
+        nights = [self._begin(ds, name, run_id) for ds in dates]
+        started = time.monotonic()
+        try:
+            outcomes = self._steps.work(name)(run_id, nights)
+        except (DataRefused, GateRefused) as refused:
+            if len(dates) > 1:
+                half = len(dates) // 2
+                self._do_together(name, dates[:half])
+                self._do_together(name, dates[half:])
+                return
+            self._end(dates[0], name, self._refusal(refused), started, refused.exit_code)
+        except BaseException as error:
+            self._fail(dates, name, error, started)
+            raise
+        else:
+            for ds, outcome in zip(dates, outcomes, strict=True):
+                self._end(ds, name, outcome, started)
+
+    def _refusal(self, refused: DataRefused | GateRefused) -> Outcome:
+        if not isinstance(refused, NoRawFile):
+            return Outcome(str(refused), status=REFUSED)
+        skip = self._settings.nightly.missing_raw == "skip"
+        return Outcome(str(refused), {"no_raw_file": True}, SKIPPED if skip else REFUSED)
+
+    def _begin(self, ds: str, name: str, run_id: str) -> Record:
+        inputs = self._now[ds][name]
+        step = self.record(ds).steps[name]
+        runs = (*step.runs, run_id) if step.inputs == inputs else (run_id,)
+        log.info("%s: step %s", ds, name)
+        step = Step(STARTED, runs, inputs, _moment())
+        self._put(replace(self.record(ds), run=self._run_id).with_step(name, step))
+        return self.record(ds)
+
+    def _end(
+        self,
+        ds: str,
+        name: str,
+        outcome: Outcome,
+        started: float | None = None,
+        exit_code: int = 0,
+    ) -> None:
+        step = replace(
+            self.record(ds).steps[name],
+            inputs=self._now[ds][name],
+            status=outcome.status,
+            message=outcome.message,
+            values=outcome.values,
+            seconds=time.monotonic() - started if started is not None else 0.0,
+            exit_code=exit_code if outcome.status == REFUSED else 0,
+        )
+        if step.status == REFUSED:
+            log.warning("%s: step %s is REFUSED: %s", ds, name, step.message)
+        self._put(self.record(ds).with_step(name, step))
+
+    def _fail(self, dates: Sequence[str], name: str, error: BaseException, started: float) -> None:
+        """Notes what ended a step; the same command goes on there."""
+        with contextlib.suppress(OSError, Locked):
+            for ds in dates:
+                step = replace(
+                    self.record(ds).steps[name],
+                    status=FAILED,
+                    message=f"{type(error).__name__}: {error}",
+                    seconds=time.monotonic() - started,
+                    exit_code=getattr(error, "exit_code", 1),
+                )
+                self._put(self.record(ds).with_step(name, step))
+
+    # Ending
+
+    def close(self, dates: Sequence[str]) -> None:
+        """Nights whose steps are all done get their row in the ledger."""
+        for ds in dates:
+            self._put(replace(self.record(ds), ended_at=_moment()))
+        record_in_ledger(self._lake, [self._ledger_row(ds) for ds in dates])
+
+    def note_repeated(self, ds: str) -> None:
+        row = replace(self._ledger_row(ds), run=self._run_id, status=UNCHANGED, seconds=0.0)
+        record_in_ledger(self._lake, [row])
+
+    def _ledger_row(self, ds: str) -> LedgerRow:
+        night = self.record(ds)
+        champion = night.steps["score"].values.get("champion", "")
+        messages = (f"{name}: {s.status}, {s.message}" for name, s in night.steps.items())
+        return LedgerRow(
+            run=night.run,
+            stage="nightly",
+            ds=ds,
+            status=REFUSED if night.refusal else DONE,
+            versions={"champion": champion} if champion else {},
+            seconds=night.seconds,
+            message="; ".join(messages),
+        )
+
+    def _put(self, night: Record) -> None:
+        self._nights[night.ds] = night
+        self._lock.check()
+        save(self._lake, night)
+
+
+def _moment() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

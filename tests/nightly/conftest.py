@@ -1,0 +1,5 @@
+"""Scripted nights."""
+
+from tests.builders.nights import scripted
+
+__all__ = ["scripted"]
