@@ -23,6 +23,7 @@ from jobs.lock import stage_lock
 from jobs.nightly.dates import days, missed
 from jobs.nightly.record import DONE, MODEL_STEPS, STEPS, Record
 from jobs.nightly.work import Work
+from jobs.observe.run import observed
 from jobs.settings import Settings
 
 log = logging.getLogger("millstream.nightly")
@@ -68,9 +69,11 @@ def run(
         Locked: another night of this data set is at work.
     """
     lake = Lake(settings.lake_url, settings.dataset().name)
-    run_id = new_run_id("nightly")
-    with stage_lock(lake, "nightly", run_id) as lock:
-        work = Work(settings, spark, lake, lock, run_id)
+    with (
+        observed(settings, lake, "nightly", new_run_id("nightly"), [ds]) as this,
+        stage_lock(lake, "nightly", this.id) as lock,
+    ):
+        work = Work(settings, spark, lake, lock, this)
         if only is not None:
             return _one_step(work, ds, only, force)
         earlier = days(first_ds, ds)[:-1] if first_ds else missed(settings, lake, work.inputs, ds)
@@ -150,8 +153,7 @@ def _result(work: Work, ds: str, *, changed: bool, before: str = "") -> NightlyR
             raise _refused(refused.exit_code, text)
     record = work.record(ds)
     caught_up = f"; caught up {', '.join(record.caught_up)}" if record.caught_up else ""
-    champion = str(record.steps["score"].values.get("champion", ""))
-    return NightlyResult(ds, changed, champion, f"{before}{told(record)}{caught_up}")
+    return NightlyResult(ds, changed, record.champion, f"{before}{told(record)}{caught_up}")
 
 
 def told(record: Record) -> str:

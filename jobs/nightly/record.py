@@ -93,6 +93,12 @@ class Record:
         return next((s.exit_code for s in self.steps.values() if s.exit_code), 0)
 
     @property
+    def champion(self) -> str:
+        """The version that scored the night."""
+        versions = self.steps["score"].values.get("versions", {})
+        return str(versions.get("model", ""))
+
+    @property
     def seconds(self) -> float:
         return sum(step.seconds for step in self.steps.values())
 

@@ -20,6 +20,8 @@ from jobs.ledger import read_ledger
 from jobs.nightly import page
 from jobs.nightly.inputs import labelled_ds
 from jobs.nightly.record import DONE, Record
+from jobs.observe import facts
+from jobs.observe.run import Run
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ log = logging.getLogger("millstream.nightly")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a step."""
+    """What came of a step. Values: `counts`, `versions`, `metrics` as in the ledger, and others."""
 
     message: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -45,17 +47,17 @@ class Steps:
     spark: SparkSession
     lake: Lake
 
-    def etl(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+    def etl(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         from jobs.etl import job
 
         dates = [labelled_ds(self.settings, night.ds) for night in nights]
-        result = job.run(self.settings, self.spark, run_id=run_id, dates=dates)
+        result = job.run(self.settings, self.spark, run_id=run.id, dates=dates)
         return [self._of_etl(ds, result) for ds in dates]
 
     def _of_etl(self, ds: str, result: EtlResult) -> Outcome:
         from jobs.etl.tally import summary
 
-        values = {"ds": ds, "examples": result.version}
+        values = {"ds": ds, "versions": {"examples": str(result.version)}}
         if ds in result.tallies:
             tally = result.tallies[ds]
             return Outcome(summary([tally]), {**values, "counts": tally.counts()})
@@ -63,7 +65,7 @@ class Steps:
         rows = read_ledger(self.lake, stage="etl", ds=ds, status="done")
         return Outcome("done before", {**values, "counts": rows[-1]["counts"] if rows else {}})
 
-    def train(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+    def train(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         from jobs.train import job
 
         (night,) = nights
@@ -71,9 +73,8 @@ class Steps:
         if done is not None:
             return [done]
         last_ds = labelled_ds(self.settings, night.ds)
-        result = job.run(self.settings, self.spark, run_id=run_id, last_ds=last_ds)
-        values = {"model": result.version, "weights": result.digest, "rows": result.best.rows}
-        return [Outcome(result.summary(), {**values, "metrics": result.best.metrics()})]
+        result = job.run(self.settings, self.spark, run_id=run.id, last_ds=last_ds)
+        return [Outcome(result.summary(), {**facts.of_train(result), "weights": result.digest})]
 
     def _trained(self, runs: Sequence[str]) -> Outcome | None:
         """What one of these runs registered, with its ledger row."""
@@ -81,29 +82,28 @@ class Steps:
 
         for row in read_ledger(self.lake, stage="train", status="done"):
             if row["run"] in runs:
-                for run in runs:
-                    remove_checkpoints(self.lake.folder("checkpoints", run))
+                for name in runs:
+                    remove_checkpoints(self.lake.folder("checkpoints", name))
                 model, weights = row["versions"]["model"], row["digests"]["weights"]
-                values = {"model": model, "weights": weights, "rows": row["counts"]["rows"]}
+                known = {name: row[name] for name in ("counts", "versions", "metrics")}
                 message = f"model version {model}, trained before by run {row['run']}"
-                return Outcome(message, {**values, "metrics": row["metrics"]})
+                return Outcome(message, {**known, "weights": weights})
         return None
 
-    def evaluate(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+    def evaluate(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         from jobs.evaluate import job
 
         (night,) = nights
         compared = job.compare(
             self.settings,
             self.spark,
-            run_id=run_id,
-            challenger=night.steps["train"].values["model"],
+            run_id=run.id,
+            challenger=night.steps["train"].values["versions"]["model"],
         )
         verdict, measured = compared.verdict, compared.challenger
         values = {
-            "model": measured.version,
+            **facts.of_evaluate(measured),
             "champion": compared.champion.version if compared.champion else "",
-            "metrics": dict(measured.metrics.values),
             "passed": verdict.passed,
             "checks": list(verdict.checks),
             "reasons": list(verdict.reasons),
@@ -111,7 +111,7 @@ class Steps:
         }
         return [Outcome(measured.summary(), values)]
 
-    def gate(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+    def gate(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         """Promotes the model that the evaluation's verdict lets pass.
 
         Raises:
@@ -119,7 +119,7 @@ class Steps:
         """
         (night,) = nights
         judged = night.steps["evaluate"].values
-        version = judged["model"]
+        version = judged["versions"]["model"]
         if not judged["passed"]:
             raise GateRefused(
                 "\n    ".join(
@@ -131,22 +131,25 @@ class Steps:
                 "a model that passes the gate",
                 f"see the report {judged['report']}",
             )
-        self._registry().promote(version, run_id)
-        return [Outcome(f"model version {version} is the champion", {"champion": version})]
+        before = self.champion()
+        self._registry().promote(version, run.id)
+        if before != version:
+            run.promoted(version, before)
+        message = f"model version {version} is the champion"
+        return [Outcome(message, {"versions": {"champion": version, "before": before}})]
 
-    def score(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+    def score(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         from jobs.evaluate import score
 
         dates = [night.ds for night in nights]
-        result = score.run(self.settings, self.spark, run_id=run_id, dates=dates)
+        result = score.run(self.settings, self.spark, run_id=run.id, dates=dates)
         champion = result.model_version
         return [
             Outcome(
                 f"{tally.predicted:,} rows scored by model version {champion}, "
                 f"{tally.quarantined:,} refused",
                 {
-                    "champion": champion,
-                    "predictions": result.version,
+                    "versions": {"model": champion, "predictions": str(result.version)},
                     "counts": {
                         "raw": tally.raw,
                         "predicted": tally.predicted,
@@ -157,7 +160,7 @@ class Steps:
             for tally in (result.tallies[ds] for ds in dates)
         ]
 
-    def report(self, run_id: str, nights: Sequence[Record]) -> list[Outcome]:
+    def report(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         outcomes = []
         for night in nights:
             url = page.write(self.lake, night)
@@ -169,8 +172,8 @@ class Steps:
         found = self._registry().champion()
         return found.version if found else ""
 
-    def work(self, name: str) -> Callable[[str, Sequence[Record]], list[Outcome]]:
-        found: Callable[[str, Sequence[Record]], list[Outcome]] = getattr(self, name)
+    def work(self, name: str) -> Callable[[Run, Sequence[Record]], list[Outcome]]:
+        found: Callable[[Run, Sequence[Record]], list[Outcome]] = getattr(self, name)
         return found
 
     def _registry(self) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -31,6 +32,8 @@ from jobs.nightly.record import (
     save,
 )
 from jobs.nightly.steps import Outcome, Steps
+from jobs.observe.facts import Facts
+from jobs.observe.run import Run, observed
 from jobs.settings import Settings
 
 log = logging.getLogger("millstream.nightly")
@@ -42,10 +45,10 @@ class Work:
     """Nights of one data set, under their lock."""
 
     def __init__(
-        self, settings: Settings, spark: SparkSession, lake: Lake, lock: StageLock, run_id: str
+        self, settings: Settings, spark: SparkSession, lake: Lake, lock: StageLock, run: Run
     ) -> None:
         self.inputs = InputReader(settings, spark)
-        self._settings, self._lake, self._lock, self._run_id = settings, lake, lock, run_id
+        self._settings, self._lake, self._lock, self._run = settings, lake, lock, run
         self._steps = Steps(settings, spark, lake)
         self._nights: dict[str, Record] = {}
         self._now: dict[str, Inputs] = {}
@@ -98,7 +101,7 @@ class Work:
         caught_up = tuple(sorted({*night.caught_up, *earlier}))
         if earlier:
             log.info("%s: catching up %s first", last, ", ".join(earlier))
-        self._put(replace(night, caught_up=caught_up, run=night.run or self._run_id))
+        self._put(replace(night, caught_up=caught_up, run=night.run or self._run.id))
 
     def leave_model_to(self, ds: str, last: str) -> None:
         """The model of a date that is caught up is that of the last date."""
@@ -148,7 +151,9 @@ class Work:
         nights = [self._begin(ds, name, run_id) for ds in dates]
         started = time.monotonic()
         try:
-            outcomes = self._steps.work(name)(run_id, nights)
+            with observed(self._settings, self._lake, name, run_id, dates) as run:
+                outcomes = self._steps.work(name)(run, nights)
+                run.done(**_facts(outcomes))
         except (DataRefused, GateRefused) as refused:
             if len(dates) > 1:
                 half = len(dates) // 2
@@ -175,7 +180,7 @@ class Work:
         runs = (*step.runs, run_id) if step.inputs == inputs else (run_id,)
         log.info("%s: step %s", ds, name)
         step = Step(STARTED, runs, inputs, _moment())
-        self._put(replace(self.record(ds), run=self._run_id).with_step(name, step))
+        self._put(replace(self.record(ds), run=self._run.id).with_step(name, step))
         return self.record(ds)
 
     def _end(
@@ -219,14 +224,20 @@ class Work:
         for ds in dates:
             self._put(replace(self.record(ds), ended_at=_moment()))
         record_in_ledger(self._lake, [self._ledger_row(ds) for ds in dates])
+        steps = self.record(dates[-1]).steps
+        self._run.done(
+            counts=steps["etl"].values.get("counts"),
+            versions=steps["score"].values.get("versions"),
+            metrics=steps["evaluate"].values.get("metrics"),
+        )
 
     def note_repeated(self, ds: str) -> None:
-        row = replace(self._ledger_row(ds), run=self._run_id, status=UNCHANGED, seconds=0.0)
+        row = replace(self._ledger_row(ds), run=self._run.id, status=UNCHANGED, seconds=0.0)
         record_in_ledger(self._lake, [row])
 
     def _ledger_row(self, ds: str) -> LedgerRow:
         night = self.record(ds)
-        champion = night.steps["score"].values.get("champion", "")
+        champion = night.champion
         messages = (f"{name}: {s.status}, {s.message}" for name, s in night.steps.items())
         return LedgerRow(
             run=night.run,
@@ -242,6 +253,16 @@ class Work:
         self._nights[night.ds] = night
         self._lock.check()
         save(self._lake, night)
+
+
+def _facts(outcomes: Sequence[Outcome]) -> Facts:
+    """Of several dates together: their counts added up."""
+    counts: Counter[str] = Counter()
+    for outcome in outcomes:
+        counts.update(outcome.values.get("counts", {}))
+    last = outcomes[-1].values
+    versions, metrics = dict(last.get("versions", {})), dict(last.get("metrics", {}))
+    return Facts(counts=dict(counts), versions=versions, metrics=metrics)
 
 
 def _moment() -> str:

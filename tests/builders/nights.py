@@ -12,6 +12,7 @@ from jobs.cli import main
 from jobs.errors import GateRefused
 from jobs.nightly.record import STEPS, Record, load
 from jobs.nightly.steps import Outcome, Steps
+from jobs.observe.run import Run
 from tests.builders.lakes import lake_of
 from tests.builders.visits import HEADER, Raw, rows_of
 
@@ -70,8 +71,8 @@ class Nights:
                 raise error
         if name == "gate":
             self.champion = nights[0].ds
-        values = {"champion": self.champion} if name == "score" else {}
-        return [Outcome(f"{name} of {night.ds}", {**values, "n": 1}) for night in nights]
+        values = {"versions": {"model": self.champion}} if name == "score" else {}
+        return [Outcome(f"{name} of {night.ds}", values) for night in nights]
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Nights], Nights]:
             def champion(self) -> str:
                 return nights.champion
 
-            def work(self, name: str) -> Callable[[str, Sequence[Record]], list[Outcome]]:
+            def work(self, name: str) -> Callable[[Run, Sequence[Record]], list[Outcome]]:
                 assert name in STEPS
                 return lambda _, records: nights.do(name, records)
 
