@@ -1,5 +1,6 @@
 # make demo    set up, then the whole line on real data (set-up 7 minutes once, demo 3)
 # make test    set up, then all quick tests (about 15 minutes)
+# make package    what a cluster needs, in dist/: docs/cluster.md
 # make lint types fmt    style and types;  make clean    all that these made
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,10 +11,10 @@ bin := $(VENV)/bin
 raw := data/raw
 stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/build_horovod.sh tools/check_machine.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all digits petastorm-tests lint types fmt clean \
+.PHONY: help setup demo test test-all package digits petastorm-tests lint types fmt clean \
 	bench-etl bench-stream bench-train bench-quality bench-recovery bench-score
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# //p' Makefile | head -4
 
 setup: $(stamp)
 
@@ -43,6 +44,9 @@ test: $(stamp)
 test-all: $(stamp)
 	tools/install_browser.sh
 	$(bin)/python -m pytest -q
+
+package: $(stamp)
+	$(bin)/python tools/package.py dist
 
 digits: $(stamp)
 	$(bin)/python tools/make_digits.py $(raw)/digits
@@ -84,4 +88,4 @@ fmt: $(stamp)
 	$(bin)/ruff format .
 
 clean:
-	rm -rf $(VENV) data build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

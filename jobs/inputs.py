@@ -6,6 +6,8 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterable, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -47,9 +49,17 @@ def stamp_of(spark: SparkSession, file: str) -> str:
 
 def code_digest() -> str:
     """Of the text of all our modules, so that new code is never taken for the old."""
-    folders = [Path(place) for package in (jobs, schemas) for place in package.__path__]
-    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
-    return digest_of("".join(file.read_text(encoding="utf-8") for file in files))
+    texts = [text for package in (jobs, schemas) for text in _texts(resources.files(package))]
+    return digest_of("".join(texts))
+
+
+def _texts(folder: Traversable) -> Iterable[str]:
+    """Of the modules in a folder, which may lie in a zip."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _texts(entry)
+        elif entry.name.endswith(".py"):
+            yield entry.read_text(encoding="utf-8")
 
 
 def code_commit() -> str:

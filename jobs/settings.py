@@ -12,8 +12,11 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -140,8 +143,23 @@ def _load_file(place: str, base: str) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Dataclasses look their module up while it runs. Afterwards it is no module that another
+    # process could import, so what it holds is sent by value.
+    with _importable(module):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def _importable(module: ModuleType) -> Iterator[None]:
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        del sys.modules[module.__name__]
+        if before is not None:
+            sys.modules[module.__name__] = before
 
 
 def load_settings(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import ConfigError
-from jobs.settings import Settings, load_settings
+from jobs.settings import Settings, load_object, load_settings
 from schemas.flights import FLIGHTS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -117,3 +119,11 @@ def test_the_settings_that_are_shipped_load(path: Path) -> None:
 
     assert settings.dataset().label
     assert settings.gate.rules
+
+
+def test_a_file_of_ones_own_may_have_dataclasses_and_stays_no_module(tmp_path: Path) -> None:
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    text += "@dataclass\nclass Own:\n    rows: int\nOWN = Own(3)\n"
+    (tmp_path / "json.py").write_text(text, encoding="utf-8")
+    assert load_object("./json.py:OWN", str(tmp_path)).rows == 3
+    assert sys.modules["json"] is json

@@ -14,18 +14,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
 from pyspark.sql import SparkSession
 from torch import Tensor
 
+import jobs
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 from jobs.train.commits import Memory
 from jobs.train.failures import PeersSilent, RankFailed, explained, has_reasons, leave_reason
 from jobs.train.output import RankOutput, quiet_spark_thread
-from jobs.train.slots import environment, refuse_too_few_slots, task_attempts
+from jobs.train.slots import environment, refuse_too_few_slots, ship_code, task_attempts
 from jobs.train.snapshot import Snapshot
 from jobs.train.step import Alone, Exchange, Rows
 from jobs.train.watchdog import watched
@@ -138,6 +141,9 @@ def launch(
     refuse_too_few_slots(spark, workers)
     import horovod.spark
 
+    ship_code(spark)
+    # Python of the tasks: under --archives, the driver's is at another place.
+    python = spark.sparkContext.pythonExec
     output = RankOutput()
     elastic = task_attempts(spark) > 1
     rank = partial(_run_rank, work, folder, settings.stall_s, log.getEffectiveLevel(), elastic)
@@ -151,7 +157,7 @@ def launch(
         "verbose": 0,
     }
     try:
-        with quiet_spark_thread():
+        with quiet_spark_thread(), _elastic_ranks_by(python):
             results: list[R | None] = (
                 horovod.spark.run_elastic(
                     rank,
@@ -161,13 +167,26 @@ def launch(
                     **common,
                 )
                 if elastic
-                else horovod.spark.run(rank, use_gloo=True, **common)
+                else horovod.spark.run(rank, use_gloo=True, executable=python, **common)
             )
     except Exception as error:
         lines = output.last_lines()
         raise explained(error, folder, workers, settings.stall_s, lines) from error
     # A task that no rank ran in any more has none.
     return [result for result in results if result is not None]
+
+
+@contextmanager
+def _elastic_ranks_by(python: str) -> Iterator[None]:
+    """Horovod starts the ranks of `run_elastic` by the driver's interpreter, wherever they are."""
+    from horovod.spark import gloo_run
+
+    before = gloo_run.sys
+    gloo_run.sys = SimpleNamespace(executable=python)
+    try:
+        yield
+    finally:
+        gloo_run.sys = before
 
 
 def _run_rank(
@@ -181,6 +200,7 @@ def _run_rank(
     logging.basicConfig(stream=sys.stderr, format=prefix + "%(message)s")
     log.setLevel(level)
     rank = hvd.rank()
+    log.info("%s%s", "" if prefix else "rank 0: ", _place())
 
     def fail(error: BaseException) -> None:
         leave_reason(error, rank, folder)
@@ -200,6 +220,12 @@ def _run_rank(
         raise
     hvd.shutdown()
     return result
+
+
+def _place() -> str:
+    """Where to look for this rank: its host, its process, and the folder of its Spark executor."""
+    code = next(iter(jobs.__path__))
+    return f"runs on {socket.gethostname()}, pid {os.getpid()}, in {Path.cwd()}, code from {code}"
 
 
 def _take_gpu() -> None:

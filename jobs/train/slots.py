@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError
@@ -42,3 +44,17 @@ def refuse_too_few_slots(spark: SparkSession, workers: int) -> None:
             f"at least {workers} slots: each rank keeps one for the whole training",
             f"set train.workers to {slots} or less, or give Spark more cores",
         )
+
+
+def ship_code(spark: SparkSession) -> None:
+    """Gives ranks the modules of --py-files, which Spark puts on the path of its own tasks only.
+
+    They lie in the folder that tasks run in. Under a local master the driver's path has them.
+    """
+    context = spark.sparkContext
+    files = context.getConf().get("spark.submit.pyFiles", "") or ""
+    names = [file.rpartition("/")[2] for file in files.split(",")]
+    before = context.environment.get("PYTHONPATH", "").split(os.pathsep)
+    path = [name for name in dict.fromkeys([*names, *before]) if name]
+    if path:
+        context.environment["PYTHONPATH"] = os.pathsep.join(path)

@@ -7,6 +7,7 @@ for its peers is alive; one that is stopped, or holds the interpreter's lock for
 
 from __future__ import annotations
 
+import inspect
 import os
 import select
 import signal
@@ -24,8 +25,10 @@ def watched(stall_s: float) -> Iterator[None]:
     """Runs the block under a watchdog that ends this process `stall_s` after its last heartbeat."""
     # -S -E: it starts in a few milliseconds. A session of its own: what stops the rank's process
     # group leaves it running. Without the rank's output: it would keep those pipes open.
+    # Its text, since the module's file may lie in a zip.
+    text = inspect.getsource(sys.modules[__name__])
     watchdog = subprocess.Popen(
-        [sys.executable, "-S", "-E", __file__, str(os.getpid()), str(stall_s)],
+        [sys.executable, "-S", "-E", "-c", text, str(os.getpid()), str(stall_s)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
