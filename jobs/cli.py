@@ -31,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("millstream").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     try:
-        settings = load_settings(arguments.config, arguments.set)
-        command: Callable[[argparse.Namespace, Settings], str] = arguments.command
-        _say(command(arguments, settings))
+        _say(_done(arguments))
     except MillstreamError as error:
         print(f"millstream: {error}", file=sys.stderr)
         return error.exit_code
@@ -54,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _done(arguments: argparse.Namespace) -> str:
+    """What the command has to say in the end."""
+    command: Callable[[argparse.Namespace, Settings], str] = arguments.command
+    if arguments.command is run.init:
+        return run.init(arguments)
+    return command(arguments, load_settings(arguments.config, arguments.set))
+
+
 def _say(text: str) -> None:
     """Prints the last line; a reader that has gone (`| head`) is no failure."""
     try:
@@ -72,10 +78,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
+    _init_command(parsers)
     _line_commands(parsers)
     _model_commands(parsers)
     _table_commands(parsers)
     return parser
+
+
+def _init_command(parsers: Commands) -> None:
+    text = "propose a declaration and settings for a CSV or TSV file"
+    init = parsers.add_parser(
+        "init",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}: NAME.py and NAME.yaml, each line explained.",
+        epilog=_EXIT_CODES,
+    )
+    init.set_defaults(command=run.init)
+    init.add_argument("--from", dest="file", required=True, metavar="FILE", help="with a header")
+    init.add_argument("--label", metavar="COLUMN", help="what to predict; asked when left out")
+    init.add_argument(
+        "--key", metavar="COLUMN,...", help="what makes a row unique within a date; '' for nothing"
+    )
+    init.add_argument(
+        "--date",
+        metavar="COLUMN|DATE",
+        help="the rows' date: a column, or a YYYY-MM-DD for all; else a date in the file's path, "
+        "or the only column of dates",
+    )
+    init.add_argument("--name", metavar="NAME", help="of the data set; the file's by default")
+    init.add_argument("--to", default=".", metavar="DIR", help="where to; here by default")
+    init.add_argument("--quiet", action="store_true", help="print the last line only")
 
 
 def _line_commands(parsers: Commands) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -37,6 +38,21 @@ def _run(settings: Settings, stage: str, dates: Sequence[str] = ()) -> Iterator[
 
     with observed(settings, lake_of(settings), stage, new_run_id(stage), dates) as run:
         yield run
+
+
+def init(arguments: argparse.Namespace) -> str:
+    from jobs.init.job import Wishes, run
+
+    key = arguments.key
+    wishes = Wishes(
+        file=arguments.file,
+        folder=arguments.to,
+        label=arguments.label,
+        key=None if key is None else tuple(part.strip() for part in key.split(",") if part.strip()),
+        date=arguments.date,
+        name=arguments.name,
+    )
+    return run(wishes, input if sys.stdin.isatty() else None)
 
 
 # The jobs are imported by their commands: torch and MLflow take seconds that others need not wait.

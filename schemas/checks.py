@@ -99,6 +99,8 @@ def _layout_problems(source: Source) -> Iterator[str]:
         yield f"source {source.name!r} has the unknown encoding {source.encoding!r}"
     if nested := [c.name for c in source.columns if c.path and source.format == "csv"]:
         yield f"source {source.name!r} is csv, where no path leads to {', '.join(nested)}"
+    if renamed := [c.name for c in source.columns if c.header and source.format != "csv"]:
+        yield f"source {source.name!r} is no csv: there is no header to name {', '.join(renamed)}"
     places = {column.place for column in source.columns}
     for column in source.columns:
         outer = [column.place[:end] for end in range(1, len(column.place))]

@@ -40,7 +40,8 @@ class Column:
 
     A text that does not parse as `type` refuses the row (`unparsable:NAME`). `of_label` marks a
     column known only once the label is: its rules do not apply in scoring. `path` is where the
-    value stands in nested data (`user.address.city`); empty means the name.
+    value stands in nested data (`user.address.city`); empty means the name. `header` is the name in
+    a CSV file's header, where that one is not fit for SQL (`Order ID`); empty means the name.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Column:
     pattern: str | None = None
     of_label: bool = False
     path: str = ""
+    header: str = ""
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -91,6 +93,11 @@ class Source:
     @cached_property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def header_names(self) -> tuple[str, ...]:
+        """As the header of a CSV file has them."""
+        return tuple(column.header or column.name for column in self.columns)
 
     def struct_type(self) -> StructType:
         """The columns with their declared types, as Spark's StructType."""

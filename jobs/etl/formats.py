@@ -61,12 +61,12 @@ def _parsable(source: Source) -> SparkColumn:
 
 
 def header_line(source: Source) -> str:
-    return source.delimiter.join(source.column_names)
+    return source.delimiter.join(source.header_names)
 
 
 def _is_header(source: Source) -> SparkColumn:
     """The header, where its names may be quoted; tells most rows from it by their start."""
-    raw, first = F.col(RAW), source.column_names[0]
+    raw, first = F.col(RAW), source.header_names[0]
     starts = raw.startswith(first) | raw.startswith(f'"{first}"')
     return starts & (F.replace(raw, F.lit('"'), F.lit("")) == header_line(source))
 
@@ -77,8 +77,8 @@ def check_header(spark: SparkSession, source: Source, file: str) -> None:
     if found == expected:
         return
     names = found.split(source.delimiter)
-    missing = [name for name in source.column_names if name not in names]
-    unknown = [name for name in names if name not in source.column_names]
+    missing = [name for name in source.header_names if name not in names]
+    unknown = [name for name in names if name not in source.header_names]
     raise DataRefused(
         f"{file}: the header of source {source.name!r} differs: "
         f"missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}"

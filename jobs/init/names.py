@@ -1,0 +1,56 @@
+"""Names fit for SQL, from those of a header."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from schemas.checks import RESERVED
+
+# What Spark SQL reads as a value where a column is meant; other words it takes for columns.
+_SQL_VALUES = frozenset({"true", "false", "null"})
+
+
+def plain_name(text: str) -> str:
+    """Lower-case letters, digits and underscores; begins with a letter."""
+    letters = (
+        unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+        .encode("ascii", "ignore")
+        .decode()
+        .lower()
+    )
+    name = re.sub(r"[^a-z0-9]+", "_", letters).strip("_")
+    return name if name[:1].isalpha() else f"c_{name}".rstrip("_")
+
+
+def sql_names(header: Sequence[str]) -> dict[str, str]:
+    """A name for each column of a header: its own, where SQL can read that."""
+    taken = {name.lower() for name in header}
+    found = {}
+    for name in header:
+        if is_fit(name):
+            found[name] = name
+        else:
+            found[name] = unique(plain_name(name), taken)
+            taken.add(found[name])
+    return found
+
+
+def is_fit(name: str) -> bool:
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None
+    return plain and name.lower() not in _SQL_VALUES | RESERVED
+
+
+def unique(name: str, taken: Iterable[str]) -> str:
+    """The name, or with a number behind it, as none that is taken and no reserved word."""
+    used = {*taken} | _SQL_VALUES | RESERVED
+    candidates = (name, *(f"{name}_{number}" for number in range(2, len(used) + 3)))
+    return next(candidate for candidate in candidates if candidate not in used)
+
+
+def python_name(name: str) -> str:
+    """As a constant of a module."""
+    constant = plain_name(name).upper()
+    return f"{constant}_" if keyword.iskeyword(constant.lower()) else constant
