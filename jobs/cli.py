@@ -54,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _done(arguments: argparse.Namespace) -> str:
     """What the command has to say in the end."""
-    command: Callable[[argparse.Namespace, Settings], str] = arguments.command
-    if arguments.command is run.init:
+    if arguments.config is None:
         return run.init(arguments)
-    return command(arguments, load_settings(arguments.config, arguments.set))
+    command: Callable[[argparse.Namespace, Settings], str] = arguments.command
+    text: str = command(arguments, load_settings(arguments.config, arguments.set))
+    return text
 
 
 def _say(text: str) -> None:
@@ -93,7 +94,7 @@ def _init_command(parsers: Commands) -> None:
         description=f"{text[0].upper()}{text[1:]}: NAME.py and NAME.yaml, each line explained.",
         epilog=_EXIT_CODES,
     )
-    init.set_defaults(command=run.init)
+    init.set_defaults(config=None)
     init.add_argument("--from", dest="file", required=True, metavar="FILE", help="with a header")
     init.add_argument("--label", metavar="COLUMN", help="what to predict; asked when left out")
     init.add_argument(

@@ -17,9 +17,10 @@ from jobs.init.draft import Draft, label_plan, seen
 from jobs.init.layout import layout_of
 from jobs.init.names import plain_name, sql_names
 from jobs.init.sample import Sample, sample_of
-from jobs.init.text import declaration_text, settings_text
+from jobs.init.text import declaration_text, settings_text, spark_text
 from jobs.settings import load_settings
 
+_SUFFIXES = (".py", ".yaml", ".spark.conf")
 # As in etl.max_quarantined_fraction.
 _MOST_REPEATED = 0.05
 
@@ -42,7 +43,7 @@ class Wishes:
 
 
 def run(wishes: Wishes, ask: Callable[[str], str] | None) -> str:
-    """Writes `NAME.py` and `NAME.yaml`; returns what was written and what to do next.
+    """Writes `NAME.py`, `NAME.yaml` and `NAME.spark.conf`; returns what to do next.
 
     Args:
         ask: shows a question and returns the answer; None where nobody can be asked.
@@ -53,12 +54,12 @@ def run(wishes: Wishes, ask: Callable[[str], str] | None) -> str:
     """
     path, folder = Path(wishes.file), Path(wishes.folder)
     name = plain_name(wishes.name or path.name.split(".")[0])
-    written = [folder / f"{name}.py", folder / f"{name}.yaml"]
+    written = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
     for file in written:
         if file.exists():
             raise ConfigError(f"{file} is there already", "a new name: --name, or --to FOLDER")
     draft = _draft(sample_of(path, layout_of(path)), wishes, name, ask)
-    texts = [declaration_text(draft), settings_text(draft)]
+    texts = [declaration_text(draft), settings_text(draft), spark_text(draft)]
     _check(name, texts)
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in zip(written, texts, strict=True):
@@ -157,18 +158,18 @@ def _date_answer(sample: Sample, ask: Callable[[str], str] | None) -> str:
 def _check(name: str, texts: Sequence[str]) -> None:
     """What is written can be loaded, or nothing is written."""
     with tempfile.TemporaryDirectory() as folder:
-        for suffix, text in zip((".py", ".yaml"), texts, strict=True):
+        for suffix, text in zip(_SUFFIXES, texts, strict=True):
             Path(folder, f"{name}{suffix}").write_text(text, encoding="utf-8")
         load_settings(Path(folder, f"{name}.yaml")).dataset()
 
 
 def _next_steps(written: Sequence[Path], date: DatePlan) -> str:
-    declaration, config = (shlex.quote(str(path)) for path in written)
+    declaration, config, spark = (shlex.quote(str(path)) for path in written)
     dates = (
         f"--dates {date.first}..{date.last}" if date.first < date.last else f"--date {date.last}"
     )
     return (
-        f"init: wrote {declaration} and {config}; read both, then\n"
+        f"init: wrote {declaration}, {config} and {spark}; read them, then\n"
         f"  millstream etl --config {config} {dates}\n"
         f"  millstream train --config {config}\n"
         f"  millstream evaluate --config {config}\n"

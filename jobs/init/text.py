@@ -1,4 +1,4 @@
-"""The two files as text: the declaration, a Python module, and the settings, YAML."""
+"""The files as text: the declaration, a Python module; settings, YAML; Spark's properties."""
 
 from __future__ import annotations
 
@@ -145,6 +145,11 @@ def settings_text(draft: Draft) -> str:
         ("  label_delay_days: 0", "days until a date's labels are known"),
         ("observe:", ""),
         (f"  json_log: logs/{draft.name}.jsonl", "see docs/operations.md for metrics and alerts"),
+        ("spark:", ""),
+        (
+            f"  properties_file: {draft.name}.spark.conf",
+            "spark-submit has its own",
+        ),
     ]
     head = f"# Settings of the data set {draft.name}; paths are relative to this file."
     return "\n".join([head, *(f"{code}  # {why}" if why else code for code, why in lines)]) + "\n"
@@ -187,3 +192,27 @@ def _gate_rule(draft: Draft) -> tuple[str, str]:
                 f"{{metric: accuracy, min_value: {share:.3f}, {more}}}",
                 "better than always the most frequent class, and before",
             )
+
+
+def spark_text(draft: Draft) -> str:
+    """Spark's properties for one machine."""
+    return f"""\
+# Spark on this machine, for the data set {draft.name}. Of a cluster: docs/cluster.md.
+# All cores; local[4] takes four.
+spark.master                        local[*]
+# Of the one Java process that does all the work here.
+spark.driver.memory                 4g
+# Spark generates methods above the JIT's 8,000-byte limit, which otherwise run interpreted. In
+# runs of minutes the optimizing compiler costs more than it gives; without TieredStopAtLevel for
+# runs of hours.
+spark.driver.extraJavaOptions       -XX:-DontCompileHugeMethods -XX:TieredStopAtLevel=1 \
+-XX:ReservedCodeCacheSize=240m
+spark.driver.host                   localhost
+spark.driver.bindAddress            127.0.0.1
+spark.ui.enabled                    false
+spark.ui.showConsoleProgress        false
+# Small files still use all cores.
+spark.sql.files.maxPartitionBytes   16m
+# Tasks after a shuffle: two for each core; 200 by default, too many for small data.
+spark.sql.shuffle.partitions        8
+"""
