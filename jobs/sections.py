@@ -17,10 +17,10 @@ class Section(BaseModel):
 class SplitSettings(Section):
     """How rows are split. Fractions are of the hash space of the entity key."""
 
-    train: float = Field(0.8, ge=0, le=1)
-    val: float = Field(0.1, ge=0, le=1)
-    test: float = Field(0.1, ge=0, le=1)
-    seed: int = 7
+    train: float = Field(0.8, ge=0, le=1, description="share to train on")
+    val: float = Field(0.1, ge=0, le=1, description="share that chooses the best epoch")
+    test: float = Field(0.1, ge=0, le=1, description="share that the gate judges on")
+    seed: int = Field(7, description="another seed, another split")
 
     @model_validator(mode="after")
     def _sum_is_one(self) -> SplitSettings:
@@ -34,13 +34,15 @@ class SplitSettings(Section):
 
 
 class EtlSettings(Section):
-    """`sources`: path or glob for each source of the declaration; `{ds}` stands for the date."""
+    """Raw files to examples."""
 
-    sources: dict[str, str]
-    split: SplitSettings = SplitSettings()
+    sources: dict[str, str] = Field(description="path or glob of each source; {ds} is the date")
+    split: SplitSettings = Field(SplitSettings(), description="shares of train, val and test")
     shard_rows: int = Field(1_000_000, ge=1, description="rows a shard at most")
     row_group_rows: int = Field(16_384, ge=1, description="rows a Parquet row group at most")
-    max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
+    max_quarantined_fraction: float = Field(
+        0.05, ge=0, le=1, description="of a date's rows; more refuse the date"
+    )
     limits: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default={},
         description="greatest fraction of a date's rows by reason (unparsable:age) or kind of "
@@ -49,7 +51,7 @@ class EtlSettings(Section):
     severities: dict[str, Literal["refuse", "warn", "ignore"]] = Field(
         default={}, description="what a broken expectation does, by its name (psi:age)"
     )
-    dates_per_pass: int = Field(400, ge=1)
+    dates_per_pass: int = Field(400, ge=1, description="dates that one commit holds at most")
     broadcast_max_entries: int = Field(
         500_000,
         ge=0,
@@ -61,13 +63,13 @@ class EtlSettings(Section):
 class StreamSettings(Section):
     """The order (`streams`, `window_rows`, `seed` define it) and its reading."""
 
-    streams: int = Field(64, ge=1)
+    streams: int = Field(64, ge=1, description="at least the most ranks ever used")
     window_rows: int = Field(
         65_536, ge=1, description="rows mixed at once of a stream; four row groups mix well"
     )
-    seed: int = 7
+    seed: int = Field(7, description="another seed, another order")
     memory_mb: int = Field(2_048, ge=1, description="decoded rows a rank may hold")
-    decode_threads: int = Field(2, ge=1)
+    decode_threads: int = Field(2, ge=1, description="of a rank, that read and decode")
     timeout_s: float = Field(
         90.0, gt=0, description="longest wait for one row group; below stall_s"
     )
@@ -76,9 +78,9 @@ class StreamSettings(Section):
 class TrainSettings(Section):
     """Model, optimizer and launch."""
 
-    model: str = "wide_deep"
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    model: str = Field("wide_deep", description="mlp, wide_deep, dlrm, dcn_v2, cnn, or one's own")
+    hidden: tuple[int, ...] = Field((128, 64), description="widths of the MLP's layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units left out")
     bottom_hidden: tuple[int, ...] = Field((64,), min_length=1, description="dlrm's bottom MLP")
     cross_layers: int = Field(3, ge=1, description="of dcn_v2")
     embedding_dim: int | None = Field(
@@ -86,16 +88,16 @@ class TrainSettings(Section):
     )
     max_embedding_dim: int = Field(16, ge=1, description="cap on the rule 1.6 * rows^0.56")
     batch_rows: int = Field(8_192, ge=1, description="global batch; a multiple of stream.streams")
-    epochs: int = Field(5, ge=1)
-    optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(5, ge=1, description="passes over the rows; the best one's model is kept")
+    optimizer: Literal["sgd", "adagrad", "adam"] = Field("adam", description="of all parameters")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest, after the warm-up")
     base_batch_rows: int | None = Field(
         None, ge=1, description="learning_rate is for a step of so many rows, and scales with them"
     )
     accumulate_steps: int = Field(1, ge=1, description="batches whose gradients make one step")
     weight_decay: float = Field(0.0, ge=0, description="of dense parameters")
     clip_norm: float | None = Field(None, gt=0, description="most that the gradient's norm may be")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
     positive_weight: float = Field(1.0, gt=0, description="rows that a positive row counts as")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the forward pass; bfloat16 is autocast, weights stay float32"
@@ -103,9 +105,9 @@ class TrainSettings(Section):
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of embeddings' gradients between ranks"
     )
-    warmup_rows: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    seed: int = 7
+    warmup_rows: int = Field(0, ge=0, description="rows until learning_rate is reached")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")
+    seed: int = Field(7, description="of the first weights and of dropout")
     curves: bool = Field(True, description="TensorBoard's, in <lake>/<dataset>/curves/<run>")
     prometheus_file: str | None = Field(
         None, description="kept up to date for node_exporter's textfile collector"
@@ -116,7 +118,7 @@ class TrainSettings(Section):
         description="model whose weights training starts from: champion, or a version",
     )
     workers: int = Field(2, ge=1, description="Horovod ranks")
-    threads_per_rank: int = Field(1, ge=1)
+    threads_per_rank: int = Field(1, ge=1, description="that torch computes with")
     start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")
     stall_s: int = Field(120, ge=1, description="longest wait for a rank inside an exchange")
     window_days: int | None = Field(None, ge=1, description="days trained on; all when empty")
@@ -150,7 +152,7 @@ class SliceSettings(Section):
     As text: `origin`, or `origin x month`.
     """
 
-    by: tuple[str, ...] = Field(min_length=1)
+    by: tuple[str, ...] = Field(min_length=1, description="stored columns")
     buckets: dict[str, tuple[float, ...]] = Field(
         {}, description="rising lower edges of a numeric column's buckets"
     )
@@ -179,10 +181,10 @@ class SliceSettings(Section):
 class EvaluateSettings(Section):
     """What is measured."""
 
-    split: str = "test"
-    calibration_bins: int = Field(10, ge=2)
-    batch_rows: int = Field(8_192, ge=1)
-    slices: tuple[SliceSettings, ...] = ()
+    split: str = Field("test", description="whose rows are measured")
+    calibration_bins: int = Field(10, ge=2, description="of the calibration curve")
+    batch_rows: int = Field(8_192, ge=1, description="rows predicted at once")
+    slices: tuple[SliceSettings, ...] = Field((), description="groups that are measured apart")
     most_values: int = Field(20, ge=1, description="groups of a slice; the others go together")
     threshold: float = Field(0.5, gt=0, lt=1, description="from here on a score predicts label 1")
     auc: Literal["exact", "binned"] = Field(
@@ -203,10 +205,10 @@ class GateRule(Section):
     that is given must hold; changes are against the champion on the same rows.
     """
 
-    metric: METRICS = "auc"
-    slice: str = ""
-    min_value: float | None = None
-    max_value: float | None = None
+    metric: METRICS = Field("auc", description="what is judged")
+    slice: str = Field("", description="one of evaluate.slices, or one group of it")
+    min_value: float | None = Field(None, description="least value")
+    max_value: float | None = Field(None, description="greatest value")
     min_gain: float | None = Field(None, description="least improvement; 0 means any")
     min_relative_gain: float | None = Field(
         None, description="least improvement, as a share of the champion's value"
@@ -237,7 +239,7 @@ class GateRule(Section):
 class GateSettings(Section):
     """What a challenger must reach to become champion; without a rule nothing passes."""
 
-    rules: tuple[GateRule, ...] = ()
+    rules: tuple[GateRule, ...] = Field((), description="all must hold")
     first_model: Literal["values", "refuse", "accept"] = Field(
         "values", description="without a champion: judge by values alone, refuse, or accept"
     )
@@ -249,10 +251,10 @@ class GateSettings(Section):
 
 
 class ScoreSettings(Section):
-    """Batch scoring. `sources` default to those of the ETL."""
+    """Batch scoring."""
 
-    sources: dict[str, str] | None = None
-    batch_rows: int = Field(8_192, ge=1)
+    sources: dict[str, str] | None = Field(None, description="in the place of the ETL's")
+    batch_rows: int = Field(8_192, ge=1, description="rows predicted at once")
     engine: Literal["torch", "onnx"] = Field(
         "torch", description="onnx: ONNX Runtime, on a model that is exported first"
     )
@@ -261,7 +263,7 @@ class ScoreSettings(Section):
 class NightlySettings(Section):
     """The scheduled run. With late labels, etl, train and evaluate take an earlier date."""
 
-    label_delay_days: int = Field(0, ge=0)
+    label_delay_days: int = Field(0, ge=0, description="days until a date's labels are known")
     score_with_champion: bool = Field(
         True, description="score with the champion when the data or the new model is refused"
     )
@@ -277,19 +279,19 @@ class RetentionSettings(Section):
     """Days of each table that `millstream vacuum` leaves, counted back from the table's newest
     date; all of them when empty."""
 
-    examples_days: int | None = Field(None, ge=1)
-    quarantine_days: int | None = Field(None, ge=1)
-    predictions_days: int | None = Field(None, ge=1)
+    examples_days: int | None = Field(None, ge=1, description="of examples")
+    quarantine_days: int | None = Field(None, ge=1, description="of quarantine")
+    predictions_days: int | None = Field(None, ge=1, description="of predictions")
 
 
 class MlflowSettings(Section):
     """`tracking_uri` empty means SQLite inside the lake."""
 
-    tracking_uri: str = ""
-    experiment: str = ""
+    tracking_uri: str = Field("", description="of an MLflow server")
+    experiment: str = Field("", description="its name; the data set's when empty")
 
 
 class SparkSettings(Section):
     """The session that `millstream` starts; spark-submit brings its own properties."""
 
-    properties_file: str | None = None
+    properties_file: str | None = Field(None, description="Spark properties, name and value a line")
