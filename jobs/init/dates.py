@@ -120,7 +120,11 @@ def _form(sample: Sample, profile: Profile) -> tuple[str, str] | None:
 
 
 def _days(sample: Sample, column: str, pattern: str, order: str) -> list[str]:
-    """The column's dates, in order; none when a value is no date of this form."""
+    """The column's dates, in order; none when a value is no date of this form.
+
+    Few values of a column of dates may be none: their rows are undated.
+    """
+    is_typed = sample.column(column).type in ("date", "timestamp")
     texts = pc.unique(sample.table[column]).to_pylist()
     parts = tuple(int(part) for part in re.findall(r"\$(\d)", order))
     days = set()
@@ -128,12 +132,13 @@ def _days(sample: Sample, column: str, pattern: str, order: str) -> list[str]:
         if text in ("", sample.null_value):
             continue
         match = re.match(pattern, text.strip())
-        if match is None:
-            return []
         try:
+            if match is None:
+                raise ValueError
             days.add(dt.date(*(int(match[part]) for part in parts)).isoformat())
         except ValueError:
-            return []
+            if not is_typed:
+                return []
     return sorted(days)
 
 

@@ -136,6 +136,8 @@ class Draft:
 def seen(profile: Profile) -> str:
     """What the sample holds of a column, in a few words."""
     empty = f"; {profile.nulls / max(1, profile.rows):.1%} empty" if profile.nulls else ""
+    if profile.unlike:
+        empty += f"; {profile.unlike:,} refused, such as {_short(profile.example)!r}"
     if not profile.values:
         return "no value at all"
     if profile.is_number:

@@ -18,6 +18,7 @@ SAMPLE_ROWS = 100_000
 _SAMPLE_BYTES = 256 << 20
 _BLOCK_BYTES = 4 << 20
 _MOST_MALFORMED = 0.05
+_MOST_UNLIKE = 0.01
 _NULL_TEXTS = ("NA", "N/A", "NULL", "null", "None", "NaN", "nan", r"\N", "?", "-")
 _COMMON = 20
 
@@ -42,6 +43,8 @@ class Profile:
         name: in the header.
         type: Spark's: boolean, bigint, double, date, timestamp or string.
         rows, nulls: rows of the sample, and those without a value.
+        unlike, example: values that are not of the type, few enough to be mistakes, and one of
+            them. What follows is about the others.
         distinct: number of different values.
         low, median, high: of numbers; None for other types.
         common: the most frequent values, with their rows.
@@ -63,10 +66,12 @@ class Profile:
     median: float | None = None
     high: float | None = None
     spread: float = 0.0
+    unlike: int = 0
+    example: str = ""
 
     @property
     def values(self) -> int:
-        return self.rows - self.nulls
+        return self.rows - self.nulls - self.unlike
 
     @property
     def is_number(self) -> bool:
@@ -162,45 +167,52 @@ def _null_value(table: Any) -> str:
 
 def _profile(name: str, column: Texts, null_value: str) -> Profile:
     nulls = pc.is_in(column, pa.array(["", null_value]))
-    values = column.filter(pc.invert(nulls))
+    given = column.filter(pc.invert(nulls))
+    kind, values = _typed(given)
     counts = sorted(
         ((one["values"], one["counts"]) for one in pc.value_counts(values).to_pylist()),
         key=lambda pair: (-pair[1], pair[0]),
     )
     texts = [text for text, _ in counts]
-    kind = _kind(pa.array(texts, pa.string()))
-    found = Profile(
-        name,
-        kind,
-        len(column),
-        len(column) - len(values),
-        len(counts),
-        tuple(counts[:_COMMON]),
-        min(texts, default=""),
-        max(texts, default=""),
-        pc.mean(pc.utf8_length(values)).as_py() or 0.0,
+    unlike = given.filter(pc.invert(_matches(given, kind))) if kind != "string" else given[:0]
+    return Profile(
+        name=name,
+        type=kind,
+        rows=len(column),
+        nulls=len(column) - len(given),
+        distinct=len(counts),
+        common=tuple(counts[:_COMMON]),
+        first=min(texts, default=""),
+        last=max(texts, default=""),
+        mean_characters=pc.mean(pc.utf8_length(values)).as_py() or 0.0,
+        unlike=len(unlike),
+        example=unlike[0].as_py() if len(unlike) else "",
+        **(_numbers(values) if kind in ("bigint", "double") else {}),
     )
-    if not found.is_number:
-        return found
+
+
+def _numbers(values: Texts) -> dict[str, float]:
     numbers = pc.cast(pc.utf8_trim_whitespace(values), pa.float64())
     numbers = numbers.filter(pc.is_finite(numbers))
     bounds = pc.min_max(numbers).as_py()
-    return Profile(
-        **{
-            **vars(found),
-            "low": bounds["min"],
-            "high": bounds["max"],
-            "median": pc.quantile(numbers, 0.5)[0].as_py(),
-            "spread": pc.stddev(numbers).as_py(),
-        }
-    )
+    return {
+        "low": bounds["min"],
+        "high": bounds["max"],
+        "median": pc.quantile(numbers, 0.5)[0].as_py(),
+        "spread": pc.stddev(numbers).as_py(),
+    }
 
 
-def _kind(distinct: Any) -> str:
-    """The narrowest type that all values are of; string when there is none."""
-    if not len(distinct):
-        return "string"
-    for kind, pattern in _KINDS.items():
-        if pc.all(pc.match_substring_regex(distinct, pattern)).as_py():
-            return kind
-    return "string"
+def _typed(values: Texts) -> tuple[str, Texts]:
+    """The narrowest type that nearly all values are of, and those; else they are strings."""
+    for most_unlike in (0.0, _MOST_UNLIKE):
+        for kind in _KINDS:
+            fitting = _matches(values, kind)
+            share = pc.mean(fitting).as_py()
+            if share is not None and share >= 1 - most_unlike:
+                return kind, values.filter(fitting)
+    return "string", values
+
+
+def _matches(values: Texts, kind: str) -> Any:
+    return pc.match_substring_regex(values, _KINDS[kind])

@@ -113,6 +113,17 @@ def test_missing_values_and_compressed_files(tmp_path: Path) -> None:
     assert "25.0% empty" in found.text
 
 
+def test_few_values_of_another_type_are_mistakes(tmp_path: Path) -> None:
+    rows = [f"{i % 9 + 0.5 if i != 77 else 'cheap'},{i % 2}" for i in range(200)]
+    found = made(written(tmp_path / "o.csv", "price,late", rows), date=DAYS[0])
+    price = found.dataset.row_source.columns[0]
+    assert (price.type, price.max) == ("double", 20)
+    assert "1 refused, such as 'cheap'" in found.text
+    rows = [f"{i % 9 + 0.5 if i % 50 else 'cheap'},{i % 2}" for i in range(200)]
+    others = made(written(tmp_path / "two" / "o.csv", "price,late", rows), date=DAYS[0])
+    assert others.dataset.row_source.columns[0].type == "string"
+
+
 @pytest.mark.parametrize(
     ("text", "ds"),
     [
