@@ -5,6 +5,8 @@
     evaluate/   a model is measured, gated, registered and scores dates  (Spark, torch, MLflow)
 
     nightly/    the steps of a night, done by date and put on record, so that a rerun goes on
+    observe/    each run told to logs, metrics, lineage and a webhook
+    init/       a first declaration and settings from a user's own file
     cli.py      the commands, shared with the three spark-submit files (`*/job.py`);  commands.py
     settings.py one frozen tree of settings;  sections.py its parts;  spark.py the session
     lake.py     tables: read a version, commit (delta-rs);  manifest.py what a run wrote
