@@ -20,6 +20,7 @@ from jobs.errors import MillstreamError
 from jobs.nightly.record import STEPS
 from jobs.settings import Settings, load_settings
 from jobs.store import is_of_client, store_failed
+from jobs.termination import Terminated, terminable
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _EXIT_CODES = __doc__.split("\n\n")[1]
@@ -31,13 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("millstream").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     try:
-        _say(_done(arguments))
+        with terminable():
+            _say(_done(arguments))
     except MillstreamError as error:
         print(f"millstream: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("millstream: interrupted; nothing half-written is visible", file=sys.stderr)
-        return 130
+        return error.exit_code if isinstance(error, Terminated) else 130
     except Exception as error:
         if is_of_client(error):
             print(f"millstream: {store_failed(error)}", file=sys.stderr)

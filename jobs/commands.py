@@ -143,7 +143,13 @@ def nightly(arguments: argparse.Namespace, settings: Settings) -> str:
 def rollback(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.evaluate.models import roll_back
 
-    return roll_back(_registry(settings), new_run_id("rollback"), arguments.to)
+    with _run(settings, "rollback") as run:
+        registry = _registry(settings)
+        before = registry.champion()
+        text = roll_back(registry, run.id, arguments.to)
+        if (now := registry.champion()) is not None:
+            run.promoted(now.version, before.version if before else "")
+    return text
 
 
 def models(arguments: argparse.Namespace, settings: Settings) -> str:

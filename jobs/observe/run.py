@@ -108,9 +108,8 @@ class Run:
         self._tell("done")
 
     def fail(self, error: BaseException) -> None:
-        exit_code = getattr(error, "exit_code", 1)
-        if isinstance(error, KeyboardInterrupt):
-            exit_code = INTERRUPTED
+        unexpected = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+        exit_code = getattr(error, "exit_code", unexpected)
         said = str(error) if isinstance(error, MillstreamError) else repr(error)
         self._tell("fail", exit_code=exit_code, message=redacted(said), told=self._told)
         for outer in self._watch.runs:
