@@ -188,52 +188,58 @@ def is_skewed(profile: Profile) -> bool:
     return profile.low >= 0 and profile.high > 20 * max(profile.median, 1.0)
 
 
-def label_plan(profile: Profile, name: str) -> LabelPlan:
+def label_plan(profile: Profile, names: Mapping[str, str]) -> LabelPlan:
     """What the model predicts, by the label column's values.
+
+    Args:
+        names: SQL names of the header's columns.
 
     Raises:
         DataRefused: one value only, none, or a text with too many.
     """
-    column = profile.name
+    column, name = profile.name, names[profile.name]
+    others = {other.lower() for header, other in names.items() if header != column}
+    field = next(free for free in ("label", "target", "predicted_value") if free not in others)
     if profile.distinct < 2:
         raise DataRefused(f"label {column!r} has {profile.distinct} value", "two or more")
     ends = sorted(text for text, _ in profile.common) if profile.distinct == 2 else []
     if profile.type == "boolean" or ends == ["0", "1"]:
-        return _binary(column, f"CAST({name} AS FLOAT)", "1 where true" if not ends else "0 or 1")
+        why = "0 or 1" if ends == ["0", "1"] else "1 where true"
+        return _binary(column, field, f"CAST({name} AS FLOAT)", why)
     if ends:
-        return _of_two(profile, name)
+        return _of_two(profile, field, name)
     if profile.is_number:
-        return _regression(profile, name)
+        return _regression(profile, field, name)
     if profile.distinct > MOST_CLASSES or profile.type != "string":
         raise DataRefused(
             f"label {column!r} has {profile.distinct:,} values that are no numbers, such as "
             f"{profile.first!r}",
             f"0/1, yes/no, a number, or at most {MOST_CLASSES} classes",
         )
-    return _multiclass(profile, name)
+    return _multiclass(profile, field, name)
 
 
-def _binary(column: str, sql: str, why: str) -> LabelPlan:
-    return LabelPlan(column, "binary", Line(f"Label('label', {sql!r})", why))
+def _binary(column: str, field: str, sql: str, why: str) -> LabelPlan:
+    return LabelPlan(column, "binary", Line(f"Label({field!r}, {sql!r})", why))
 
 
-def _of_two(profile: Profile, name: str) -> LabelPlan:
+def _of_two(profile: Profile, field: str, name: str) -> LabelPlan:
     """The rarer of two values is the one to predict."""
     value = profile.common[1][0]
     literal = value.strip() if profile.is_number else _sql_literal(value)
     sql = f"CAST({name} = {literal} AS FLOAT)"
-    return _binary(profile.name, sql, f"1 where it is {value!r}, the rarer of two values")
+    return _binary(profile.name, field, sql, f"1 where it is {value!r}, the rarer of two values")
 
 
-def _regression(profile: Profile, name: str) -> LabelPlan:
+def _regression(profile: Profile, field: str, name: str) -> LabelPlan:
     power = round(math.log10(profile.spread)) if profile.spread else 0
     scaled = f"{name} / 1e{power}" if power else name
     why = "a number" if not power else f"in units of 1e{power}: near 1 is where training is at home"
-    line = Line(f"Label('label', {scaled!r}, task='regression')", why)
+    line = Line(f"Label({field!r}, {scaled!r}, task='regression')", why)
     return LabelPlan(profile.name, "regression", line)
 
 
-def _multiclass(profile: Profile, name: str) -> LabelPlan:
+def _multiclass(profile: Profile, field: str, name: str) -> LabelPlan:
     texts = sorted(text for text, _ in profile.common)
     cases = " ".join(f"WHEN {_sql_literal(text)} THEN {i}" for i, text in enumerate(texts))
     code = (

@@ -78,7 +78,7 @@ def _draft(sample: Sample, wishes: Wishes, name: str, ask: Callable[[str], str] 
         date = date_plan(sample, names, path, _date_answer(sample, ask))
     assert date is not None
     key = _key(sample, wishes.key, label, date, ask)
-    return Draft(name, sample, names, key, label_plan(sample.column(label), names[label]), date)
+    return Draft(name, sample, names, key, label_plan(sample.column(label), names), date)
 
 
 def _after_table(ask: Callable[[str], str], sample: Sample) -> Callable[[str], str]:

@@ -89,6 +89,13 @@ def test_names_that_sql_cannot_read_have_others(tmp_path: Path) -> None:
     assert found.name == "my_orders"
 
 
+def test_a_column_called_label_that_is_none(tmp_path: Path) -> None:
+    rows = [f"{'ab'[i % 2]},{i % 7},{i % 3 % 2}" for i in range(60)]
+    found = made(written(tmp_path / "o.csv", "label,x,late", rows), date=DAYS[0])
+    assert [f.name for f in found.dataset.fields] == ["target", "label", "x"]
+    assert found.dataset.label.sql == "CAST(late AS FLOAT)"
+
+
 @pytest.mark.parametrize(
     ("name", "delimiter", "encoding"),
     [("o.tsv", "\t", "utf-8"), ("o.csv", ";", "latin-1"), ("o.txt", "|", "utf-8")],
