@@ -35,7 +35,7 @@ log = logging.getLogger("millstream.observe")
 INTERRUPTED = 130
 
 
-class Watch:
+class Observers:
     """What the runs of a command that lie within each other share."""
 
     def __init__(self, settings: ObserveSettings, observers: Sequence[Observer]) -> None:
@@ -68,9 +68,9 @@ class Watch:
 class Run:
     """A run that is observed; say what it did with `done`."""
 
-    def __init__(self, watch: Watch, subject: Subject) -> None:
+    def __init__(self, observers: Observers, subject: Subject) -> None:
         self.subject = subject
-        self._watch = watch
+        self._observers = observers
         self._started = time.monotonic()
         self._facts: dict[str, Any] = {}
         self._told = False
@@ -112,17 +112,17 @@ class Run:
         exit_code = getattr(error, "exit_code", unexpected)
         said = str(error) if isinstance(error, MillstreamError) else repr(error)
         self._tell("fail", exit_code=exit_code, message=redacted(said), told=self._told)
-        for outer in self._watch.runs:
+        for outer in self._observers.runs:
             outer._told = True
 
     def _tell(self, kind: Kind, facts: dict[str, Any] | None = None, **more: Any) -> None:
         now, seconds = dt.datetime.now(dt.UTC), time.monotonic() - self._started
         known = self._facts if facts is None else facts
-        self._watch.tell(Event(kind, self.subject, now, seconds, **more, **known))
+        self._observers.tell(Event(kind, self.subject, now, seconds, **more, **known))
 
 
 # A driver does one thing at a time; its helper threads' log lines belong to that.
-_watches: list[Watch] = []
+_open: list[Observers] = []
 
 
 @contextmanager
@@ -136,16 +136,16 @@ def observed(
         dates: as YYYY-MM-DD; empty for a run of all dates.
     """
     with ExitStack() as stack:
-        if not _watches:
-            _watches.append(Watch(settings.observe, observers_of(settings)))
-            stack.callback(_watches.clear)
+        if not _open:
+            _open.append(Observers(settings.observe, observers_of(settings)))
+            stack.callback(_open.clear)
             path = settings.observe.json_log
             where = settings.path(path) if path else None
-            stack.enter_context(json_log(where, _watches[0].context))
-        watch = _watches[0]
-        run = Run(watch, _subject(settings, lake, stage, run_id, dates, watch.runs))
-        watch.runs.append(run)
-        stack.callback(watch.runs.remove, run)
+            stack.enter_context(json_log(where, _open[0].context))
+        observers = _open[0]
+        run = Run(observers, _subject(settings, lake, stage, run_id, dates, observers.runs))
+        observers.runs.append(run)
+        stack.callback(observers.runs.remove, run)
         run.start()
         try:
             yield run

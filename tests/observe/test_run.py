@@ -10,7 +10,7 @@ import pytest
 
 from jobs.errors import DataRefused, GateRefused, Locked
 from jobs.observe.event import Event
-from jobs.observe.run import Run, Watch
+from jobs.observe.run import Observers, Run
 from tests.observe.runs import json_lines, run_of, settings_of
 
 log = logging.getLogger("millstream.etl")
@@ -111,9 +111,9 @@ def test_a_broken_observer_is_named_once_and_asked_again(
 ) -> None:
     end = threading.Event()
     broken, kept = Broken(end if hangs else None), Kept()
-    watch = Watch(settings_of(tmp_path, timeout_s=0.05).observe, [broken, kept])
+    observers = Observers(settings_of(tmp_path, timeout_s=0.05).observe, [broken, kept])
     with run_of(settings_of(tmp_path), "etl") as outer:
-        run = Run(watch, outer.subject)
+        run = Run(observers, outer.subject)
         run.start()
         run.end()
     end.set()
