@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import tempfile
 import threading
@@ -20,7 +21,7 @@ BATCH_ROWS = 8_192
 _SHUFFLED_ROWS = 262_144
 _MDS_ROWS = 65_536
 
-# Reads an epoch, given by its number, or as much of it as comes within some seconds.
+# Reads an epoch, given by its number; a slow peer as much of it as comes within some seconds.
 Read = Callable[[int, float], int]
 
 
@@ -31,11 +32,11 @@ def readers(examples: Examples, threads: int) -> dict[str, Read]:
     found: dict[str, Read] = {
         "Arrow decode alone": lambda epoch, s: _arrow(files, threads, False),
         "Arrow decode, pages' checksums checked": lambda epoch, s: _arrow(files, threads, True),
-        "Millstream, shuffled": lambda epoch, s: _count(stream.epoch(epoch), len, s),
-        "Petastorm make_batch_reader": lambda epoch, s: _petastorm(files, threads, s),
-        "Petastorm BatchedDataLoader": lambda epoch, s: _petastorm_loader(files, threads, 0, s),
+        "Millstream, shuffled": lambda epoch, s: _count(stream.epoch(epoch), len),
+        "Petastorm make_batch_reader": lambda epoch, s: _petastorm(files, threads),
+        "Petastorm BatchedDataLoader": lambda epoch, s: _petastorm_loader(files, threads, 0),
         "Petastorm BatchedDataLoader, shuffled": lambda epoch, s: _petastorm_loader(
-            files, threads, _SHUFFLED_ROWS, s
+            files, threads, _SHUFFLED_ROWS
         ),
     }
     if _installed("ray"):
@@ -62,7 +63,7 @@ def _installed(module: str) -> bool:
     return True
 
 
-def _count(batches: Iterable[Any], rows_of: Callable[[Any], int], seconds: float) -> int:
+def _count(batches: Iterable[Any], rows_of: Callable[[Any], int], seconds: float = math.inf) -> int:
     rows, until = 0, time.monotonic() + seconds
     for batch in batches:
         rows += rows_of(batch)
@@ -107,19 +108,19 @@ def _petastorm_reader(files: list[str], threads: int) -> Any:
     )
 
 
-def _petastorm(files: list[str], threads: int, seconds: float) -> int:
+def _petastorm(files: list[str], threads: int) -> int:
     with _petastorm_reader(files, threads) as reader:
-        return _count(reader, lambda group: len(group.label), seconds)
+        return _count(reader, lambda group: len(group.label))
 
 
-def _petastorm_loader(files: list[str], threads: int, shuffled: int, seconds: float) -> int:
+def _petastorm_loader(files: list[str], threads: int, shuffled: int) -> int:
     from petastorm.pytorch import BatchedDataLoader
 
     reader = _petastorm_reader(files, threads)
     with BatchedDataLoader(
         reader, batch_size=BATCH_ROWS, shuffling_queue_capacity=shuffled
     ) as loader:
-        return _count(loader, lambda batch: len(batch["label"]), seconds)
+        return _count(loader, lambda batch: len(batch["label"]))
 
 
 def _ray(files: list[str], threads: int, seconds: float) -> int:

@@ -1,20 +1,21 @@
 """Windows of a rank's streams to batches, within a budget of memory.
 
-Batches are made in blocks: for each stream one copy of its next rows into a grid, whose flattened
-rows are in the epoch's order; then all tensors of the block at once, and batches as slices.
+Batches are made in blocks: where the next rows of each stream are, line by line of the epoch's
+order; then these rows gathered and all tensors of the block at once, and batches as slices.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
-from jobs.train.batch import Batch, Layout, items
+from jobs.train.batch import Batch, Layout, Words, items
 from jobs.train.decode import WindowRows
-from jobs.train.memory import Buffers
+from jobs.train.filling import Unfilled
+from jobs.train.memory import PIECE_BYTES, Slots
 from jobs.train.plan import EpochPlan, Ints, Share, windows_by_need
 from jobs.train.reader import Reader
 
@@ -43,18 +44,23 @@ class Assembler:
         share: Share,
         reader: Reader,
         layout: Layout,
-        buffers: Buffers,
+        slots: Slots,
         start_row: int,
+        threads: int,
     ) -> None:
-        self._share, self._reader, self._layout, self._buffers = share, reader, layout, buffers
+        self._share, self._reader, self._layout, self._slots = share, reader, layout, slots
         self._start_row = start_row
         self._starts = share.rows_before(start_row)
         self._windows = windows_by_need(plan, share.owned.tolist(), self._starts)
         self._next = next(self._windows, None)
         self._held: list[deque[WindowRows]] = [deque() for _ in share.owned]
         self._batches = batches_a_block(share, layout.row_bytes)
-        shape = (self._batches * share.piece_rows, len(share.owned), layout.words)
-        self._grid = np.empty(shape, np.int32)
+        # Where the rows of a block are; zeros, since a stream may have a row less in the last one.
+        lines = self._batches * share.piece_rows
+        self._places: Ints = np.zeros((len(share.owned), lines), np.int64)
+        piece = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
+        self._pieces = [np.empty(piece, np.int32) for _ in range(threads)]
+        self._threads = ThreadPoolExecutor(threads, "millstream-gather")
 
     def blocks(self, pinned: bool = False) -> Iterator[list[Batch]]:
         """The batches to the end of the epoch, in blocks, whose memory is pinned as a whole."""
@@ -69,6 +75,10 @@ class Assembler:
                 for begin, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
             ]
 
+    def close(self) -> None:
+        """Ends its threads; does not wait."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     def _block(self, low: int, high: int) -> tuple[Batch, Ints]:
         """The rank's rows of global rows low .. high-1, and their positions, ascending."""
         begins, ends = self._share.rows_before(low), self._share.rows_before(high)
@@ -77,54 +87,71 @@ class Assembler:
         first_positions = begins * streams + self._share.owned
         columns = np.argsort(np.argsort(first_positions))
         lines = int((ends - begins).max())
-        grid = self._grid[:lines]
-        self._fill(items(grid), columns, begins, ends)
+        self._find(columns, begins, ends)
         position = (np.arange(lines)[:, None] * streams + np.sort(first_positions)).reshape(-1)
-        words = grid.reshape(-1, self._layout.words)
+        places = self._places[:, :lines].T.reshape(-1)
         inside = position < high
         if not inside.all():
-            words, position = words[inside], position[inside]
+            places, position = places[inside], position[inside]
         # Blocks of other sizes come once.
-        empty = self._buffers.batches.empty if len(words) == self._grid[..., 0].size else np.empty
-        return self._layout.batch(words, position, empty), position
+        empty = self._slots.batches.empty if len(places) == self._places.size else np.empty
+        batch = self._layout.unfilled(position, empty)
+        self._gather(places, batch)
+        return batch.filled(), position
 
-    def _fill(self, grid: npt.NDArray[np.void], columns: Ints, begins: Ints, ends: Ints) -> None:
-        """Copies rows begins .. ends-1 of each stream into its column of the grid."""
-        filled = begins.copy()
+    def _gather(self, places: Ints, batch: Unfilled) -> None:
+        """Copies rows to a batch, by way of pieces that fit the cache, in several threads."""
+        rows = items(self._slots.rows)
+
+        def gather(words: Words, begin: int, end: int) -> None:
+            for low in range(begin, end, len(words)):
+                piece = words[: min(end - low, len(words))]
+                # All places are there, so that nothing is clipped; else NumPy copies twice.
+                np.take(rows, places[low : low + len(piece)], out=items(piece), mode="clip")
+                batch.fill(low, piece)
+
+        cuts = np.linspace(0, len(places), len(self._pieces) + 1).astype(int).tolist()
+        list(self._threads.map(gather, self._pieces, cuts[:-1], cuts[1:]))
+
+    def _find(self, columns: Ints, begins: Ints, ends: Ints) -> None:
+        """Waits for rows begins .. ends-1 of each stream, and notes where they are."""
+        found = begins.copy()
         while True:
-            for index in np.flatnonzero(filled < ends).tolist():
-                column = grid[:, columns[index]]
+            for index in np.flatnonzero(found < ends).tolist():
+                places = self._places[columns[index]]
                 begin, end = int(begins[index]), int(ends[index])
-                filled[index] = self._drain(column, index, begin, int(filled[index]), end)
+                found[index] = self._find_in(places, index, begin, int(found[index]), end)
             self._prefetch()
-            if (filled == ends).all():
+            if (found == ends).all():
                 return
             self._reader.receive()
 
-    def _drain(
-        self, column: npt.NDArray[np.void], index: int, begin: int, filled: int, end: int
-    ) -> int:
-        """Copies what is there of one stream; returns the first row that is not."""
+    def _find_in(self, places: Ints, index: int, begin: int, found: int, end: int) -> int:
+        """Notes where rows of one stream are; returns the first row that is not there yet."""
         held = self._held[index]
-        while held and filled < end and not held[0].waiting:
-            rows = held[0]
-            until = min(end, rows.end)
-            taken = rows.words[filled - rows.begin : until - rows.begin]
-            column[filled - begin : until - begin] = items(taken)
-            filled = until
-            if filled == rows.end:
-                held.popleft()
-                self._buffers.give(rows.words)
-        return filled
+        while held and found < end and not held[0].waiting:
+            window = held[0]
+            until = min(end, window.end)
+            there, noted = window.places(found, until), places[found - begin : until - begin]
+            if until < window.end:
+                noted[:] = there
+            else:
+                tail = self._slots.tail(index) + found - begin
+                self._slots.rows[tail : tail + len(there)] = self._slots.rows[there]
+                noted[:] = np.arange(tail, tail + len(there))
+                self._slots.give(held.popleft().slot)
+            found = until
+        return found
 
     def _prefetch(self) -> None:
         """Asks for the next windows as far as the budget goes."""
         while self._next is not None:
-            index = (self._next.stream - self._share.rank) // self._share.size
-            start = max(self._next.begin, int(self._starts[index]))
-            memory = self._buffers.take(self._next.end - start)
-            if memory is None:
+            slot = self._slots.take(self._next.rows)
+            if slot is None:
                 break
-            self._held[index].append(self._reader.request(self._next, start, memory))
+            index = (self._next.stream - self._share.rank) // self._share.size
+            start = int(self._starts[index])
+            request = self._reader.request(self._next, start, slot, self._slots)
+            self._held[index].append(request)
             self._next = next(self._windows, None)
         self._reader.send()

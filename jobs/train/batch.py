@@ -9,10 +9,8 @@ fields.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,8 @@ import torch
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.train.columns import arrow_type, as_type, values
+from jobs.train.filling import WORD, Allocate, Part, Unfilled
+from jobs.train.filling import Batch as Batch
 from jobs.train.tensors import Codec, tensor_codecs
 from jobs.train.tensors import Words as Words
 from schemas.dataset import ROW_ID, Dataset
@@ -35,66 +35,10 @@ from schemas.field import (
     Weight,
 )
 
-# As np.empty: memory for an array of a shape and type.
-Allocate = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
-
 # Position of a padding row, which no real row has.
 NO_POSITION = -1
 
-_WORD = 4
 _INPUTS = (Label, Weight, Numeric, Categorical, Tensor, Image, NumericList, CategoricalList)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's piece of a global batch. Padding rows are zeros, of weight 0.
-
-    Attributes:
-        dense: float32 [b, D]; NaN where a value is missing.
-        sparse: int64 [b, C], ids.
-        label: float32 [b]; NaN where it is absent, as in scoring.
-        weight: float32 [b]; 1 where the data set declares none.
-        row_id: int64 [b].
-        is_row: bool [b]; False marks padding.
-        position: int64 [b], number of the row in the epoch; -1 for padding.
-        tensors: by field name, [b, ...]: float32 of Tensor fields, uint8 of Image fields. A list
-            field has two, with zeros behind a list's end: NAME, [b, longest list], float32 or, of a
-            CategoricalList, int64; and NAME_length, int64 [b].
-    """
-
-    dense: torch.Tensor
-    sparse: torch.Tensor
-    label: torch.Tensor
-    weight: torch.Tensor
-    row_id: torch.Tensor
-    is_row: torch.Tensor
-    position: torch.Tensor
-    tensors: dict[str, torch.Tensor]
-
-    def __len__(self) -> int:
-        return len(self.row_id)
-
-    @property
-    def rows(self) -> int:
-        """Rows that are not padding."""
-        return int(self.is_row.sum())
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device; the copy from pinned memory does not wait."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pinned(self) -> Batch:
-        """The batch in page-locked memory, from which a GPU copies while it computes."""
-        return self._mapped(lambda tensor: tensor.pin_memory())
-
-    def __getitem__(self, rows: slice) -> Batch:
-        return self._mapped(lambda tensor: tensor[rows])
-
-    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        names = ("dense", "sparse", "label", "weight", "row_id", "is_row", "position")
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
-        tensors = {name: change(tensor) for name, tensor in self.tensors.items()}
-        return Batch(**changed, tensors=tensors)
 
 
 class Layout:
@@ -141,7 +85,7 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        return self.words * _WORD
+        return self.words * WORD
 
     # Arrow to words
 
@@ -199,26 +143,29 @@ class Layout:
         Args:
             words: int32 [b, W]; may be a view, the batch shares no memory with it.
             position: int64 [b].
+        """
+        batch = self.unfilled(position)
+        batch.fill(0, words)
+        return batch.filled()
+
+    def unfilled(self, position: npt.NDArray[np.int64], empty: Allocate = np.empty) -> Unfilled:
+        """A batch of rows at these positions, int64 [b], to be filled.
+
+        Args:
             empty: gives the memory of the batch's columns.
         """
-        first_sparse, end_sparse = self._first_sparse, self._first_sparse + len(self._sparse)
-        # By NumPy, since torch takes no rows whose bytes are no multiple of an id's.
-        row_id = empty((len(words),), np.int64)
-        row_id[:] = words[:, :2].view(np.int64)[:, 0]
-        return Batch(
-            dense=_copied(words[:, self._first_dense : first_sparse].view(np.float32), empty),
-            sparse=_copied(words[:, first_sparse:end_sparse], empty, np.int64),
-            label=self._scalar(words, self._label, math.nan, empty),
-            weight=self._scalar(words, self._weight, 1.0, empty),
-            row_id=torch.from_numpy(row_id),
-            is_row=torch.ones(len(words), dtype=torch.bool),
-            position=torch.from_numpy(position),
-            tensors={
-                name: tensor
-                for place, codec in self._tensors
-                for name, tensor in codec.tensors(words[:, place]).items()
-            },
-        )
+        end_sparse = self._first_sparse + len(self._sparse)
+        dense = Part(slice(self._first_dense, self._first_sparse), np.float32, np.float32)
+        sparse = Part(slice(self._first_sparse, end_sparse), np.int32, np.int64)
+        tensors = [(Part(place, np.int32, np.int32), codec) for place, codec in self._tensors]
+        parts = {
+            "row_id": Part(slice(0, 2), np.int64, np.int64),
+            "label": self._scalar(self._label),
+            "weight": self._scalar(self._weight),
+            "dense": dense,
+            "sparse": sparse,
+        }
+        return Unfilled(position, parts, tensors, empty)
 
     def padding(self) -> Batch:
         """A batch of one padding row."""
@@ -226,17 +173,16 @@ class Layout:
         zero = torch.zeros(1)
         return replace(row, label=zero, weight=zero, is_row=torch.zeros(1, dtype=torch.bool))
 
-    def _scalar(
-        self, words: Words, name: str | None, absent: float, empty: Allocate
-    ) -> torch.Tensor:
+    def _scalar(self, name: str | None) -> Part | None:
         if name is None:
-            return torch.full((len(words),), absent)
-        return _copied(words[:, self._columns[name]].view(np.float32), empty)
+            return None
+        word = self._columns[name]
+        return Part(slice(word, word + 1), np.float32, np.float32)
 
 
 def items(words: Words) -> npt.NDArray[np.void]:
     """Rows, int32 [..., W], as single items, which are copied whole instead of word by word."""
-    return words.view(np.dtype((np.void, _WORD * words.shape[-1])))[..., 0]
+    return words.view(np.dtype((np.void, WORD * words.shape[-1])))[..., 0]
 
 
 def batch_from_arrow(
@@ -254,9 +200,11 @@ def batch_from_arrow(
     """
     layout = Layout(dataset, with_label=with_label)
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
-    parts = [layout.encode(part) for part in table.to_batches()]
-    words = np.concatenate(parts) if parts else np.empty((0, layout.words), np.int32)
-    return layout.batch(words, np.arange(len(words), dtype=np.int64))
+    batch, first = layout.unfilled(np.arange(table.num_rows)), 0
+    for part in table.to_batches():
+        batch.fill(first, layout.encode(part))
+        first += part.num_rows
+    return batch.filled()
 
 
 def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
@@ -265,11 +213,3 @@ def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
         if name not in inputs:
             raise ConfigError(f"column {name!r} is no input", f"some of {', '.join(inputs)}")
     return set(inputs if columns is None else columns)
-
-
-def _copied(
-    values: npt.NDArray[Any], empty: Allocate, dtype: npt.DTypeLike | None = None
-) -> torch.Tensor:
-    """A contiguous copy, in memory that `empty` gives."""
-    copied = torch.from_numpy(empty(values.shape, dtype or values.dtype))
-    return copied.copy_(torch.from_numpy(values))

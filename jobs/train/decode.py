@@ -1,7 +1,7 @@
 """One row group to rows of windows: what a thread of Petastorm's pool does.
 
-Columns are put side by side once, and each row is then copied whole to its place in its window's
-order.
+Columns are put side by side where their windows are kept, in the order of reading. Shuffling is
+left to the making of batches, which takes each row from there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from jobs.errors import DataRefused, MillstreamError
 from jobs.manifest import Shard
 from jobs.petastorm_arrow import WorkerBase
 from jobs.store import is_of_client
-from jobs.train.batch import Layout, Words, items
+from jobs.train.batch import Layout, Words
 from jobs.train.foreign import ForeignColumns
-from jobs.train.memory import Memory
-from jobs.train.plan import Ints
+from jobs.train.memory import Memory, Slots
+from jobs.train.plan import Ints, Window
 from jobs.train.transposition import Transposition
 
 _OPEN_FILES = 8
@@ -49,6 +49,7 @@ class Selection:
         self, url: str, shards: list[Shard], foreign: ForeignColumns | None = None
     ) -> None:
         self.url, self.shards, self.foreign = url, shards, foreign
+        self._fs, self._root = fsspec.core.url_to_fs(url)
         counts = np.array([len(shard.row_group_rows) for shard in shards], np.int64)
         self._first = np.cumsum(counts) - counts
         self.group_rows: Ints = np.fromiter(
@@ -57,41 +58,61 @@ class Selection:
 
     def locate(self, group: int) -> tuple[Shard, int]:
         """The shard that holds a row group, and its number there."""
-        shard = int(np.searchsorted(self._first, group, side="right")) - 1
+        shard = int(self._first.searchsorted(group, "right")) - 1
         return self.shards[shard], group - int(self._first[shard])
+
+    def open(self, shard: Shard) -> pq.ParquetFile:
+        """Opens a shard; pages are checked against the checksums that Spark writes.
+
+        Raises:
+            DataRefused: others' file has another size by now.
+        """
+        path, size = f"{self._root}/{shard.path}", shard.bytes if self.foreign else None
+        if type(self._fs) is LocalFileSystem:
+            _check_size(Path(path).stat().st_size, size)
+            return pq.ParquetFile(pa.OSFile(path), page_checksum_verification=True)
+        # One request for the columns of a row group; the file's own read-ahead would fetch more.
+        file = self._fs.open(path, "rb", cache_type="none")
+        _check_size(file.size, size)
+        return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
 
 
 class WindowRows:
-    """The rows of a window in their order, filled in as its row groups arrive.
+    """The rows of a window as they are read, filled in as its row groups arrive.
 
     Attributes:
-        begin: row of the stream that comes first; later than the window's own on a resume.
+        begin: row of the stream that comes first.
         end: row of the stream after the last.
-        words: int32 [end - begin, W].
+        slot: first row of its memory in `Slots.rows`.
         waiting: parts that did not arrive yet.
     """
 
-    def __init__(self, begin: int, words: Words) -> None:
-        self.begin, self.end = begin, begin + len(words)
-        self.words = words
-        self.waiting = 0
+    def __init__(self, window: Window, slot: int, slots: Slots) -> None:
+        self.begin, self.end = window.begin, window.end
+        self.slot, self.waiting = slot, 0
+        self.words = slots.rows[slot : slot + window.rows]
+        self._order = window.order()
+        self._order += slot
+
+    def places(self, begin: int, end: int) -> Ints:
+        """int64 [end - begin]: where in `Slots.rows` rows begin .. end-1 of the stream are."""
+        return self._order[begin - self.begin : end - self.begin]
 
 
 @dataclass(frozen=True)
 class Part:
     """Rows of a row group that belong to one window.
 
-    `places` are those of the rows in the window's order, less what is skipped: negative ones are
-    rows consumed before.
+    Attributes:
+        first: row of the row group that comes first.
+        end: row of the row group after the last.
+        at: where of the window's words they begin.
     """
 
     target: WindowRows
     first: int
-    places: Ints
-
-    @property
-    def end(self) -> int:
-        return self.first + len(self.places)
+    end: int
+    at: int
 
 
 @dataclass
@@ -104,15 +125,29 @@ class Read:
     error: Exception | None = None
 
 
+class Kept(threading.local):
+    """What a thread keeps from row group to row group: open files, and memory to work in.
+
+    It goes with the thread. A worker would not: Petastorm's pool and its workers refer to each
+    other, so that what they hold stays until Python looks for such circles.
+    """
+
+    def __init__(self) -> None:
+        self.files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self.transposition = Transposition()
+
+
 @dataclass(frozen=True)
 class Job:
-    """What all threads of a pool share."""
+    """What all threads of a pool share. `threads` are those that read something."""
 
     selection: Selection
     layout: Layout
     memory: Memory
     timeout_s: float
     stopped: threading.Event
+    kept: Kept = field(default_factory=Kept)
+    threads: set[threading.Thread] = field(default_factory=set)
 
 
 class DecodeWorker(WorkerBase):  # type: ignore[misc]
@@ -121,11 +156,9 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
     def __init__(self, worker_id: int, publish: Any, job: Job) -> None:
         super().__init__(worker_id, publish, job)
         self._job = job
-        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
-        self._transposition = Transposition()
-        self._rows: Words = np.empty((job.memory.decode_rows, job.layout.words), np.int32)
 
     def process(self, read: Read) -> None:
+        self._job.threads.add(threading.current_thread())
         read.started = time.monotonic()
         shard, number = self._job.selection.locate(read.group)
         try:
@@ -145,7 +178,7 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
                 self._decode(read, shard, number)
                 return
             except Exception as error:
-                self._files.pop(shard.path, None)
+                self._job.kept.files.pop(shard.path, None)
                 lasting = isinstance(error, FileNotFoundError | PermissionError)
                 final = lasting or not (isinstance(error, OSError) or is_of_client(error))
                 late = time.monotonic() - started > self._job.timeout_s / 2
@@ -157,14 +190,21 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         first = 0
         end = max(part.end for part in read.parts)
         for decoded in self._decoded(shard, number):
-            rows = self._rows[: decoded.num_rows]
-            self._transposition.write(self._job.layout.parts(decoded), rows)
+            columns = self._job.layout.parts(decoded)
             for part in read.parts:
-                _put(rows, first, part)
-            first += len(rows)
+                self._write(columns, first, first + decoded.num_rows, part)
+            first += decoded.num_rows
             if first >= end:
                 return
         raise DataRefused(f"{first} rows are there", f"at least {end}")
+
+    def _write(self, columns: list[tuple[slice, Words]], begin: int, end: int, part: Part) -> None:
+        """Writes what of rows begin .. end-1 of the row group belongs to a window."""
+        low, high = max(part.first, begin), min(part.end, end)
+        if low < high:
+            chosen = [(place, column[low - begin : high - begin]) for place, column in columns]
+            at = part.at + low - part.first
+            self._job.kept.transposition.write(chosen, part.target.words[at : at + high - low])
 
     def _decoded(self, shard: Shard, number: int) -> Iterator[pa.RecordBatch]:
         file = self._file(shard)
@@ -184,55 +224,18 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
 
     def _file(self, shard: Shard) -> pq.ParquetFile:
         """The shard's file with its footer; a few stay open."""
-        path = shard.path
-        if path not in self._files:
-            while len(self._files) >= _OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
-            selection = self._job.selection
-            size = shard.bytes if selection.foreign else None
-            self._files[path] = _open(f"{selection.url}/{path}", size)
-        self._files.move_to_end(path)
-        return self._files[path]
-
-
-def _open(url: str, size: int | None) -> pq.ParquetFile:
-    """Opens a shard, of a given size; pages are checked against the checksums that Spark writes.
-
-    Raises:
-        DataRefused: it has another size.
-    """
-    fs, path = fsspec.core.url_to_fs(url)
-    if type(fs) is LocalFileSystem:
-        _check_size(Path(path).stat().st_size, size)
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    # One request for the columns of a row group; the file's own read-ahead would fetch more.
-    file = fs.open(path, "rb", cache_type="none")
-    _check_size(file.size, size)
-    return pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
+        path, files = shard.path, self._job.kept.files
+        if path not in files:
+            while len(files) >= _OPEN_FILES:
+                files.popitem(last=False)
+            files[path] = self._job.selection.open(shard)
+        files.move_to_end(path)
+        return files[path]
 
 
 def _check_size(found: int, expected: int | None) -> None:
     if expected is not None and found != expected:
         raise DataRefused(f"the file has {found} bytes by now", f"{expected}")
-
-
-def _put(rows: Words, first: int, part: Part) -> None:
-    """Copies rows, which begin at row `first` of the row group, to their places in the window."""
-    low, high = max(part.first, first), min(part.end, first + len(rows))
-    if low >= high:
-        return
-    places = part.places[low - part.first : high - part.first]
-    rows, window = rows[low - first : high - first], part.target.words
-    kept = places >= 0
-    if not kept.all():
-        places, rows = places[kept], rows[kept]
-    if len(places) == len(window):
-        # A window of these rows alone is gathered, which takes half the time of scattering.
-        order = np.empty_like(places)
-        order[places] = np.arange(len(places))
-        np.take(rows, order, axis=0, out=window, mode="clip")
-    else:
-        items(window)[places] = items(rows)
 
 
 def _refusal(selection: Selection, group: int, error: Exception) -> MillstreamError:

@@ -17,10 +17,14 @@ from jobs.train.batch import Words
 
 # Rows that are put side by side at once: enough to make calls cheap, few enough for the cache.
 CHUNK_BYTES = 3 << 19
+# Rows that are gathered at once, from where they come to a batch.
+PIECE_BYTES = 1 << 19
 # Arrow decodes large pieces faster; a small budget has to do with small ones.
 _DECODE_BYTES = (1 << 20, 12 << 20)
 # Blocks of batches that exist at once: being made, waiting, being trained on.
 BLOCKS = 4
+# Windows of a stream that are held at most: one is consumed, the others are read ahead.
+_WINDOWS_OF_STREAM = 4
 # Of a window's row besides its words: its place in the order.
 _PLACE_BYTES = 8
 
@@ -57,8 +61,10 @@ class Memory:
 
     @property
     def fixed(self) -> int:
-        """The grid, batches (ids take twice their words), what is being decoded."""
-        decoding = self.threads * (3 * self.decode_rows * self.row_bytes + CHUNK_BYTES)
+        """The tails, batches (ids take twice their words), what is being decoded and gathered."""
+        decoding = self.threads * (
+            2 * self.decode_rows * self.row_bytes + CHUNK_BYTES + PIECE_BYTES
+        )
         return self.block_rows * self.row_bytes * (1 + 2 * BLOCKS) + decoding
 
     @property
@@ -72,9 +78,11 @@ class Memory:
     def least(self) -> int:
         return self.fixed + self.streams * self.window_rows * self.window_row_bytes
 
-    @property
-    def for_windows(self) -> int:
-        return self.total - self.fixed
+    def slots(self, row_words: int) -> Slots:
+        """What is left, for windows."""
+        line_rows = self.block_rows // self.streams
+        limit = self.total - self.fixed
+        return Slots(limit, self.window_rows, self.streams, line_rows, row_words)
 
 
 class Recycled:
@@ -99,46 +107,53 @@ class Recycled:
         return array
 
 
-class Buffers:
-    """Memory for windows, kept for the next ones: fresh pages cost as much as decoding does.
+class Slots:
+    """Memory for windows in one piece, so that rows of several are gathered at once.
 
-    `batches` is that of batches.
+    Kept for the next windows and epochs: fresh pages cost as much as decoding does. Pages that no
+    window has filled take no memory.
 
     Args:
-        limit_bytes: of all buffers, in use or kept.
-        row_words: words of a row.
+        limit_bytes: of all windows, with the order of their rows.
+        slot_rows: of the largest window.
+        streams: of the rank; no more than a few windows of each are kept.
+        line_rows: rows of a stream in a block of batches, see `tail`.
+        row_words: W, words of a row.
+
+    Attributes:
+        rows: int32 [r, W], the slots one after the other, then the tails.
+        batches: memory of batches.
     """
 
-    def __init__(self, limit_bytes: int, row_words: int) -> None:
-        self._limit_rows = limit_bytes // (4 * row_words + _PLACE_BYTES)
-        self._row_words = row_words
-        self._used_rows = self._kept_rows = 0
-        self._kept: list[tuple[int, int, Words]] = []
+    def __init__(
+        self, limit_bytes: int, slot_rows: int, streams: int, line_rows: int, row_words: int
+    ) -> None:
+        fitting = limit_bytes // (slot_rows * (4 * row_words + _PLACE_BYTES))
+        slots = min(fitting, _WINDOWS_OF_STREAM * streams)
+        self._line_rows, self._first_tail = line_rows, slots * slot_rows
+        self.rows: Words = np.empty((self._first_tail + streams * line_rows, row_words), np.int32)
+        self._filled = {slot * slot_rows: 0 for slot in range(slots)}
+        self._free = [(0, first) for first in self._filled]
         self.batches = Recycled()
 
-    def take(self, rows: int) -> Words | None:
-        """Memory for a window, int32 [rows, W] of anything; None where the limit has no room."""
-        at = bisect_left(self._kept, (rows,))
-        if at < len(self._kept):
-            _, _, whole = self._kept.pop(at)
-            self._kept_rows -= len(whole)
-        elif self._used_rows + rows <= self._limit_rows:
-            self._shrink(self._limit_rows - self._used_rows - rows)
-            whole = np.empty((rows, self._row_words), np.int32)
-        else:
+    def take(self, rows: int) -> int | None:
+        """The first row of a free slot for a window of some rows; None where all are in use."""
+        if not self._free:
             return None
-        self._used_rows += len(whole)
-        return whole[:rows]
+        # One that as many rows have filled before, so that few pages are fresh.
+        fitting = bisect_left(self._free, (rows,))
+        filled, first = self._free.pop(min(fitting, len(self._free) - 1))
+        self._filled[first] = max(filled, rows)
+        return first
 
-    def give(self, words: Words) -> None:
+    def give(self, first: int) -> None:
         """Takes back what `take` gave."""
-        whole = words if words.base is None else words.base
-        self._used_rows -= len(whole)
-        self._kept_rows += len(whole)
-        insort(self._kept, (len(whole), id(whole), whole))
+        insort(self._free, (self._filled[first], first))
 
-    def _shrink(self, rows: int) -> None:
-        """Lets go of kept buffers, the smallest first, until at most `rows` rows are kept."""
-        while self._kept_rows > rows:
-            _, _, whole = self._kept.pop(0)
-            self._kept_rows -= len(whole)
+    def tail(self, stream: int) -> int:
+        """Where a stream's rows of a block wait once their slot is given back: the first row.
+
+        Args:
+            stream: its number among the rank's.
+        """
+        return self._first_tail + stream * self._line_rows

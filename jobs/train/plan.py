@@ -88,6 +88,13 @@ class Window:
         """int64 [rows]: for each row as read, its place in the order."""
         return permutation(self.rows, self.key)
 
+    def order(self) -> Ints:
+        """int64 [rows]: for each place in the order, the row as read; `places` inverted."""
+        places = self.places()
+        order = np.empty_like(places)
+        order[places] = np.arange(len(places))
+        return order
+
 
 class EpochPlan:
     """The order of one epoch.
@@ -103,10 +110,13 @@ class EpochPlan:
     ) -> None:
         self.streams, self.window_rows = streams, window_rows
         self._seed, self._epoch = seed, epoch
-        filled = np.flatnonzero(group_rows)
-        self._groups: Ints = filled[permutation(len(filled), key_of(seed, epoch))]
+        key, filled = key_of(seed, epoch), int(np.count_nonzero(group_rows))
+        self._groups: Ints = permutation(filled, key)
+        if filled < len(group_rows):
+            self._groups = np.flatnonzero(group_rows)[self._groups]
         # Position in the line at which each permuted row group ends.
-        self._ends: Ints = np.cumsum(group_rows[self._groups], dtype=np.int64)
+        self._ends: Ints = group_rows[self._groups]
+        np.cumsum(self._ends, out=self._ends)
         self.rows = int(self._ends[-1]) if len(self._ends) else 0
 
     def stream_bounds(self, stream: int) -> tuple[int, int]:

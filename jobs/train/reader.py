@@ -1,22 +1,28 @@
 """Windows are requested, and their row groups decoded by Petastorm's pool of threads.
 
-A window's memory is given with the request, and the threads write there (`decode.py`). What comes
+A window's slot is given with the request, and the threads write there (`decode.py`). What comes
 back through the pool is only that a row group is done, or why it is not.
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
+from typing import Any
 
 import numpy as np
 
 from jobs.errors import MillstreamError
 from jobs.petastorm_arrow import ThreadPool
-from jobs.train.batch import Layout, Words
+from jobs.train.batch import Layout
 from jobs.train.decode import DecodeWorker, Job, Part, Read, Selection, WindowRows, place_of
-from jobs.train.memory import Memory
+from jobs.train.memory import Memory, Slots
 from jobs.train.plan import Window
+
+# What the row groups being read may still take at the end of the process.
+_EXIT_S = 2.0
 
 
 class StoreTimeout(MillstreamError):
@@ -39,31 +45,32 @@ class Reader:
         self._stopped = threading.Event()
         # Results are tiny; with a short queue threads would wait for the reader to take them.
         self._pool = ThreadPool(memory.threads, results_queue_size=1 << 16)
-        self._pool.start(DecodeWorker, Job(selection, layout, memory, timeout_s, self._stopped))
+        job = Job(selection, layout, memory, timeout_s, self._stopped)
+        self._pool.start(DecodeWorker, job)
+        _pools[self._pool] = job.threads
 
-    def request(self, window: Window, start: int, words: Words) -> WindowRows:
-        """Asks for a window's rows from row `start` of the stream on; `send` starts the reading.
+    def request(self, window: Window, start: int, slot: int, slots: Slots) -> WindowRows:
+        """Asks for a window's rows; `send` starts the reading.
 
         Args:
-            words: where they go, int32 [window.end - start, W].
+            start: row of the stream from which on they are needed; a row group with none of these
+                is not read.
+            slot: where they go.
         """
-        rows = WindowRows(start, words)
-        places = window.places()
-        skipped = rows.begin - window.begin
-        if skipped:
-            places = places - skipped
+        rows = WindowRows(window, slot, slots)
         ends = np.cumsum(window.rows_of)
-        for group, first, end, count in zip(
-            window.groups.tolist(),
-            window.first.tolist(),
-            ends.tolist(),
-            window.rows_of.tolist(),
-            strict=True,
-        ):
-            part = Part(rows, first, places[end - count : end])
-            if not skipped or (part.places >= 0).any():
-                rows.waiting += 1
-                self._requested.setdefault(group, Read(group)).parts.append(part)
+        begins = ends - window.rows_of
+        needed = np.ones(len(ends), bool)
+        if start > window.begin:
+            left = rows.places(start, window.end) - slot
+            needed[:] = False
+            needed[np.searchsorted(ends, left, side="right")] = True
+        for piece in np.flatnonzero(needed).tolist():
+            group, first = int(window.groups[piece]), int(window.first[piece])
+            end = first + int(window.rows_of[piece])
+            part = Part(rows, first, end, int(begins[piece]))
+            self._requested.setdefault(group, Read(group)).parts.append(part)
+            rows.waiting += 1
         return rows
 
     def send(self) -> None:
@@ -110,8 +117,24 @@ class Reader:
         self._stopped.set()
 
     def close(self) -> None:
-        """Ends the pool's threads, after the row groups that they are at; does not wait.
+        """Ends the pool's threads, after the row groups that they are at; does not wait for these.
 
         For the thread that receives: it would wait for ever for a pool that another one stopped.
         """
         self._pool.stop()
+        if not self._reading:
+            self._pool.join()
+
+
+_pools: weakref.WeakKeyDictionary[Any, set[threading.Thread]] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_pools() -> None:
+    """Daemon threads that the end of Python cuts off in Arrow's code abort the process."""
+    until = time.monotonic() + _EXIT_S
+    for pool in list(_pools):
+        pool.stop()
+    for threads in list(_pools.values()):
+        for thread in list(threads):
+            thread.join(max(0.0, until - time.monotonic()))

@@ -26,7 +26,7 @@ from jobs.train.batch import Batch, Layout
 from jobs.train.decode import Selection
 from jobs.train.fingerprint import fingerprint_of
 from jobs.train.folder import Folder
-from jobs.train.memory import BLOCKS, Buffers, Memory
+from jobs.train.memory import BLOCKS, Memory, Slots
 from jobs.train.plan import EpochPlan, Share, window_bound
 from jobs.train.reader import Reader, Stopped
 from schemas.dataset import Dataset
@@ -87,7 +87,7 @@ class Stream:
         )
         self._share = Share(int(self._selection.group_rows.sum()), streams, batch_rows, rank, size)
         self._memory = self._planned_memory(memory_mb)
-        self._buffers: Buffers | None = None
+        self._slots: Slots | None = None
         self.fingerprint: dict[str, Any] = fingerprint_of(
             shards,
             dataset,
@@ -170,17 +170,20 @@ class Stream:
             seed=self._seed,
             epoch=epoch,
         )
-        buffers = self._buffers or Buffers(self._memory.for_windows, self._layout.words)
+        slots = self._slots or self._memory.slots(self._layout.words)
         # An epoch that is left early keeps them, since its threads may still write there.
-        self._buffers = None
-        assembler = Assembler(plan, self._share, reader, self._layout, buffers, start_row)
+        self._slots = None
+        assembler = Assembler(
+            plan, self._share, reader, self._layout, slots, start_row, self._threads
+        )
         try:
             yield from assembler.blocks(pinned=torch.cuda.is_available())
-            self._buffers = buffers
+            self._slots = slots
         except Stopped:
             return
         finally:
             reader.close()
+            assembler.close()
 
     def _planned_memory(self, memory_mb: int) -> Memory:
         share, row_bytes = self._share, self._layout.row_bytes

@@ -43,7 +43,7 @@ class Codec(Protocol):
         """A column as words, int32 [n, words]; DataRefused where it is none of the field's."""
 
     def tensors(self, words: Words) -> dict[str, torch.Tensor]:
-        """Words, int32 [b, words], as tensors by name, which share no memory with them."""
+        """Words, int32 [b, words] and contiguous, as tensors by name, which may share memory."""
 
 
 def tensor_codecs(dataset: Dataset) -> list[Codec]:
@@ -77,7 +77,7 @@ class _Fixed:
         return fixed_shape(column, self.name, self.shape).view(np.int32)
 
     def tensors(self, words: Words) -> dict[str, torch.Tensor]:
-        numbers = torch.from_numpy(words.copy().view(np.float32))
+        numbers = torch.from_numpy(words.view(np.float32))
         return {self.name: numbers.reshape(-1, *self.shape)}
 
 
@@ -96,7 +96,7 @@ class _Pixels:
         return np.pad(pixels, ((0, 0), (0, self.words * _WORD - self._bytes))).view(np.int32)
 
     def tensors(self, words: Words) -> dict[str, torch.Tensor]:
-        pixels = np.ascontiguousarray(words.copy().view(np.uint8)[:, : self._bytes])
+        pixels = np.ascontiguousarray(words.view(np.uint8)[:, : self._bytes])
         return {self.name: torch.from_numpy(pixels.reshape(-1, *self._shape))}
 
 
@@ -120,10 +120,9 @@ class _Padded:
         return np.concatenate([elements.view(np.int32), lengths[:, None]], axis=1)
 
     def tensors(self, words: Words) -> dict[str, torch.Tensor]:
-        elements = words[:, :-1].copy()
-        if self.dtype == torch.float32:
-            elements = elements.view(np.float32)
+        elements = words[:, :-1].view(np.float32 if self.dtype == torch.float32 else np.int32)
+        numbers = elements.astype(np.float32 if self.dtype == torch.float32 else np.int64)
         return {
-            self.name: torch.from_numpy(elements).to(self.dtype),
+            self.name: torch.from_numpy(numbers),
             f"{self.name}{LENGTH}": torch.from_numpy(words[:, -1].astype(np.int64)),
         }

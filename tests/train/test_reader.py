@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jobs.errors import DataRefused
 from jobs.train.batch import Layout
 from jobs.train.decode import Selection
-from jobs.train.memory import Buffers, Memory, Recycled
+from jobs.train.memory import Memory, Recycled, Slots
 from jobs.train.plan import EpochPlan
 from jobs.train.reader import Reader, Stopped
 from tests.builders.examples import CLICKS, columns_of, write_examples
@@ -63,14 +61,15 @@ def read_all(tmp_path: Path, shards: list[list[int]]) -> np.ndarray:
     reader = Reader(selection, layout, memory_of(layout), timeout_s=60)
     plan = EpochPlan(selection.group_rows, streams=1, window_rows=1000, seed=7, epoch=0)
     window = next(plan.windows(0))
-    rows = reader.request(window, 0, np.zeros((100, layout.words), np.int32))
+    slots = memory_of(layout).slots(layout.words)
+    rows = reader.request(window, 0, 0, slots)
     reader.send()
     try:
         while rows.waiting:
             reader.receive()
     finally:
         reader.close()
-    return layout.batch(rows.words, np.arange(100)).row_id.numpy()
+    return layout.batch(slots.rows[rows.places(0, 100)], np.arange(100)).row_id.numpy()
 
 
 def test_a_store_that_fails_for_a_moment_is_asked_again(
@@ -132,35 +131,28 @@ def test_row_groups_are_numbered_by_date_split_and_shard(tmp_path: Path) -> None
     ]
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60))
-def test_buffers_never_hold_more_than_their_limit(wishes: list[tuple[bool, int]]) -> None:
-    """And always give what fits beside the largest that are in use."""
-    row_words, limit_rows = 3, 100
-    buffers = Buffers(limit_rows * (4 * row_words + 8), row_words)
-    used: list[np.ndarray] = []
-    for gives_back, rows in wishes:
-        if gives_back and used:
-            buffers.give(used.pop(0))
-        words = buffers.take(rows)
-        if words is not None:
-            assert words.shape == (rows, row_words)
-            used.append(words)
-        else:
-            assert 40 * len(used) + rows > limit_rows
-    assert sum(len(words) for words in used) <= limit_rows
+def test_slots_are_apart_and_used_again() -> None:
+    slots = Slots(limit_bytes=1_000, slot_rows=10, streams=4, line_rows=3, row_words=3)
+
+    taken = [slots.take(rows) for rows in (5, 9, 7, 8, 10, 1)]
+    tails = [slots.tail(stream) for stream in range(4)]
+
+    # 1,000 bytes are 5 times 10 rows of 3 words and a place.
+    assert sorted(first for first in taken if first is not None) == [0, 10, 20, 30, 40]
+    assert taken[5] is None
+    assert tails == [50, 53, 56, 59]
+    assert len(slots.rows) == 62
+    for first in taken[:5]:
+        assert first is not None
+        slots.give(first)
+    assert slots.take(8) == taken[3], "the smallest whose pages are there"
+    assert slots.take(8) == taken[1]
 
 
-def test_buffers_are_used_again() -> None:
-    buffers = Buffers(1 << 20, row_words=3)
-    words = buffers.take(50)
-    assert words is not None
-    buffers.give(words)
+def test_a_large_budget_gives_a_few_slots_a_stream() -> None:
+    slots = Slots(limit_bytes=1 << 30, slot_rows=10, streams=2, line_rows=1, row_words=3)
 
-    again = buffers.take(40)
-
-    assert again is not None
-    assert np.shares_memory(words, again)
+    assert len(slots.rows) == 4 * 2 * 10 + 2
 
 
 def test_memory_of_batches_is_used_again_when_nothing_refers_to_it() -> None:

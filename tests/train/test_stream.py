@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -21,8 +22,10 @@ from hypothesis import strategies as st
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.lake import Examples
+from jobs.manifest import Shard
 from jobs.sections import StreamSettings
 from jobs.train.batch import Batch, batch_from_arrow
+from jobs.train.decode import DecodeWorker, Selection
 from jobs.train.reader import StoreTimeout
 from jobs.train.stream import Stream
 from schemas.dataset import Column, Dataset, Source
@@ -76,6 +79,20 @@ def rows_of(examples: Examples, size: int = 1, **changes: Any) -> list[int]:
 def whole(examples: Examples) -> list[int]:
     """The uninterrupted epoch 0 of one rank."""
     return rows_of(examples)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The row groups that are decoded from now on: folder of the shard, and number there."""
+    found: list[tuple[str, int]] = []
+    decode = DecodeWorker._decoded
+
+    def recorded(worker: DecodeWorker, shard: Shard, number: int) -> Iterator[pa.RecordBatch]:
+        found.append((shard.path.split("/")[-2], number))
+        return decode(worker, shard, number)
+
+    monkeypatch.setattr(DecodeWorker, "_decoded", recorded)
+    return found
 
 
 # Order, and every row once
@@ -207,6 +224,25 @@ def test_resume_reads_only_what_is_needed(tmp_path: Path) -> None:
     assert rows_of(examples, start_row=200, **order) == whole[200:]
 
 
+@pytest.mark.parametrize("start_row", [0, 3, 120, 255, 390])
+def test_a_start_in_the_middle_decodes_only_what_is_needed(
+    tmp_path: Path, decoded: list[tuple[str, int]], start_row: int
+) -> None:
+    """Each row group once; the one that the bound of the two streams cuts may be needed twice."""
+    examples = write_examples(tmp_path, {("2026-01-01", "train"): [[10, 7, 13]] * 13})
+    order: dict[str, Any] = {"streams": 2, "batch_rows": 20, "window_rows": 20}
+    ends = np.cumsum([10, 7, 13] * 13)
+    whole = rows_of(examples, **order)
+    decoded.clear()
+
+    rest = rows_of(examples, start_row=start_row, **order)
+
+    groups = np.unique(np.searchsorted(ends, whole[start_row:], side="right")).tolist()
+    assert rest == whole[start_row:]
+    assert set(decoded) == {(f"shard={group // 3}", group % 3) for group in groups}
+    assert len(decoded) <= len(groups) + 1
+
+
 def test_a_start_beyond_the_epoch_is_refused(examples: Examples) -> None:
     with pytest.raises(ValueError, match=f"start_row is {ROWS + 1}; the epoch has {ROWS} rows"):
         next(stream_of(examples).epoch(0, ROWS + 1))
@@ -270,21 +306,11 @@ def test_settings_give_the_same_stream(examples: Examples, whole: list[int]) -> 
     assert [row for batch in stream.epoch(0) for row in batch.row_id.tolist()] == whole
 
 
-def test_a_shared_row_group_is_decoded_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shared_row_group_is_decoded_once(tmp_path: Path, decoded: list[tuple[str, int]]) -> None:
     examples = write_examples(tmp_path, {("2026-01-01", "train"): [[500, 500]]})
-    decoded: list[int] = []
-    iter_batches = pq.ParquetFile.iter_batches
-
-    def counted(file: pq.ParquetFile, *args: Any, **options: Any) -> Iterator[pa.RecordBatch]:
-        decoded.extend(options["row_groups"])
-        return iter_batches(file, *args, **options)
-
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
 
     assert sorted(rows_of(examples)) == list(range(1000))
-    assert sorted(decoded) == [0, 1]
+    assert sorted(decoded) == [("shard=0", 0), ("shard=0", 1)]
 
 
 # Memory
@@ -327,6 +353,29 @@ def test_the_budget_is_kept_by_shrinking_prefetch(tmp_path: Path) -> None:
         assert rows == 300_000
 
     assert peaks[34] < 34 << 20 < peaks[400]
+
+
+def test_epochs_leave_no_memory_behind(tmp_path: Path) -> None:
+    """Without help from Python's collector of circles, which comes late for a few large arrays."""
+    place = ("2026-01-01", "train")
+    examples = write_examples(
+        tmp_path, {place: [[5_000] * 4]}, dataset=NUMBERS, tables={place: numbers(20_000)}
+    )
+    stream = stream_of(examples, NUMBERS, streams=8, window_rows=2_000, batch_rows=512)
+    left = []
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for epoch in range(5):
+            assert sum(batch.rows for batch in stream.epoch(epoch)) == 20_000
+            left.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+    # Up to four blocks of batches, of half a megabyte, exist at once, and are kept.
+    assert left[-1] - left[0] < 4 * 600_000
 
 
 def test_what_cannot_fit_is_refused_naming_rows_bytes_and_settings(tmp_path: Path) -> None:
@@ -417,17 +466,42 @@ def test_a_shard_without_a_column_is_refused(own_examples: Examples) -> None:
         list(stream_of(own_examples).epoch(0))
 
 
-def test_a_store_that_does_not_answer_is_named_within_the_deadline(own_examples: Examples) -> None:
+def test_a_denied_store_is_named_on_every_rank(
+    own_examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = shard_file(own_examples, 1)
+    open_file = Selection.open
+
+    def opened(selection: Selection, shard: Shard) -> pq.ParquetFile:
+        if denied.as_posix().endswith(shard.path):
+            raise PermissionError(13, "Permission denied", denied.as_posix())
+        return open_file(selection, shard)
+
+    monkeypatch.setattr(Selection, "open", opened)
+    began = time.monotonic()
+
+    for rank in range(3):
+        pattern = r"row group \d of shard .*shard=1/part-1\.parquet: PermissionError"
+        with pytest.raises(DataRefused, match=pattern):
+            list(stream_of(own_examples, rank=rank, size=3, timeout_s=60).epoch(0))
+
+    assert time.monotonic() - began < 60, "a lasting failure waits for no deadline"
+
+
+def test_a_slow_store_is_named_on_every_rank_within_the_deadline(own_examples: Examples) -> None:
     file = shard_file(own_examples, 1)
     file.unlink()
     os.mkfifo(file)  # opening it waits for a writer that does not come
 
-    began = time.monotonic()
-    with pytest.raises(StoreTimeout, match=r"of shard .*shard=1/part-1\.parquet is being read"):
-        list(stream_of(own_examples, timeout_s=0.5).epoch(0))
-
-    assert time.monotonic() - began < 5
-    file.open("wb").close()
+    try:
+        for rank in range(3):
+            began = time.monotonic()
+            pattern = r"row group \d of shard .*shard=1/part-1\.parquet is being read for \d+ s"
+            with pytest.raises(StoreTimeout, match=pattern):
+                list(stream_of(own_examples, rank=rank, size=3, timeout_s=0.5).epoch(0))
+            assert time.monotonic() - began < 5
+    finally:
+        file.open("wb").close()
 
 
 def test_another_declaration_is_refused(examples: Examples) -> None:
