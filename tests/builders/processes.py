@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +18,15 @@ import psutil
 ROOT = Path(__file__).parents[2]
 # Spark's start alone takes many seconds on a busy machine.
 DEADLINE_S = 300.0
+# In the environment of all that a command starts.
+_MARK = "MILLSTREAM_TEST_PROCESS"
 
 
 class Process:
     """A running `millstream COMMAND`; what it says on standard error is kept in `said`."""
 
-    def __init__(self, popen: subprocess.Popen[str]) -> None:
-        self.popen = popen
+    def __init__(self, popen: subprocess.Popen[str], mark: str) -> None:
+        self.popen, self.mark = popen, mark
         self.said: list[str] = []
 
     def until(self, text: str) -> None:
@@ -35,9 +39,21 @@ class Process:
         raise AssertionError(f"ended without {text!r}:\n{''.join(self.said)}")
 
     def kill(self) -> None:
-        """SIGKILL to the driver and its JVM at once."""
+        """SIGKILL to the driver and its JVM at once, then to ranks and workers, which lead groups
+        of their own."""
         os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
+        while left := [process for process in psutil.process_iter() if self._is_of(process)]:
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def _is_of(self, process: psutil.Process) -> bool:
+        try:
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and process.environ().get(_MARK) == self.mark
+        except psutil.Error:
+            return False
 
     def code(self) -> int:
         """The exit code, when it has ended by itself."""
@@ -60,16 +76,17 @@ def _command(process: psutil.Process) -> str:
 @contextmanager
 def millstream(*arguments: str) -> Iterator[Process]:
     """Starts a command; nothing of it is left at the end."""
+    mark = uuid.uuid4().hex
     popen = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1", _MARK: mark},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    process = Process(popen)
+    process = Process(popen, mark)
     deadline = threading.Timer(DEADLINE_S, process.kill)
     deadline.start()
     try:
