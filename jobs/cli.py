@@ -155,6 +155,7 @@ def _line_commands(parsers: Commands) -> None:
     )
 
     _nightly_command(parsers)
+    _status_command(parsers)
 
 
 def _nightly_command(parsers: Commands) -> None:
@@ -173,6 +174,14 @@ def _nightly_command(parsers: Commands) -> None:
         "--force", action="store_true", help="do all steps, or that of --only, again"
     )
     nightly.add_argument("--only", choices=STEPS, help="do this step alone, on the same record")
+
+
+def _status_command(parsers: Commands) -> None:
+    status = _command(parsers, "status", run.status, "show the last nights")
+    status.add_argument(
+        "--nights", type=int, default=14, metavar="N", help="how many (default: 14)"
+    )
+    status.add_argument("--json", action="store_true", help="all that is on record, as JSON")
 
 
 def _model_commands(parsers: Commands) -> None:

@@ -140,6 +140,15 @@ def nightly(arguments: argparse.Namespace, settings: Settings) -> str:
     return result.summary()
 
 
+def status(arguments: argparse.Namespace, settings: Settings) -> str:
+    from jobs.etl.job import lake_of
+    from jobs.nightly.status import status
+
+    if arguments.nights < 1:
+        raise ConfigError(f"--nights {arguments.nights}", "at least 1")
+    return status(lake_of(settings), arguments.nights, arguments.json)
+
+
 def rollback(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.evaluate.models import roll_back
 

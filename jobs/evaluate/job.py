@@ -20,6 +20,7 @@ from jobs.etl.encode import id_map
 from jobs.evaluate.gate import Verdict, judge
 from jobs.evaluate.metrics import Metrics, measure
 from jobs.evaluate.predict import IdMaps, Predictor, predicted
+from jobs.evaluate.promotions import champions
 from jobs.evaluate.read import read_by_etl
 from jobs.evaluate.registry import LATEST, ModelVersion, Registry
 from jobs.evaluate.report import Report, write_report
@@ -101,12 +102,12 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
     """
     evaluation = Evaluation(settings, spark, run_id)
     version = evaluation.registry.resolve(challenger)
-    champion = evaluation.registry.champion()
+    champion = evaluation.rival(version)
     rival = champion if champion and read_alike(evaluation.lake, champion, version) else None
     selection = evaluation.gate_rows(version, rival)
     measured = evaluation.measure(version, selection)
     against = None
-    if rival is not None and rival.version != version.version:
+    if rival is not None:
         against = evaluation.measure(rival, selection)
         evaluation.record(against)
     verdict = judge(
@@ -115,8 +116,6 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
         against.metrics if against else None,
         settings.evaluate.confidence,
     )
-    if champion is not None and champion.version == version.version:
-        verdict = Verdict(True, (), (f"version {version.version} is the champion already",))
     evaluation.report(measured, against, verdict)
     evaluation.record(measured, verdict)
     return Comparison(measured, against, verdict)
@@ -141,6 +140,17 @@ class Evaluation:
     @property
     def registry(self) -> Registry:
         return Registry(self.settings, self.lake)
+
+    def rival(self, challenger: ModelVersion) -> ModelVersion | None:
+        """The champion that a challenger is judged against.
+
+        One that is the champion already is judged as it was before: against the one it replaced.
+        """
+        champion = self.registry.champion()
+        if champion is None or champion.version != challenger.version:
+            return champion
+        others = [version for version in champions(self.lake) if version != challenger.version]
+        return self.registry.resolve(others[-1]) if others else None
 
     def selection(self, model: ModelVersion, dates: tuple[str, str] | None) -> Selection:
         """Rows of the examples version that the model was trained on."""

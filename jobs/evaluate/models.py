@@ -36,7 +36,7 @@ def models_table(registry: Registry, split: str) -> str:
                 standing,
             )
         )
-    return _table(_COLUMNS, lines) if lines else f"no model of {registry.name} is registered"
+    return text_table(_COLUMNS, lines) if lines else f"no model of {registry.name} is registered"
 
 
 def _quality(measured: dict[str, float], split: str) -> str:
@@ -45,7 +45,8 @@ def _quality(measured: dict[str, float], split: str) -> str:
     return ", ".join(f"{n} {measured[f'{split}.{n}']:.4f}" for n in known[:2])
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def text_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart."""
     widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(len(heads))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -120,18 +120,21 @@ class Steps:
         (night,) = nights
         judged = night.steps["evaluate"].values
         version = judged["versions"]["model"]
+        before = self.champion()
         if not judged["passed"]:
+            stays = "the champion stays"
+            if before == version:
+                stays = "yet it is the champion since it passed; see `millstream rollback`"
             raise GateRefused(
                 "\n    ".join(
                     (
-                        f"model version {version} was refused by the gate, the champion stays",
+                        f"model version {version} was refused by the gate, {stays}",
                         *judged["reasons"],
                     )
                 ),
                 "a model that passes the gate",
                 f"see the report {judged['report']}",
             )
-        before = self.champion()
         self._registry().promote(version, run.id)
         if before != version:
             run.promoted(version, before)

@@ -100,9 +100,20 @@ def test_a_champion_of_an_older_state_is_measured_on_the_same_rows(
     assert [row["status"] for row in gate] == ["done" if found.verdict.passed else "refused"]
     assert "Gate:" in Path(found.challenger.report_url).read_text(encoding="utf-8")
 
-    again = job.compare(line.settings, spark, run_id="gate-2", challenger=older)
-    assert again.verdict.passed
-    assert again.verdict.checks == (f"version {older} is the champion already",)
+
+def test_the_champion_is_judged_again_against_the_one_it_replaced(
+    spark: SparkSession, line: Line
+) -> None:
+    registry = Registry(line.settings, _lake(line))
+    older, newer = (register_model(line.settings, FIRST, seed=seed) for seed in (5, 6))
+    registry.promote(older, "nightly-1")
+    before = job.compare(line.settings, spark, run_id="gate-2", challenger=newer)
+    registry.promote(newer, "nightly-2")
+
+    again = job.compare(line.settings, spark, run_id="gate-3", challenger=newer)
+
+    assert again.verdict == before.verdict
+    assert again.champion is not None and again.champion.version == older
 
 
 def _buckets(spark: SparkSession, values: list[str]) -> dict[str, int]:

@@ -1,0 +1,84 @@
+"""`millstream status`: the last nights on record, as a table, a narrow list, or JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence, Set
+
+from jobs.evaluate.models import text_table
+from jobs.lake import Lake
+from jobs.lock import live_runs
+from jobs.nightly.record import STARTED, STEPS, WAITING, Record, dates_of, load, to_json
+
+# The first of these that was measured says how good a model is.
+_MEASURES = ("auc", "accuracy", "rmse")
+
+
+def status(lake: Lake, nights: int, as_json: bool) -> str:
+    """The last nights, oldest first.
+
+    On a terminal too narrow for the table, each night is a few lines; piped, the table is whole.
+    """
+    records = [load(lake, ds) for ds in dates_of(lake)[-nights:]]
+    if as_json:
+        return json.dumps([to_json(record) for record in records], indent=1)
+    if not records:
+        return f"no night is on record in {lake.folder('nights')}"
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return rendered(records, live_runs(lake), width)
+
+
+def rendered(records: Sequence[Record], live: Set[str], width: int | None) -> str:
+    """The nights as text.
+
+    Args:
+        live: runs that hold a lock now.
+        width: columns of the terminal; None where there is none.
+    """
+    measure = _measure(records)
+    heads = ("date", *STEPS, "rows", "refused", measure, "champion", "seconds", "exit")
+    lines = [_cells(record, live, measure) for record in records]
+    table = text_table(heads, lines)
+    if width is None or max(map(len, table.splitlines())) <= width:
+        return table
+    return "\n".join(_narrow(dict(zip(heads, line, strict=True)), width) for line in lines)
+
+
+def _cells(night: Record, live: Set[str], measure: str) -> tuple[str, ...]:
+    counts = night.steps["etl"].values.get("counts", {})
+    value = night.steps["evaluate"].values.get("metrics", {}).get(measure)
+    return (
+        night.ds,
+        *(_word(night, name, live) for name in STEPS),
+        f"{counts['raw']:,}" if "raw" in counts else "",
+        f"{counts['quarantined']:,}" if "quarantined" in counts else "",
+        f"{value:.4f}" if value is not None else "",
+        night.champion,
+        f"{night.seconds:,.0f}",
+        str(night.exit_code) if night.is_finished or night.exit_code else "",
+    )
+
+
+def _word(night: Record, name: str, live: Set[str]) -> str:
+    """A step that began and did not end is at work only while its night holds the lock."""
+    status = night.steps[name].status
+    if status == STARTED:
+        return "running" if night.run in live else "killed"
+    return "-" if status == WAITING else status
+
+
+def _measure(records: Sequence[Record]) -> str:
+    known = {name for r in records for name in r.steps["evaluate"].values.get("metrics", {})}
+    return next((name for name in _MEASURES if name in known), _MEASURES[0])
+
+
+def _narrow(cells: dict[str, str], width: int) -> str:
+    # Neither a name and its cell nor a word is cut, so that both can be read and searched for.
+    parts = [f"{name}\u00a0{cell}" for name, cell in cells.items() if name != "date" and cell]
+    lines = textwrap.wrap(
+        ", ".join(parts), max(width - 2, 1), break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join([cells["date"], *(f"  {line}".replace("\u00a0", " ") for line in lines)])
