@@ -93,7 +93,7 @@ def _nights(work: Work, dates: Sequence[str], start: str | None) -> NightlyResul
     work.do("etl", open_dates)
     for ds in earlier:
         work.leave_model_to(ds, last)
-    if work.champion():
+    if earlier and work.champion():
         work.do("score", earlier)
     for step in MODEL_STEPS:
         work.do(step, [last])
