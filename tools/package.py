@@ -78,7 +78,8 @@ def pack_environment(path: Path) -> Path:
     )
     library = f"lib/{python.name}/site-packages"
     # Sent over a network once an executor: the quickest compression earns most of what there is.
-    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+    part = path.with_name(f"{path.name}.part")
+    with tarfile.open(part, "w:gz", compresslevel=1) as archive:
         for name in ("bin/python", "bin/python3"):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, str(python)
@@ -87,7 +88,7 @@ def pack_environment(path: Path) -> Path:
         for found in required():
             for source, name in files_of(found):
                 archive.add(source, f"{library}/{name}")
-    return path
+    return part.replace(path)
 
 
 def required() -> list[Distribution]:
@@ -113,7 +114,9 @@ def required() -> list[Distribution]:
 
 def files_of(found: Distribution) -> Iterator[tuple[Path, str]]:
     """The installed files of a distribution, and their names below site-packages."""
-    for file in found.files or ():
+    if found.files is None:
+        raise RuntimeError(f"{found.metadata['Name']} has no list of its files; install it by pip")
+    for file in found.files:
         name = os.path.normpath(file)
         source = Path(str(found.locate_file(file)))
         inside = not name.startswith("..")
