@@ -54,10 +54,9 @@ class Assembler:
         self._windows = windows_by_need(plan, share.owned.tolist(), self._starts)
         self._next = next(self._windows, None)
         self._held: list[deque[WindowRows]] = [deque() for _ in share.owned]
-        self._batches = batches_a_block(share, layout.row_bytes)
+        self._batches = slots.line_rows // share.piece_rows
         # Where the rows of a block are; zeros, since a stream may have a row less in the last one.
-        lines = self._batches * share.piece_rows
-        self._places: Ints = np.zeros((len(share.owned), lines), np.int64)
+        self._places: Ints = np.zeros((len(share.owned), slots.line_rows), np.int64)
         piece = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
         self._pieces = [np.empty(piece, np.int32) for _ in range(threads)]
         self._threads = ThreadPoolExecutor(threads, "millstream-gather")

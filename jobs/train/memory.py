@@ -117,11 +117,12 @@ class Slots:
         limit_bytes: of all windows, with the order of their rows.
         slot_rows: of the largest window.
         streams: of the rank; no more than a few windows of each are kept.
-        line_rows: rows of a stream in a block of batches, see `tail`.
+        line_rows: see below.
         row_words: W, words of a row.
 
     Attributes:
         rows: int32 [r, W], the slots one after the other, then the tails.
+        line_rows: rows of a stream in a block of batches.
         batches: memory of batches.
     """
 
@@ -130,7 +131,7 @@ class Slots:
     ) -> None:
         fitting = limit_bytes // (slot_rows * (4 * row_words + _PLACE_BYTES))
         slots = min(fitting, _WINDOWS_OF_STREAM * streams)
-        self._line_rows, self._first_tail = line_rows, slots * slot_rows
+        self.line_rows, self._first_tail = line_rows, slots * slot_rows
         self.rows: Words = np.empty((self._first_tail + streams * line_rows, row_words), np.int32)
         self._filled = {slot * slot_rows: 0 for slot in range(slots)}
         self._free = [(0, first) for first in self._filled]
@@ -156,4 +157,4 @@ class Slots:
         Args:
             stream: its number among the rank's.
         """
-        return self._first_tail + stream * self._line_rows
+        return self._first_tail + stream * self.line_rows

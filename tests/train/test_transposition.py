@@ -40,3 +40,15 @@ def test_more_rows_than_fit_at_once() -> None:
     Transposition().write(parts, written)
 
     np.testing.assert_array_equal(written, whole)
+
+
+def test_rows_that_are_part_of_a_larger_matrix() -> None:
+    """Windows are parts of one piece of memory; what lies around them stays."""
+    parts, whole = parts_of([2, 1, 1, 3], 50)
+    memory = np.full((70, whole.shape[1]), -1, np.int32)
+
+    Transposition().write(parts, memory[13:63])
+
+    np.testing.assert_array_equal(memory[13:63], whole)
+    assert (memory[:13] == -1).all()
+    assert (memory[63:] == -1).all()
