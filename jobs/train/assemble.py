@@ -130,15 +130,14 @@ class Assembler:
         held = self._held[index]
         while held and found < end and not held[0].waiting:
             window = held[0]
-            until = min(end, window.end)
-            there, noted = window.places(found, until), places[found - begin : until - begin]
-            if until < window.end:
-                noted[:] = there
-            else:
-                tail = self._slots.tail(index) + found - begin
-                self._slots.rows[tail : tail + len(there)] = self._slots.rows[there]
-                noted[:] = np.arange(tail, tail + len(there))
-                self._slots.give(held.popleft().slot)
+            if end < window.end:
+                places[found - begin : end - begin] = window.places(found, end)
+                return end
+            there, until = window.places(found, window.end), window.end
+            tail = self._slots.tail(index) + found - begin
+            self._slots.rows[tail : tail + len(there)] = self._slots.rows[there]
+            places[found - begin : until - begin] = np.arange(tail, tail + len(there))
+            self._slots.give(held.popleft().slot)
             found = until
         return found
 

@@ -216,7 +216,8 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
             raise DataRefused(f"{rows} rows are there", f"{shard.row_group_rows[number]}")
         wanted, foreign = self._job.layout.columns, self._job.selection.foreign
         columns = foreign.read(wanted) if foreign else wanted
-        found = [name for name in columns if name in file.schema_arrow.names]
+        there = set(file.schema_arrow.names)
+        found = [name for name in columns if name in there]
         batches: Iterator[pa.RecordBatch] = file.iter_batches(
             self._job.memory.decode_rows, row_groups=[number], columns=found, use_threads=False
         )
