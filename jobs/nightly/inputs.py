@@ -21,6 +21,7 @@ from jobs.settings import Settings
 
 Inputs = Mapping[str, Mapping[str, str]]
 
+_NO_FILE = "none"
 _SECTIONS = {
     "etl": ("etl",),
     "train": ("stream", "train", "mlflow"),
@@ -29,7 +30,7 @@ _SECTIONS = {
     "score": ("score",),
     "report": (),
 }
-_OF_NIGHTLY = {"etl": ("label_delay_days", "missing_raw"), "score": ("score_with_champion",)}
+_OF_NIGHTLY = {"etl": ("label_delay_days",), "score": ("score_with_champion",)}
 
 
 def labelled_ds(settings: Settings, ds: str) -> str:
@@ -49,8 +50,10 @@ class InputReader:
     def of(self, ds: str) -> Inputs:
         """The inputs of each step of a night, by name."""
         etl, score = self._raw(labelled_ds(self._settings, ds)), self._raw_of_score(ds)
-        code = {"code": self._code, "declaration": self._dataset.digest}
-        more = {"etl": {**code, **etl}, "score": score}
+        known = {"code": self._code, "declaration": self._dataset.digest, **etl}
+        if _NO_FILE in etl.values():
+            known["nightly.missing_raw"] = self._settings.nightly.missing_raw
+        more = {"etl": known, "score": score}
         return {step: {**dict(self._settings_of(step)), **more.get(step, {})} for step in _SECTIONS}
 
     def has_raw(self, ds: str) -> bool:
@@ -94,6 +97,3 @@ class InputReader:
                 stamps = {f"raw files of {source}": _NO_FILE}
             self._stamps[path, ds] = stamps
         return self._stamps[path, ds]
-
-
-_NO_FILE = "none"

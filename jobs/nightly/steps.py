@@ -78,17 +78,21 @@ class Steps:
 
     def _trained(self, runs: Sequence[str]) -> Outcome | None:
         """What one of these runs registered, with its ledger row."""
-        from jobs.train.job import remove_checkpoints
-
         for row in read_ledger(self.lake, stage="train", status="done"):
             if row["run"] in runs:
-                for name in runs:
-                    remove_checkpoints(self.lake.folder("checkpoints", name))
+                self.forget_training(runs)
                 model, weights = row["versions"]["model"], row["digests"]["weights"]
                 known = {name: row[name] for name in ("counts", "versions", "metrics")}
                 message = f"model version {model}, trained before by run {row['run']}"
                 return Outcome(message, {**known, "weights": weights})
         return None
+
+    def forget_training(self, runs: Sequence[str]) -> None:
+        """Removes what runs that nobody goes on with left to go on from."""
+        from jobs.train.job import remove_checkpoints
+
+        for run in runs:
+            remove_checkpoints(self.lake.folder("checkpoints", run))
 
     def evaluate(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         from jobs.evaluate import job

@@ -105,6 +105,9 @@ class Work:
 
     def leave_model_to(self, ds: str, last: str) -> None:
         """The model of a date that is caught up is that of the last date."""
+        begun = self.record(ds).steps["train"]
+        if begun.runs and not begun.is_final:
+            self._steps.forget_training(begun.runs)
         for name in MODEL_STEPS:
             if not self.record(ds).steps[name].is_final:
                 self._end(ds, name, Outcome(f"left to {last}", {"left_to": last}, SKIPPED))

@@ -59,6 +59,7 @@ def test_a_rerun_goes_on_at_the_first_step_that_is_not_done(nights: Nights, step
         ({"gate": {"first_model": "accept"}}, "evaluate", "gate.first_model"),
         ({"score": {"batch_rows": 99}}, "score", "score.batch_rows"),
         ({"spark": {"properties_file": None}, "nightly": {"catch_up_days": 3}}, "", ""),
+        ({"nightly": {"missing_raw": "skip"}}, "", ""),
     ],
 )
 def test_changed_settings_redo_from_the_step_that_depends_on_them(
@@ -156,6 +157,18 @@ def test_missed_dates_are_caught_up_in_order_with_one_model(
     assert nights.record(DATES[1]).steps["train"].message == f"left to {DATES[3]}"
     assert nights.run("--date", DATES[4]) == 0
     assert nights.done[0] == ("etl", (DATES[4],))
+
+
+def test_a_killed_date_is_caught_up_and_its_training_forgotten(nights: Nights) -> None:
+    nights.fails["train", FIRST] = RuntimeError("no disk")
+    assert nights.run("--date", FIRST) == 1
+    (run,) = nights.record(FIRST).steps["train"].runs
+    left = Path(lake_of(nights.raw).folder("checkpoints", run), "best-000000")
+    left.mkdir(parents=True)
+    assert nights.run("--date", SECOND) == 0
+    assert nights.states(FIRST)["train"] == "skipped"
+    assert nights.states(FIRST)["score"] == "done"
+    assert not left.parent.exists()
 
 
 def test_dates_before_the_first_night_and_too_old_ones_are_not_missed(nights: Nights) -> None:
@@ -258,6 +271,7 @@ def test_one_step_refuses_when_an_earlier_one_is_not_done(
     assert nights.run("--date", FIRST, "--only", "gate") == 2
     assert nights.done == []
     assert "step 'train' of 2024-01-01 is waiting" in capsys.readouterr().err
+    assert nights.run("--dates", f"{FIRST}..{SECOND}", "--only", "train") == 2
     nights.land(FIRST, rows=8)
     assert nights.run("--date", FIRST, "--only", "train") == 3
     assert "--only etl" in capsys.readouterr().err
