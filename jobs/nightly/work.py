@@ -181,9 +181,9 @@ class Work:
         inputs = self._now[ds][name]
         step = self.record(ds).steps[name]
         runs = (*step.runs, run_id) if step.inputs == inputs else (run_id,)
-        log.info("%s: step %s", ds, name)
         step = Step(STARTED, runs, inputs, _moment())
         self._put(replace(self.record(ds), run=self._run.id).with_step(name, step))
+        log.info("%s: step %s", ds, name)
         return self.record(ds)
 
     def _end(

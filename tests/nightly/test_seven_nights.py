@@ -21,6 +21,7 @@ from tests.builders.processes import Process, millstream
 NIGHTS = 7
 ROWS = 300
 SEED_BITS = 32
+SHORT_S = 1.0
 
 
 @dataclass
@@ -41,7 +42,9 @@ class Killer:
     def kill(self, process: Process, ds: str) -> None:
         """Kills the night at a random moment of a random step that is left."""
         step = self.chance.choice(self.left or STEPS)
-        delay_s = self.chance.uniform(0, self.lasted_s[ds][step])
+        lasted_s = self.lasted_s[ds][step]
+        # The time it takes to kill is itself a random moment of a short step.
+        delay_s = self.chance.uniform(0, lasted_s) if lasted_s > SHORT_S else 0.0
         process.until(f"{ds}: step {step}")
         # The moment is the test's subject: nothing is waited for.
         time.sleep(delay_s)
