@@ -276,7 +276,8 @@ def _bounds(figures: dict[str, Any]) -> dict[str, bool]:
         "10^12 rows planned in 1 GiB": figures["simulated"]["planning_mb"] <= 1024,
         "memory within the budget": max(memory["peak_mb"])
         <= memory["memory_mb"] + memory["interpreter_mb"],
-        "memory flat over epochs": memory["peak_mb"][-1] <= 1.05 * memory["peak_mb"][0],
+        # The first epoch begins with nothing; allocators reach what they keep in the second.
+        "memory flat over epochs": memory["peak_mb"][-1] <= 1.05 * memory["peak_mb"][1],
         "mixing within twice the ideal": all(
             quality["spread"] <= 2 for quality in figures["mixing"].values()
         ),

@@ -13,6 +13,7 @@ import weakref
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from jobs.errors import MillstreamError
 from jobs.petastorm_arrow import ThreadPool
@@ -124,6 +125,8 @@ class Reader:
         self._pool.stop()
         if not self._reading:
             self._pool.join()
+            # What Arrow keeps for threads that ended; those of the next epoch are others.
+            pa.default_memory_pool().release_unused()
 
 
 _pools: weakref.WeakKeyDictionary[Any, set[threading.Thread]] = weakref.WeakKeyDictionary()
