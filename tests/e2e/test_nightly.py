@@ -13,6 +13,8 @@ from jobs.ledger import read_ledger
 from jobs.settings import load_settings
 from tests.builders.lakes import lake_of
 from tests.builders.visits import Raw, rows_of
+from tests.observe.runs import json_lines
+from tests.observe.servers import Metrics, metrics_of
 
 DATES = ["2024-01-01", "2024-01-02"]
 TABLES = ("examples", "quarantine", "contributions", "id_log", "predictions")
@@ -36,7 +38,8 @@ def champion(raw: Raw) -> str:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Raw:
-    raw = Raw(tmp_path_factory.mktemp("nights"))
+    observe = {"lineage_file": "lineage.jsonl", "prometheus_folder": "metrics"}
+    raw = Raw(tmp_path_factory.mktemp("nights"), settings={"observe": observe})
     raw.add(line for ds in DATES for line in rows_of(ds, 300)).write()
     assert nightly(raw, DATES[0]) == 0
     return raw
@@ -49,6 +52,24 @@ def test_a_night_promotes_its_model_and_scores_with_it(raw: Raw) -> None:
     assert set(predictions["model_version"]) == {"1"}
     stages = [row["stage"] for row in read_ledger(lake_of(raw), status="done")]
     assert set(stages) >= {"etl", "train", "evaluate", "gate", "score", "nightly"}
+
+
+def test_a_night_tells_its_observers_of_each_step(raw: Raw) -> None:
+    events = json_lines(raw.folder / "lineage.jsonl")
+    ended = [event for event in events if event["eventType"] == "COMPLETE"]
+    steps = ["etl", "train", "evaluate", "gate", "score", "report", "nightly"]
+    assert [event["job"]["name"] for event in ended] == [f"visits.{step}" for step in steps]
+    night = ended[-1]["run"]["runId"]
+    parents = {event["run"]["facets"]["parent"]["run"]["runId"] for event in ended[:-1]}
+    assert parents == {night}
+    metrics: Metrics = {}
+    for path in (raw.folder / "metrics").iterdir():
+        for name, values in metrics_of(path.read_text()).items():
+            metrics.setdefault(name, {}).update(values)
+    assert metrics["millstream_rows"]["visits", "score", "out"] == 300
+    assert "auc" in {key[2] for key in metrics["millstream_model_metric"]}
+    assert ("visits", "gate") in metrics["millstream_promotion_timestamp_seconds"]
+    assert ("visits", "nightly") in metrics["millstream_last_success_timestamp_seconds"]
 
 
 def test_a_finished_night_is_not_done_again(raw: Raw, capsys: pytest.CaptureFixture[str]) -> None:
