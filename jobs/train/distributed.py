@@ -138,7 +138,7 @@ def launch(
     """
     if workers == 1:
         return [work(Alone(), Memory())]
-    refuse_too_few_slots(spark, workers)
+    refuse_too_few_slots(spark, workers, settings.start_timeout_s)
     import horovod.spark
 
     ship_code(spark)

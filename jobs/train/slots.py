@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from pyspark.sql import SparkSession
 
@@ -11,6 +12,7 @@ from jobs.sections import TrainSettings
 
 # What a process takes to start and import torch on a busy host.
 RANK_START_S = 60
+_POLL_S = 0.5
 
 
 def task_attempts(spark: SparkSession) -> int:
@@ -30,13 +32,17 @@ def environment(settings: TrainSettings) -> dict[str, str]:
     }
 
 
-def refuse_too_few_slots(spark: SparkSession, workers: int) -> None:
-    """Ranks wait for each other, so all need a slot at once; a missing one is a hang."""
+def refuse_too_few_slots(spark: SparkSession, workers: int, timeout_s: float) -> None:
+    """Ranks wait for each other, so all need a slot at once; a missing one is a hang.
+
+    A cluster's executors come one by one after the session: they are waited for.
+    """
     context = spark.sparkContext
     if context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
         return
-    jvm = context._jsc.sc()
-    slots = jvm.maxNumConcurrentTasks(jvm.resourceProfileManager().defaultResourceProfile())
+    deadline = time.monotonic() + (0 if str(context.master).startswith("local[") else timeout_s)
+    while (slots := _slots(spark)) < workers and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
     if slots < workers:
         raise ConfigError(
             f"train.workers is {workers}, but Spark runs {slots} tasks at a time "
@@ -44,6 +50,12 @@ def refuse_too_few_slots(spark: SparkSession, workers: int) -> None:
             f"at least {workers} slots: each rank keeps one for the whole training",
             f"set train.workers to {slots} or less, or give Spark more cores",
         )
+
+
+def _slots(spark: SparkSession) -> int:
+    jvm = spark.sparkContext._jsc.sc()
+    profile = jvm.resourceProfileManager().defaultResourceProfile()
+    return int(jvm.maxNumConcurrentTasks(profile))
 
 
 def ship_code(spark: SparkSession) -> None:

@@ -48,6 +48,7 @@ class Submitter:
         confs = {
             "spark.pyspark.driver.python": str(driver),
             "spark.executor.cores": "1",
+            "spark.cores.max": "2",
             "spark.sql.shuffle.partitions": "2",
             "spark.driver.host": "127.0.0.1",
             # In runs of seconds the optimizing compiler only costs.
