@@ -14,14 +14,14 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pyspark import StorageLevel
 from pyspark.ml.functions import predict_batch_udf
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -30,15 +30,14 @@ from pyspark.sql.types import FloatType
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.make_criteo import write_days
 from jobs.etl import job as etl
-from jobs.etl.encode import encode
-from jobs.etl.ingest import REASONS
 from jobs.etl.job import source_paths
 from jobs.etl.states import state_entries
 from jobs.etl.validate import checked_rows
 from jobs.evaluate import score
-from jobs.evaluate.predict import Predictor, predicted
+from jobs.evaluate.encoded import stage_encoded, valid
+from jobs.evaluate.predict import Predictor, predicted_files
 from jobs.evaluate.registry import ModelVersion, Registry
-from jobs.lake import Lake
+from jobs.lake import Lake, NewFile
 from jobs.ledger import new_run_id
 from jobs.settings import Settings, load_settings
 from jobs.spark import session
@@ -99,11 +98,10 @@ def _measured(
 ) -> dict[str, float]:
     """Rows/s of each way, the median of the repeats."""
     dataset = settings.dataset()
-    encoded = _encoded(settings, spark, model).persist(StorageLevel.MEMORY_AND_DISK)
-    # Parquet for the loop in memory, which reads it before it starts its clock.
-    place = str(folder / "encoded.parquet")
-    encoded.write.parquet(place)
-    rows = encoded.count()
+    files, url = _encoded(settings, spark, model)
+    rows = sum(file.rows for file in files)
+    paths = [f"{url}/{file.path}" for file in files]
+    rows_of_udf = spark.read.parquet(*paths)
     predictor = Predictor(
         model.folder_url, model.tags["weights_digest"], dataset, settings.score.batch_rows
     )
@@ -112,25 +110,28 @@ def _measured(
     def from_raw() -> None:
         score.run(settings, spark, run_id=new_run_id("score"), dates=[SECOND], model=model.version)
 
+    def score_files() -> DataFrame:
+        return predicted_files(spark, url, files, predictor, [(ROW_ID, "bigint")])
+
     found = {
-        "limit": rows / _loop_seconds(place, predictor, cores),
-        "inference": rows / _median(lambda: _run(predicted(encoded, predictor, [ROW_ID]))),
-        "udf": rows / _median(lambda: _run(_by_udf(encoded, predictor))),
+        "limit": rows / _loop_seconds(paths, predictor, cores),
+        "inference": rows / _median(lambda: _run(score_files())),
+        "udf": rows / _median(lambda: _run(_by_udf(rows_of_udf, predictor))),
     }
-    encoded.unpersist()
     found["from_raw"] = rows / _median(from_raw, repeats=1)
     return found
 
 
-def _encoded(settings: Settings, spark: SparkSession, model: ModelVersion) -> DataFrame:
+def _encoded(
+    settings: Settings, spark: SparkSession, model: ModelVersion
+) -> tuple[list[NewFile], str]:
+    """The rows to score as the score job's first half leaves them, and the URL above them."""
     dataset, lake = settings.dataset(), Lake(settings.lake_url, settings.dataset().name)
     rows = checked_rows(spark, dataset, source_paths(settings, dataset), [SECOND], with_label=False)
     state = load_state(lake, model.tags["state_digest"])
     entries = state_entries(spark, lake, state)
-    valid = rows.where(F.size(REASONS) == 0)
-    return encode(valid, dataset, entries, as_of=state.ds).repartition(
-        2 * spark.sparkContext.defaultParallelism
-    )
+    files = stage_encoded(rows, dataset, entries, state.ds, (), lake, "bench")
+    return valid(files), lake.table("encoded").url
 
 
 def _run(frame: DataFrame) -> None:
@@ -189,13 +190,13 @@ def _batch(dense: np.ndarray, sparse: np.ndarray) -> Batch:
     )
 
 
-def _loop_seconds(place: str, predictor: Predictor, cores: int) -> float:
+def _loop_seconds(paths: Sequence[str], predictor: Predictor, cores: int) -> float:
     """Of the plain forward loop: each process its share of the rows, all at once."""
     barrier, seconds = multiprocessing.Barrier(cores), multiprocessing.Queue()
     shares = [
         multiprocessing.Process(
             target=_loop,
-            args=(place, predictor, number, cores, barrier, seconds),
+            args=(paths, predictor, number, cores, barrier, seconds),
         )
         for number in range(cores)
     ]
@@ -208,10 +209,10 @@ def _loop_seconds(place: str, predictor: Predictor, cores: int) -> float:
 
 
 def _loop(
-    place: str, predictor: Predictor, number: int, cores: int, barrier: Any, seconds: Any
+    paths: Sequence[str], predictor: Predictor, number: int, cores: int, barrier: Any, seconds: Any
 ) -> None:
     torch.set_num_threads(1)
-    table = pq.read_table(place)
+    table = pa.concat_tables(pq.read_table(path) for path in paths)
     share = -(-table.num_rows // cores)
     whole = batch_from_arrow(
         table.slice(number * share, share), predictor.dataset, with_label=False

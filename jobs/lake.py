@@ -37,7 +37,9 @@ from jobs.manifest import Shard, read_manifest
 from jobs.selection import Choice, Where
 from jobs.store import delta_options, write_whole
 
-TableName = Literal["examples", "quarantine", "contributions", "id_log", "predictions", "ledger"]
+TableName = Literal[
+    "examples", "quarantine", "contributions", "id_log", "encoded", "predictions", "ledger"
+]
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -1,4 +1,4 @@
-"""Inference in Spark: stored columns in, scores out, with the forward that training uses.
+"""Inference in Spark: encoded rows in, scores out, with the forward that training uses.
 
 A Python worker loads a model once, whatever the number of partitions, and torch gets as many
 threads as the task has cores. The scores are computed again for every action on the result:
@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from jobs.errors import DataRefused
@@ -27,10 +28,13 @@ from schemas.dataset import Dataset, struct_type
 if TYPE_CHECKING:
     from pyspark import Broadcast
 
+    from jobs.lake import NewFile
     from jobs.train.artifact import LoadedModel
     from jobs.train.batch import Batch
 
 SCORE, PREDICTED_CLASS, SCORES = "score", "predicted_class", "scores"
+# A Python task costs about as much as a few thousand rows.
+ROWS_PER_TASK = 1_000_000
 IdMaps = Mapping[str, npt.NDArray[np.int32]]
 
 
@@ -86,15 +90,47 @@ def predicted(
     needed = rows.select(*dict.fromkeys([*inputs, *keep]))
     scores = struct_type(score_columns(predictor.dataset))
     return needed.mapInArrow(
-        partial(_score, predictor, tuple(keep), maps),
+        partial(_score_rows, predictor, tuple(keep), maps),
         StructType([*schema.fields, *scores.fields]),
     )
+
+
+def predicted_files(
+    spark: SparkSession,
+    url: str,
+    files: Sequence[NewFile],
+    predictor: Predictor,
+    keep: Sequence[tuple[str, str]],
+) -> DataFrame:
+    """Scores rows that lie in Parquet files, a row group a piece.
+
+    Args:
+        url: below which the files lie, readable by every executor.
+        keep: columns to keep, with their Spark types.
+
+    Returns:
+        `keep`, then the columns of `score_columns`.
+    """
+    row_groups = [(file.path, n) for file in files for n in range(len(file.row_group_rows))]
+    rows = sum(file.rows for file in files)
+    enough = max(spark.sparkContext.defaultParallelism, rows // ROWS_PER_TASK)
+    tasks = max(1, min(len(row_groups), enough))
+    score = partial(
+        _score_files,
+        predictor,
+        [name for name, _ in keep],
+        url,
+        spark.sparkContext.broadcast(row_groups),
+        tasks,
+    )
+    schema = struct_type([*keep, *score_columns(predictor.dataset)])
+    return spark.range(0, tasks, 1, tasks).mapInArrow(score, schema)
 
 
 def _score(
     predictor: Predictor,
     keep: Sequence[str],
-    id_maps: Broadcast[dict[str, npt.NDArray[np.int32]]],
+    id_maps: IdMaps,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     import torch
@@ -104,11 +140,44 @@ def _score(
     torch.set_num_threads(_task_cores())
     forward = _forward(predictor)
     for table in _rebatched(batches, predictor.batch_rows):
-        batch = batch_from_arrow(_mapped(table, id_maps.value), predictor.dataset, with_label=False)
+        batch = batch_from_arrow(_mapped(table, id_maps), predictor.dataset, with_label=False)
         scored = table.select(list(keep))
         for name, column in _columns(forward(batch)).items():
             scored = scored.append_column(name, column)
         yield from scored.to_batches()
+
+
+def _score_rows(
+    predictor: Predictor,
+    keep: Sequence[str],
+    id_maps: Broadcast[dict[str, npt.NDArray[np.int32]]],
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    return _score(predictor, keep, id_maps.value, batches)
+
+
+def _score_files(
+    predictor: Predictor,
+    keep: Sequence[str],
+    url: str,
+    row_groups: Broadcast[list[tuple[str, int]]],
+    tasks: int,
+    numbers: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """The scores of every `tasks`-th row group, from this task's number on."""
+    from jobs.train.batch import Layout
+
+    columns = list({*Layout(predictor.dataset, with_label=False).columns, *keep})
+
+    def read() -> Iterator[pa.RecordBatch]:
+        fs, root = fsspec.core.url_to_fs(url)
+        for number in (n for batch in numbers for n in batch.column(0).to_pylist()):
+            for path, group in row_groups.value[number::tasks]:
+                with pq.ParquetFile(f"{root}/{path}", filesystem=fs) as file:
+                    found = file.read_row_group(group, columns, use_threads=False)
+                yield from found.to_batches()
+
+    return _score(predictor, keep, {}, read())
 
 
 def _columns(scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:

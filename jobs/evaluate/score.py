@@ -16,21 +16,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.errors import DataRefused
-from jobs.etl.encode import encode
 from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.states import state_entries
 from jobs.etl.validate import checked_rows, survey
+from jobs.evaluate.encoded import judged, refused_counts, stage_encoded, valid
 from jobs.evaluate.export import for_scoring
 from jobs.evaluate.job import refuse_other_declaration
-from jobs.evaluate.predict import Predictor, check_weights, predicted
+from jobs.evaluate.predict import Predictor, check_weights, predicted_files
 from jobs.evaluate.predictions import (
     MODEL_VERSION,
     RUN_ID,
@@ -147,11 +146,12 @@ class Scoring:
         total, version = f"{sum(raw_counts.values()):,}", self.model.version
         log.info("%s raw rows to score with model version %s", total, version)
         rows = checked_rows(self.spark, self.dataset, sources, self.dates, False, surveyed)
-        rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            refused = _refused(rows)
+            encoded = self._stage_encoded(rows, state)
+            rows = judged(self.spark, self.lake, encoded)
+            refused = refused_counts(rows)
             self._refuse_lost_dates(raw_counts, refused)
-            files = self._stage_predictions(rows, state)
+            files = self._stage_predictions(valid(encoded))
             found = verified(self.spark, self.dataset, self.lake.table("predictions"), files)
             tallies = {
                 ds: Tally(raw, found[ds].rows if ds in found else 0, refused.get(ds, {}))
@@ -163,7 +163,7 @@ class Scoring:
             quarantine = self._quarantine(rows) if changed else -1
             log.info("refused %s rows", f"{sum(t.quarantined for t in tallies.values()):,}")
         finally:
-            rows.unpersist()
+            discard(self.lake.table("encoded"), self.run_id)
         table = self.lake.table("predictions")
         committed = self._commit(files, quarantine) if changed else table.version()
         if not changed:
@@ -218,20 +218,24 @@ class Scoring:
 
     # Predicting
 
-    def _stage_predictions(self, rows: DataFrame, state: State) -> list[NewFile]:
-        """Scores the valid rows once, into files that nobody sees yet."""
-        valid = rows.where(F.size(REASONS) == 0)
+    def _stage_encoded(self, rows: DataFrame, state: State) -> list[NewFile]:
+        """Judges and encodes the rows once, into files that are this run's alone."""
         entries = state_entries(self.spark, self.lake, state)
         most = self.settings.etl.broadcast_max_entries
         large = [name for name, known in state.vocabulary.items() if known.entries > most]
-        encoded = encode(valid, self.dataset, entries, as_of=state.ds, shuffled=large)
-        kept = kept_columns(self.dataset)
-        scored = predicted(encoded, self.predictor, [*kept, DS]).withColumns(
-            {MODEL_VERSION: F.lit(self.model.version), RUN_ID: F.lit(self.run_id)}
-        )
+        return stage_encoded(rows, self.dataset, entries, state.ds, large, self.lake, self.run_id)
+
+    def _stage_predictions(self, encoded: Sequence[NewFile]) -> list[NewFile]:
+        """Scores the valid rows once, into files that nobody sees yet."""
+        schema = predictions_schema(self.dataset)
+        kept = [(name, schema[name].dataType.simpleString()) for name in kept_columns(self.dataset)]
+        url = self.lake.table("encoded").url
+        scored = predicted_files(
+            self.spark, url, encoded, self.predictor, [*kept, (DS, "string")]
+        ).withColumns({MODEL_VERSION: F.lit(self.model.version), RUN_ID: F.lit(self.run_id)})
         # Small dates share a task and large ones are cut, whatever the partitions before.
         even = scored.hint("rebalance", F.col(DS)).sortWithinPartitions(DS, ROW_ID)
-        names = predictions_schema(self.dataset).fieldNames()
+        names = schema.fieldNames()
         return self.lake.table("predictions").stage(even.select(*names), self.run_id, [DS])
 
     # Writing
@@ -307,15 +311,6 @@ class Scoring:
             )
             for ds, tally in result.tallies.items()
         ]
-
-
-def _refused(rows: DataFrame) -> dict[str, dict[tuple[str, ...], int]]:
-    """Refused rows by date and reasons."""
-    refused: dict[str, dict[tuple[str, ...], int]] = {}
-    counts = rows.where(F.size(REASONS) > 0).groupBy(DS, REASONS).count()
-    for row in counts.collect():
-        refused.setdefault(row[DS], {})[tuple(row[REASONS])] = row["count"]
-    return refused
 
 
 def _assert_conserved(tallies: Mapping[str, Tally]) -> None:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from jobs.errors import DataRefused
 from jobs.etl.ingest import DS
 from jobs.evaluate.jackknife import BLOCKS
+from jobs.evaluate.predict import ROWS_PER_TASK
 from jobs.evaluate.registry import ModelVersion
 from jobs.evaluate.slices import with_slices
 from jobs.lake import Examples, Lake
@@ -25,7 +26,6 @@ from schemas.dataset import ROW_ID, Dataset, struct_type
 log = logging.getLogger("millstream.evaluate")
 
 LABEL, WEIGHT = "__label", "__weight"
-ROWS_PER_TASK = 1_000_000
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ TABLES: tuple[TableName, ...] = (
     "quarantine",
     "contributions",
     "id_log",
+    # Of scoring's runs, which remove it themselves; it has no version, so all that is left goes.
+    "encoded",
     "predictions",
 )
 
