@@ -22,7 +22,7 @@ SEMANTICS = {
     # A truncated or vanished raw file ends the run instead of giving fewer rows.
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
-    # Wide rows keep whole-stage code generation.
+    # Joins of wide rows keep whole-stage code generation; what should not says so (`apart`).
     "spark.sql.codegen.maxFields": "2000",
     # Inferring filters takes the optimizer minutes for plans of many columns and gives nothing.
     "spark.sql.constraintPropagation.enabled": "false",

@@ -65,7 +65,7 @@ def contributions(train_rows: DataFrame, dataset: Dataset) -> DataFrame:
         measured.append((train_rows.select(DS, F.explode(f.name).alias(f.name)), [f.name]))
     found = [_value_counts(train_rows, dataset)] if dataset.counted else []
     for rows, names in measured:
-        found += [_sums(rows, names), _bucket_counts(rows, names)] if names else []
+        found += [_number_counts(rows, names)] if names else []
     # A data set of images alone has nothing to fit.
     nothing = train_rows.sparkSession.createDataFrame([], CONTRIBUTIONS)
     return functools.reduce(DataFrame.unionByName, found or [nothing])
@@ -103,35 +103,56 @@ def _cast(columns: Mapping[str, SparkColumn]) -> Iterator[SparkColumn]:
         yield value.cast(column.dataType).alias(column.name)
 
 
-def _sums(rows: DataFrame, names: Sequence[str]) -> DataFrame:
-    structs = []
-    for name in names:
-        x = F.col(name).cast("double")
-        columns = {
-            "field": F.lit(name),
-            "count": F.count(x),
-            "nulls": F.count(F.lit(1)) - F.count(x),
-            "total": _exact_sum(x),
-            "total_squares": _exact_sum(x * x),
-            "low": F.min(x),
-            "high": F.max(x),
-        }
-        structs.append(F.struct(*_cast(columns)).alias(name))
-    sums = rows.groupBy(F.col(DS).alias("__ds")).agg(*structs)
-    long = sums.select("__ds", F.inline(F.array(*names))).drop(DS)
-    return long.withColumnRenamed("__ds", DS)
+def _number_counts(rows: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Counts by bucket and, of the buckets' sums, one row a field with its sums.
 
-
-def _bucket_counts(rows: DataFrame, names: Sequence[str]) -> DataFrame:
+    A row a number and one short list of aggregates are generated code that stays small; aggregates
+    of all columns side by side take several times as long.
+    """
     pairs = [
-        F.struct(F.lit(i).alias("number"), bucket_of(F.col(name).cast("double")).alias("bucket"))
+        F.struct(F.lit(i).alias("number"), F.col(name).cast("double").alias("x"))
         for i, name in enumerate(names)
     ]
-    buckets = rows.select(DS, F.inline(F.array(*pairs))).where(F.col("bucket").isNotNull())
-    counts = buckets.groupBy(DS, "number", "bucket").count()
-    fields = F.array(*[F.lit(name) for name in names])
-    columns = {"field": fields[F.col("number")], "value": F.col("bucket")}
-    return counts.select(*_cast({**columns, DS: F.col(DS), "count": F.col("count")}))
+    x, buckets = F.col("x"), (DS, "number", bucket_of(F.col("x")).alias("bucket"))
+    limbs = {f"l{i}": limb for i, limb in enumerate([*_limbs(x), *_limbs(x * x)])}
+    by_bucket = (
+        rows.select(DS, F.inline(F.array(*pairs)))
+        .groupBy(*buckets)
+        .agg(
+            F.count(F.lit(1)).alias("count"),
+            F.min(x).alias("low"),
+            F.max(x).alias("high"),
+            *[F.sum(limb).alias(name) for name, limb in limbs.items()],
+        )
+    )
+    known, counts = F.col("bucket").isNotNull(), F.struct("bucket", "count")
+    by_number = by_bucket.groupBy(DS, "number").agg(
+        F.coalesce(F.sum(F.when(known, F.col("count"))), F.lit(0)).alias("count"),
+        F.coalesce(F.sum(F.when(~known, F.col("count"))), F.lit(0)).alias("nulls"),
+        F.min("low").alias("low"),
+        F.max("high").alias("high"),
+        F.collect_list(F.when(known, counts)).alias("buckets"),
+        *[F.sum(name).alias(name) for name in limbs],
+    )
+    return _long(by_number, names, list(limbs))
+
+
+def _long(by_number: DataFrame, names: Sequence[str], limbs: Sequence[str]) -> DataFrame:
+    """A row with a field's sums, and one for each of its buckets."""
+    field = F.array(*[F.lit(name) for name in names])[F.col("number")]
+    half = len(limbs) // 2
+    of_field = {name: F.col(name) for name in ("count", "nulls", "low", "high", DS)} | {
+        "field": field,
+        "total": F.array(*limbs[:half]),
+        "total_squares": F.array(*limbs[half:]),
+    }
+
+    def of_bucket(bucket: SparkColumn) -> SparkColumn:
+        values = {"value": bucket["bucket"], "count": bucket["count"]}
+        return F.struct(*_cast({"field": field, DS: F.col(DS), **values}))
+
+    rows = F.concat(F.array(F.struct(*_cast(of_field))), F.transform("buckets", of_bucket))
+    return by_number.select(F.inline(rows))
 
 
 def bucket_of(x: SparkColumn) -> SparkColumn:
@@ -141,8 +162,8 @@ def bucket_of(x: SparkColumn) -> SparkColumn:
     return F.when(x < 0, -1 - bucket).otherwise(bucket)
 
 
-def _exact_sum(term: SparkColumn) -> SparkColumn:
-    """The limbs of a sum of terms cut at 2^-56; exact in any order."""
+def _limbs(term: SparkColumn) -> list[SparkColumn]:
+    """The limbs of a term cut at 2^-56, whose sums are exact in any order."""
 
     def whole(x: SparkColumn) -> SparkColumn:
         # Towards zero: what floor() leaves of a small negative number has lost its last bits.
@@ -154,7 +175,7 @@ def _exact_sum(term: SparkColumn) -> SparkColumn:
     low = (rest - middle) * 2.0**28
     lower = whole(low)
     lowest = whole((low - lower) * 2.0**28)
-    return F.array(*[F.sum(limb) for limb in (high, middle, lower, lowest)])
+    return [high, middle, lower, lowest]
 
 
 def units(limbs: Sequence[int]) -> int:

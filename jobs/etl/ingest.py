@@ -14,7 +14,7 @@ from jobs.etl.formats import MALFORMED, check_header, data_lines, parsed_csv, pa
 from jobs.etl.images import read_images
 from jobs.etl.lines import MISCODED, read_lines
 from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE, UNDATED, text_column
-from jobs.etl.reasons import joined
+from jobs.etl.reasons import apart, joined
 from schemas.dataset import Column, Source
 
 __all__ = [
@@ -65,7 +65,7 @@ def read_source(
             refusals += _text_reasons(column, typed[column.name], column.name in required)
     return rows.select(
         RAW,
-        SOURCE_FILE,
+        apart(F.col(SOURCE_FILE)).alias(SOURCE_FILE),
         joined(refusals).alias(REASONS),
         *[value.alias(name) for name, value in typed.items()],
     )

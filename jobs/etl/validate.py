@@ -27,7 +27,7 @@ from jobs.etl.ingest import (
     raw_lines,
     read_source,
 )
-from jobs.etl.reasons import joined, pattern_reasons, with_suspects
+from jobs.etl.reasons import apart, joined, pattern_reasons, with_suspects
 from schemas.dataset import Column, Dataset, Join
 from schemas.field import (
     Carried,
@@ -189,7 +189,7 @@ def _judged(rows: DataFrame, dataset: Dataset, with_label: bool) -> DataFrame:
     first = with_suspects(rows, columns).select(
         DS,
         RAW,
-        SOURCE_FILE,
+        apart(F.col(SOURCE_FILE)).alias(SOURCE_FILE),
         *[F.col(name).alias(f"__key_{name}") for name in dataset.key],
         joined([*_column_reasons(columns), *_parent_reasons(dataset)], F.col(REASONS)).alias(
             REASONS
@@ -197,7 +197,8 @@ def _judged(rows: DataFrame, dataset: Dataset, with_label: bool) -> DataFrame:
         *[value.alias(name) for name, value in {**values, **bases}.items()],
     )
     reasons = joined(_field_reasons(dataset, with_label), F.col(REASONS))
-    judged = first.withColumn(REASONS, reasons).drop(*bases)
+    judged = first.withColumns({REASONS: reasons, SOURCE_FILE: apart(F.col(SOURCE_FILE))})
+    judged = judged.drop(*bases)
     for name in dataset.key:
         judged = judged.withColumnRenamed(f"__key_{name}", name)
     return judged

@@ -83,6 +83,7 @@ def test_every_valid_row_is_predicted_once_and_the_others_are_counted(night: Lin
     ]
     row = _ledger(night, "score-1")[NIGHT]
     assert row["counts"] == {"raw": 65, "predicted": 61, "quarantined": 4}
+    assert not list(Path(_lake(night.settings).table("encoded").url).glob("run=*"))
     assert row["status"] == "done"
     assert row["versions"]["model"] == night.model
 

@@ -61,6 +61,11 @@ def test_only_what_the_newest_versions_name_stays(
     state = raw.lake / "visits" / "states" / "0123" / "state.json"
     state.parent.mkdir()
     state.write_text("{}")
+    encoded = (
+        raw.lake / "visits" / "encoded" / "run=score-dead" / "refused=false" / "part-0.parquet"
+    )
+    encoded.parent.mkdir(parents=True)
+    encoded.write_bytes(b"x")
     assert vacuum(raw, "--dry-run") == 0
     assert "would remove" in capsys.readouterr().out
     assert dead.exists()
@@ -72,6 +77,7 @@ def test_only_what_the_newest_versions_name_stays(
         f"visits/ledger/{file.path}" for file in lake_of(raw).table("ledger").files()
     }
     assert not dead.exists()
+    assert not encoded.exists()
     assert not state.parent.exists()
     runs = {shard.run for shard in examples_of(raw).shards()}
     manifests = raw.lake / "visits" / "examples" / "_manifests"
