@@ -45,9 +45,11 @@ def main() -> None:
         return
     _prepare(arguments)
     print(f"{machine('torch', 'pyarrow', 'petastorm', 'numpy')}\n")
-    figures: dict[str, Any] = {name: _in_process(name) for name in parts}
+    figures: dict[str, Any] = {"speed": _in_process("speed")}
     _print_speed(figures["speed"])
+    figures |= {name: _in_process(name) for name in ("small", "simulated")}
     _print_planning(figures)
+    figures["memory"] = _in_process("memory")
     _print_memory(figures["memory"])
     figures["mixing"] = _mixing(arguments)
     broken = [name for name, holds in _bounds(figures).items() if not holds]
