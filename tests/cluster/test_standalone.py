@@ -67,7 +67,7 @@ class Submitter:
             env=clean_environment(),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
 
