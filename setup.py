@@ -48,6 +48,7 @@ setup(
             "pandas-stubs",
             "pytest",
             "pytest-logger",
+            "pytest-xdist",
             "ruff",
             "scikit-learn",
             "types-PyYAML",
