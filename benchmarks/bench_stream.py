@@ -130,7 +130,7 @@ def _print_speed(found: dict[str, Any]) -> None:
 def _small(arguments: argparse.Namespace) -> dict[str, Any]:
     """Real small shards: from the table's version to the first batch."""
     from benchmarks import stream_data
-    from jobs.lake import Examples
+    from jobs.examples import Examples
     from jobs.train.stream import Stream
 
     url = f"{_small_shards(arguments)}/{stream_data.NARROW.name}/examples"

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import machine, measured, print_figures, print_table
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.settings import Settings, load_settings
 from jobs.state import load_state
 from jobs.train.batch import Batch

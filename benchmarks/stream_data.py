@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.lake import Examples, Table
+from jobs.examples import Examples
+from jobs.lake import Table
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Categorical, Label, Numeric
 from tests.builders.examples import write_examples

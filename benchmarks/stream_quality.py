@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.train.stream import Stream
 from schemas.dataset import Dataset
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.stream_data import COLUMNS, WIDE
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.train.stream import Stream
 
 BATCH_ROWS = 8_192

@@ -220,7 +220,7 @@ def vacuum(arguments: argparse.Namespace, settings: Settings) -> str:
 
 def files(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.etl.job import lake_of
-    from jobs.lake import Examples
+    from jobs.examples import Examples
 
     examples = Examples.open(lake_of(settings).table("examples").url, arguments.version)
     shards = examples.shards(arguments.split)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
@@ -33,8 +32,6 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from jobs.errors import DataRefused, Locked
-from jobs.manifest import Shard, read_manifest
-from jobs.selection import Choice, Where
 from jobs.store import delta_options, write_whole
 
 TableName = Literal[
@@ -88,6 +85,14 @@ class Table:
     def version(self) -> int:
         """The newest version; -1 when there is no table yet."""
         return self._at(None).version() if self.exists() else -1
+
+    def version_at(self, version: int | None) -> int:
+        """The version, the newest where none is given.
+
+        Raises:
+            DataRefused: there is no such table or version.
+        """
+        return int(self._at(version).version())
 
     def _at(self, version: int | None) -> DeltaTable:
         try:
@@ -346,58 +351,6 @@ def _add_action(file: NewFile) -> AddAction:
         True,
         json.dumps({"numRecords": file.rows}),
     )
-
-
-@dataclass(frozen=True)
-class Examples:
-    """A version of the examples table. Small to send: the manifest is read where it is used.
-
-    Attributes:
-        url: of the table.
-        version: of the table.
-    """
-
-    url: str
-    version: int
-
-    @classmethod
-    def open(cls, url: str, version: int | None = None) -> Examples:
-        """The named or the newest version.
-
-        Raises:
-            DataRefused: there is no such table or version.
-        """
-        return cls(url, Table(url)._at(version).version())
-
-    @cached_property
-    def info(self) -> dict[str, Any]:
-        """What the commit says: run, state by ds, declaration digest, versions of other tables."""
-        return Table(self.url).commit_info(self.version)
-
-    def shards(
-        self,
-        split: str | None = None,
-        first_ds: str | None = None,
-        last_ds: str | None = None,
-        where: Where | None = None,
-    ) -> list[Shard]:
-        """The version's shards that are chosen, in order of (ds, split, number).
-
-        Raises:
-            ConfigError: `where` names another column than ds or split.
-        """
-        choice = Choice.of(split, first_ds, last_ds, where)
-        choice.check(("ds", "split"))
-        live = {file.path for file in Table(self.url).files(self.version)}
-        runs = sorted({Shard.run_of(path) for path in live})
-        with ThreadPoolExecutor(16) as threads:
-            manifests = list(threads.map(lambda run: read_manifest(self.url, run), runs))
-        shards = (shard for manifest in manifests for shard in manifest)
-        return sorted(
-            shard
-            for shard in shards
-            if shard.path in live and choice.takes({"ds": shard.ds, "split": shard.split})
-        )
 
 
 class Lake:

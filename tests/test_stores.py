@@ -16,7 +16,8 @@ from jobs import lock
 from jobs.cli import main
 from jobs.errors import DataRefused, Locked
 from jobs.evaluate.model_files import keep_model
-from jobs.lake import Examples, Lake, NewFile, read_json, write_json
+from jobs.examples import Examples
+from jobs.lake import Lake, NewFile, read_json, write_json
 from jobs.ledger import LedgerRow, read_ledger, record
 from jobs.lock import stage_lock
 from jobs.manifest import write_manifest

@@ -25,7 +25,8 @@ from jobs.evaluate.read import read_by_etl
 from jobs.evaluate.registry import LATEST, ModelVersion, Registry
 from jobs.evaluate.report import Report, write_report
 from jobs.evaluate.selection import LABEL, WEIGHT, Selection, early_share, fresh, read_alike
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.ledger import LedgerRow, record
 from jobs.settings import Settings
 from jobs.state import load_state

@@ -17,7 +17,8 @@ from jobs.evaluate.jackknife import BLOCKS
 from jobs.evaluate.predict import ROWS_PER_TASK
 from jobs.evaluate.registry import ModelVersion
 from jobs.evaluate.slices import with_slices
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.manifest import Shard
 from jobs.sections import EvaluateSettings
 from jobs.state import State, load_state

@@ -18,7 +18,8 @@ from pyspark.sql import SparkSession
 from jobs.declaration import refuse_changed_declaration
 from jobs.etl.accounts import content_digests
 from jobs.etl.job import lake_of
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.ledger import LedgerRow, record
 from jobs.lock import stage_lock
 from jobs.manifest import Shard

@@ -20,7 +20,8 @@ from jobs.etl.ingest import DS
 from jobs.etl.job import lake_of
 from jobs.etl.quarantine import QUARANTINE, STAGE
 from jobs.evaluate.predictions import predictions_schema
-from jobs.lake import Examples, Lake, Table
+from jobs.examples import Examples
+from jobs.lake import Lake, Table
 from jobs.ledger import LedgerRow, record
 from jobs.lock import StageLock, stage_lock
 from jobs.operations.keys import HIT, Keys, erasable_columns, marked

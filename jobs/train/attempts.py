@@ -8,7 +8,8 @@ from functools import partial
 
 from pyspark.sql import SparkSession
 
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.train.distributed import launch
 from jobs.train.failures import RankLost, forget
 from jobs.train.rank import RankResult, TrainJob, train_rank

@@ -22,8 +22,9 @@ from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import id_map
 from jobs.evaluate.registry import Registry, as_tag
+from jobs.examples import Examples
 from jobs.inputs import code_commit, code_digest
-from jobs.lake import Examples, Lake
+from jobs.lake import Lake
 from jobs.ledger import LedgerRow, record
 from jobs.lock import stage_lock
 from jobs.settings import Settings

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jobs.lake import Examples, read_json
+from jobs.examples import Examples
+from jobs.lake import read_json
 from jobs.selection import Choice
 from jobs.settings import Settings
 from jobs.train.artifact import CARD, save_model

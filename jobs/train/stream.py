@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from jobs.errors import DataRefused
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.sections import StreamSettings
 from jobs.selection import Choice, Where
 from jobs.train.assemble import Assembler, batches_a_block

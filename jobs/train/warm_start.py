@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import id_map
 from jobs.evaluate.registry import CHAMPION, Registry
-from jobs.lake import Examples, Lake, read_json
+from jobs.examples import Examples
+from jobs.lake import Lake, read_json
 from jobs.settings import Settings
 from jobs.state import State, load_state
 from jobs.train.artifact import CARD, load_model

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.evaluate.registry import Registry
-from jobs.lake import Examples, Lake, TableName
+from jobs.examples import Examples
+from jobs.lake import Lake, TableName
 from jobs.ledger import read_ledger
 from jobs.nightly.record import load
 from jobs.settings import Settings

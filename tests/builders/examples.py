@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.lake import Examples, Lake, NewFile
+from jobs.examples import Examples
+from jobs.lake import Lake, NewFile
 from jobs.manifest import Shard, write_manifest
 from jobs.train.rowledger import hashes
 from schemas.dataset import ROW_ID, Column, Dataset, Source, StoredColumn

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from jobs.etl import job
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.ledger import new_run_id
 from jobs.settings import load_settings
 from schemas.dataset import ROW_ID

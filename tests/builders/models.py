@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 
 from jobs.evaluate.registry import Registry
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.settings import Settings
 from jobs.state import load_state
 from jobs.train.artifact import load_model, save_model

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.settings import Settings
 from jobs.train.batch import Batch
 from jobs.train.commits import Memory

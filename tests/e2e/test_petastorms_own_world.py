@@ -20,7 +20,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.cli import main
-from jobs.lake import Examples
+from jobs.examples import Examples
 from schemas.dataset import ROW_ID
 from tests.builders.digits import FIRST, configure
 from tests.builders.lakes import example_rows, examples_of, run_etl

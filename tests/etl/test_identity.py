@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl import identity, job
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.ledger import new_run_id
 from jobs.settings import load_settings
 from tests.builders.lines import lines_of, write_lines

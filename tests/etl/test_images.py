@@ -17,7 +17,8 @@ from pyspark.sql import SparkSession
 
 from jobs.errors import DataRefused
 from jobs.etl.tally import Tally
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.petastorm_arrow import codec_columns
 from jobs.train.stream import Stream
 from schemas.dataset import Column, Dataset, DeclarationError, Source

@@ -21,7 +21,8 @@ from jobs.etl.validate import checked_rows
 from jobs.evaluate import score
 from jobs.evaluate.predict import Predictor, predicted
 from jobs.evaluate.registry import Registry
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.settings import load_settings
 from jobs.state import load_state
 from jobs.train.artifact import load_model

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import DataRefused
-from jobs.lake import Examples, Lake
+from jobs.examples import Examples
+from jobs.lake import Lake
 from jobs.train.commits import Memory
 from jobs.train.history import EpochResult
 from jobs.train.rank import RankResult, TrainJob, train_rank

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError, DataRefused
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.sections import TrainSettings
 from jobs.train.commits import Memory
 from jobs.train.distributed import launch

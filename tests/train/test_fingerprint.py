@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import DataRefused
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.train.fingerprint import check_fingerprint
 from jobs.train.stream import Stream
 from tests.builders.examples import CLICKS, write_examples

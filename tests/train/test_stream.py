@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import ConfigError, DataRefused
-from jobs.lake import Examples
+from jobs.examples import Examples
 from jobs.manifest import Shard
 from jobs.sections import StreamSettings
 from jobs.train.batch import Batch, batch_from_arrow
