@@ -1,6 +1,6 @@
 """The DAG of deploy/airflow by a real Airflow, which has an environment of its own.
 
-It is made once, in the user's cache, by tools/airflow_world.sh.
+It is made once, in the user's cache, by tools/world.sh.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 from jobs.nightly.record import STEPS, load
 from tests.builders.lakes import lake_of
 from tests.builders.visits import Raw, rows_of
+from tests.builders.worlds import interpreter
 from tools.package import copy_submitted, pack_code
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +30,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def airflow() -> Path:
     """Its interpreter."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "millstream").expanduser()
-    script = str(ROOT / "tools" / "airflow_world.sh")
-    made = subprocess.run(
-        [script, sys.executable, str(cache)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return Path(made.stdout.strip())
+    return Path(interpreter("airflow"))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """What the ETL writes, read where Petastorm, Arrow 14 and NumPy 1.26 are as they were.
 
-The environment is made once, in the user's cache, by tools/petastorm_world.sh.
+The environment is made once, in the user's cache, by tools/world.sh.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -25,6 +24,7 @@ from schemas.dataset import ROW_ID
 from tests.builders.digits import FIRST, configure
 from tests.builders.lakes import example_rows, examples_of, run_etl
 from tests.builders.visits import VISITS, Raw, rows_of
+from tests.builders.worlds import interpreter
 from tools.make_digits import make_digits
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +35,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def world() -> str:
     """Its interpreter."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "millstream").expanduser()
-    script = str(ROOT / "tools" / "petastorm_world.sh")
-    made = subprocess.run(
-        [script, sys.executable, str(cache)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return made.stdout.strip()
+    return interpreter("petastorm")
 
 
 def read(world: str, out: Path, kind: str, *urls: str) -> dict[str, npt.NDArray[np.generic]]:

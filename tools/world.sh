@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# Makes an environment with Airflow and its Spark provider, and keeps it. They need one of their own:
-# what they require is not what the project requires.
+# Makes an environment of its own for what cannot be in the project's, and keeps it: `airflow`, and
+# `petastorm` with the Arrow and NumPy that it was written for.
 #
-#   tools/airflow_world.sh PYTHON CACHE    prints the environment's interpreter
+#   tools/world.sh NAME PYTHON CACHE    prints the interpreter of the environment of NAME_world.txt
 #
 # The folder's name carries the recipe, so a change of any version makes another one.
 set -euo pipefail
 
-python=$1
-root=$2
-requirements="$(dirname "$0")/airflow_world.txt"
+name=$1
+python=$2
+root=$3
+requirements="$(dirname "$0")/${name}_world.txt"
 python_tag=$("$python" -c 'import sys; print(f"cp{sys.version_info.major}{sys.version_info.minor}")')
-world="$root/airflow-world-$python_tag-$(cat "$0" "$requirements" | sha256sum | cut -c1-8)"
+world="$root/$name-world-$python_tag-$(cat "$0" "$requirements" | sha256sum | cut -c1-8)"
 
 if [ -e "$world/made" ]; then
     echo "$world/bin/python"
     exit 0
 fi
 
-echo "Making an environment for Airflow (about a minute, once) ..." >&2
+echo "Making an environment for $name (about a minute, once) ..." >&2
 mkdir -p "$root"
 exec 9>"$world.lock"
 flock 9
