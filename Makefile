@@ -11,7 +11,7 @@ bin := $(VENV)/bin
 raw := data/raw
 stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/build_horovod.sh tools/check_machine.sh 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: help setup demo test test-all package digits petastorm-tests lint types fmt clean \
+.PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
 	bench-etl bench-stream bench-train bench-quality bench-recovery bench-score
 help:
 	@sed -n 's/^# //p' Makefile | head -4
@@ -40,6 +40,12 @@ $(raw)/flights.csv: | $(stamp)
 test: $(stamp)
 	@echo "The tests take about 10 minutes on 2 cores."
 	$(bin)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+# Of the slow tests those that fit into CI's hour: all but the seven nights, the browser, Petastorm
+# as it was and the training of real sizes.
+test-slow: $(stamp)
+	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/test_size.py \
+		tests/laws tests/faults tests/nightly/test_deaths.py
 
 test-all: $(stamp)
 	tools/install_browser.sh
