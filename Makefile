@@ -41,11 +41,11 @@ test: $(stamp)
 	@echo "The tests take about 10 minutes on 2 cores."
 	$(bin)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-# Of the slow tests those that fit into CI's hour: all but the seven nights, the browser, Petastorm
-# as it was and the training of real sizes.
+# Of the slow tests those that fit into CI's hour: not the seven nights, the browser, lost ranks,
+# Petastorm as it was, nor training of real sizes.
 test-slow: $(stamp)
 	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/test_size.py \
-		tests/laws tests/faults tests/nightly/test_deaths.py
+		tests/laws tests/faults/test_etl_kills.py tests/faults/test_score_kills.py tests/nightly/test_deaths.py
 
 test-all: $(stamp)
 	tools/install_browser.sh
