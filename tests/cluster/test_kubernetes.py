@@ -56,8 +56,12 @@ def test_the_cron_workflow_is_one_by_its_published_type() -> None:
 def test_kubernetes_own_kinds_are_what_it_publishes(name: str) -> None:
     import kubernetes_validate
 
-    for document in documents(name):
+    found = documents(name)
+    assert found
+    for document in found:
         kubernetes_validate.validate(document, "1.34", strict=True)
+        with pytest.raises(kubernetes_validate.ValidationError, match="speck"):
+            kubernetes_validate.validate({**document, "speck": 1}, "1.34", strict=True)
 
 
 def test_manifests_name_one_image_and_files_that_it_holds() -> None:
