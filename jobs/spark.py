@@ -10,6 +10,9 @@ from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError
 
+# A task keeps so many files of a partitioned table open; rows for more are sorted by file first.
+OPEN_FILES = 8
+
 # What results, and speed, depend on. Set on every session, whatever the properties file says.
 SEMANTICS = {
     "spark.sql.session.timeZone": "UTC",
@@ -26,6 +29,7 @@ SEMANTICS = {
     "spark.sql.codegen.maxFields": "2000",
     # Inferring filters takes the optimizer minutes for plans of many columns and gives nothing.
     "spark.sql.constraintPropagation.enabled": "false",
+    "spark.sql.maxConcurrentOutputFileWriters": str(OPEN_FILES),
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Rows are kept for a few passes only, which do not earn the compressing back.
     "spark.sql.inMemoryColumnarStorage.compressed": "false",

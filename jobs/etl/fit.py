@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
@@ -51,49 +52,78 @@ ID_LOG = struct_type(
     ]
 )
 ENTRY = ("field", "value", "id", "from_ds")
+_FIRST = "__first"
 
 
-def contributions(train_rows: DataFrame, dataset: Dataset) -> DataFrame:
+def contributions(train_rows: DataFrame, dataset: Dataset, dates: Sequence[str]) -> DataFrame:
     """What the train rows of each date add: see `CONTRIBUTIONS` for the columns.
 
     A categorical row counts one value (null is one of them), a list each of its elements. A
     numeric field has one row a date with its sums, and one for each bucket of its values, whose
     number is the `value`.
+
+    Args:
+        dates: those of the rows.
     """
     measured = [(train_rows, [f.name for f in dataset.numeric])]
     for f in dataset.of_kind(NumericList):
         measured.append((train_rows.select(DS, F.explode(f.name).alias(f.name)), [f.name]))
-    found = [_value_counts(train_rows, dataset)] if dataset.counted else []
+    logs = list(dict.fromkeys(f.log_name for f in dataset.counted))
+    found = [_value_counts(train_rows, dataset, _Groups(dates, logs))] if logs else []
     for rows, names in measured:
-        found += [_number_counts(rows, names)] if names else []
+        found += [_number_counts(rows, _Groups(dates, names))] if names else []
     # A data set of images alone has nothing to fit.
     nothing = train_rows.sparkSession.createDataFrame([], CONTRIBUTIONS)
     return functools.reduce(DataFrame.unionByName, found or [nothing])
 
 
-def _value_counts(rows: DataFrame, dataset: Dataset) -> DataFrame:
-    # Fields are counted by their numbers, not by their names, which takes half the time.
-    def pair(number: int, value: SparkColumn) -> SparkColumn:
-        return F.struct(F.lit(number).alias("number"), value.alias("value"))
+@dataclass(frozen=True)
+class _Groups:
+    """Numbers for pairs of a date and a name: grouping by texts takes twice the time."""
 
-    logs = list(dict.fromkeys(f.log_name for f in dataset.counted))
+    dates: Sequence[str]
+    names: Sequence[str]
+
+    def numbered(self, rows: DataFrame) -> DataFrame:
+        """Adds the number of the row's date and the first name."""
+        if len(self.dates) == 1:
+            return rows.withColumn(_FIRST, F.lit(0))
+        place = F.array_position(F.array(*map(F.lit, self.dates)), F.col(DS)).cast("int") - 1
+        return rows.withColumn(_FIRST, place * len(self.names))
+
+    def of(self, name: str) -> SparkColumn:
+        return (F.col(_FIRST) + self.names.index(name)).alias("number")
+
+    def columns(self) -> dict[str, SparkColumn]:
+        """The date and the name of a `number`."""
+        names, dates = (F.array(*map(F.lit, texts)) for texts in (self.names, self.dates))
+        size = len(self.names)
+        return {
+            DS: dates[F.expr(f"int(number div {size})")],
+            "field": names[F.col("number") % size],
+        }
+
+
+def _value_counts(rows: DataFrame, dataset: Dataset, groups: _Groups) -> DataFrame:
+    def pair(log: str, value: SparkColumn) -> SparkColumn:
+        return F.struct(groups.of(log), value.alias("value"))
+
     single = [
-        pair(logs.index(f.log_name), F.col(f.name))
-        for f in dataset.counted
-        if isinstance(f, Categorical)
+        pair(f.log_name, F.col(f.name)) for f in dataset.counted if isinstance(f, Categorical)
     ]
     lists = [
-        F.transform(f.name, functools.partial(pair, logs.index(f.log_name)))
+        F.transform(f.name, functools.partial(pair, f.log_name))
         for f in dataset.counted
         if isinstance(f, CategoricalList)
     ]
     arrays = ([F.array(*single)] if single else []) + lists
     # Spark generates the rows of a plain array without making it.
     pairs = F.concat(*arrays) if lists else arrays[0]
-    counts = rows.select(DS, F.inline(pairs)).groupBy(DS, "number", "value").count()
-    names = F.array(*[F.lit(name) for name in logs])
-    columns = {name: F.col(name) for name in (DS, "value", "count")}
-    return counts.select(*_cast({**columns, "field": names[F.col("number")]}))
+    values = groups.numbered(rows).select(F.inline(pairs))
+    counts = values.groupBy("number", "value").count()
+    return counts.select(
+        *_cast({**groups.columns(), "value": F.col("value"), "count": F.col("count")})
+    )
 
 
 def _cast(columns: Mapping[str, SparkColumn]) -> Iterator[SparkColumn]:
@@ -103,21 +133,21 @@ def _cast(columns: Mapping[str, SparkColumn]) -> Iterator[SparkColumn]:
         yield value.cast(column.dataType).alias(column.name)
 
 
-def _number_counts(rows: DataFrame, names: Sequence[str]) -> DataFrame:
+def _number_counts(rows: DataFrame, groups: _Groups) -> DataFrame:
     """Counts by bucket and, of the buckets' sums, one row a field with its sums.
 
     A row a number and one short list of aggregates are generated code that stays small; aggregates
     of all columns side by side take several times as long.
     """
     pairs = [
-        F.struct(F.lit(i).alias("number"), F.col(name).cast("double").alias("x"))
-        for i, name in enumerate(names)
+        F.struct(groups.of(name), F.col(name).cast("double").alias("x")) for name in groups.names
     ]
-    x, buckets = F.col("x"), (DS, "number", bucket_of(F.col("x")).alias("bucket"))
+    x = F.col("x")
     limbs = {f"l{i}": limb for i, limb in enumerate([*_limbs(x), *_limbs(x * x)])}
     by_bucket = (
-        rows.select(DS, F.inline(F.array(*pairs)))
-        .groupBy(*buckets)
+        groups.numbered(rows)
+        .select(F.inline(F.array(*pairs)))
+        .groupBy("number", bucket_of(x).alias("bucket"))
         .agg(
             F.count(F.lit(1)).alias("count"),
             F.min(x).alias("low"),
@@ -126,7 +156,7 @@ def _number_counts(rows: DataFrame, names: Sequence[str]) -> DataFrame:
         )
     )
     known, counts = F.col("bucket").isNotNull(), F.struct("bucket", "count")
-    by_number = by_bucket.groupBy(DS, "number").agg(
+    by_number = by_bucket.groupBy("number").agg(
         F.coalesce(F.sum(F.when(known, F.col("count"))), F.lit(0)).alias("count"),
         F.coalesce(F.sum(F.when(~known, F.col("count"))), F.lit(0)).alias("nulls"),
         F.min("low").alias("low"),
@@ -134,22 +164,21 @@ def _number_counts(rows: DataFrame, names: Sequence[str]) -> DataFrame:
         F.collect_list(F.when(known, counts)).alias("buckets"),
         *[F.sum(name).alias(name) for name in limbs],
     )
-    return _long(by_number, names, list(limbs))
+    return _long(by_number, groups, list(limbs))
 
 
-def _long(by_number: DataFrame, names: Sequence[str], limbs: Sequence[str]) -> DataFrame:
+def _long(by_number: DataFrame, groups: _Groups, limbs: Sequence[str]) -> DataFrame:
     """A row with a field's sums, and one for each of its buckets."""
-    field = F.array(*[F.lit(name) for name in names])[F.col("number")]
-    half = len(limbs) // 2
-    of_field = {name: F.col(name) for name in ("count", "nulls", "low", "high", DS)} | {
-        "field": field,
+    group, half = groups.columns(), len(limbs) // 2
+    of_field = {name: F.col(name) for name in ("count", "nulls", "low", "high")} | {
+        **group,
         "total": F.array(*limbs[:half]),
         "total_squares": F.array(*limbs[half:]),
     }
 
     def of_bucket(bucket: SparkColumn) -> SparkColumn:
         values = {"value": bucket["bucket"], "count": bucket["count"]}
-        return F.struct(*_cast({"field": field, DS: F.col(DS), **values}))
+        return F.struct(*_cast({**group, **values}))
 
     rows = F.concat(F.array(F.struct(*_cast(of_field))), F.transform("buckets", of_bucket))
     return by_number.select(F.inline(rows))

@@ -14,7 +14,7 @@ from jobs.etl.formats import MALFORMED, check_header, data_lines, parsed_csv, pa
 from jobs.etl.images import read_images
 from jobs.etl.lines import MISCODED, read_lines
 from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE, UNDATED, text_column
-from jobs.etl.reasons import apart, joined
+from jobs.etl.reasons import apart, joined, suspects
 from schemas.dataset import Column, Source
 
 __all__ = [
@@ -48,7 +48,7 @@ def read_source(
         The declared columns in their types; `raw`, the line (the row as JSON for Parquet and ORC);
         `source_file`; `reasons`, a text with `malformed` for a line with too many or too few
         fields or no JSON object, `encoding` for bytes that are no text, `unparsable:COLUMN` and
-        `null:COLUMN`, joined by commas.
+        `null:COLUMN`, joined by commas; and `suspects`.
 
     Raises:
         DataRefused: a file's header or schema is not the declared one.
@@ -57,17 +57,18 @@ def read_source(
         return read_images(spark, source, files).withColumn(REASONS, F.lit(""))
     rows = _parsed(spark, source, files)
     typed = {column.name: _typed(column) for column in source.columns}
+    judged = [column for column in source.columns if with_label or not column.of_label]
     refusals = [F.when(F.col(MISCODED), F.lit("encoding"))]
     if MALFORMED in rows.columns:
         refusals.append(F.when(F.col(MALFORMED).isNotNull(), F.lit("malformed")))
-    for column in source.columns:
-        if with_label or not column.of_label:
-            refusals += _text_reasons(column, typed[column.name], column.name in required)
+    for column in judged:
+        refusals += _text_reasons(column, typed[column.name], column.name in required)
     return rows.select(
         RAW,
         apart(F.col(SOURCE_FILE)).alias(SOURCE_FILE),
         joined(refusals).alias(REASONS),
         *[value.alias(name) for name, value in typed.items()],
+        *suspects(judged),
     )
 
 

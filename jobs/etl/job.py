@@ -193,7 +193,7 @@ class Pass:
         """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
         train = rows.where(F.col(SPLIT) == "train")
         table = self.lake.table("contributions")
-        by_date = contributions(train, self.dataset)
+        by_date = contributions(train, self.dataset, self.dates)
         if len(self.dates) > _FEW_DATES:
             by_date = by_date.repartition(DS)
         files = table.stage(by_date, self.run_id, [DS])

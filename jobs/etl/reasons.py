@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.etl.names import text_column
 from schemas.dataset import Column
 
-# So many characters of one class: `^[0-9a-f]{8}$`.
-_OF_ONE_CLASS = re.compile(r"\^\[([^\\\[\]^&]+)\]\{(\d+)\}\$")
+# So many characters of one class of ASCII: `^[0-9a-f]{8}$`.
+_OF_ONE_CLASS = re.compile(r"\^\[([^\\\[\]^&\x80-\U0010ffff]+)\]\{(\d+)\}\$")
 _SUSPECT = "__suspect_{}"
 
 
@@ -44,8 +44,8 @@ def apart(column: SparkColumn) -> SparkColumn:
     return F.transform(F.array(column), lambda same: same)[0]
 
 
-def with_suspects(rows: DataFrame, columns: Sequence[Column]) -> DataFrame:
-    """Adds, for each pattern that several columns share, whether one of them may not match it.
+def suspects(columns: Sequence[Column]) -> Iterator[SparkColumn]:
+    """For each pattern that several columns share, whether one of their texts may not match it.
 
     A regular expression a column takes as long as parsing the line; one over all the columns'
     characters together a tenth of that. Only simple patterns are told apart like this.
@@ -53,29 +53,36 @@ def with_suspects(rows: DataFrame, columns: Sequence[Column]) -> DataFrame:
     for number, (pattern, sharing) in enumerate(_shared_patterns(columns).items()):
         parts = _OF_ONE_CLASS.fullmatch(pattern)
         assert parts is not None
-        values = [F.col(column.name) for column in sharing]
-        strange = F.concat_ws("", *values).rlike(f"[^{parts[1]}]")
-        for value in values:
-            strange = strange | (F.coalesce(F.length(value), F.lit(int(parts[2]))) != int(parts[2]))
-        rows = rows.withColumn(_SUSPECT.format(number), strange)
-    return rows
+        texts, size = [F.col(text_column(column.name)) for column in sharing], int(parts[2])
+        strange = ~F.concat_ws("", *texts).rlike(rf"^[{_spelled(parts[1])}]*\z")
+        for text in texts:
+            strange = strange | (F.coalesce(F.octet_length(text), F.lit(size)) != size)
+        yield strange.alias(_SUSPECT.format(number))
+
+
+def _spelled(ranges: str) -> str:
+    """A class with its characters one by one, which Java looks up in a table."""
+    members = [chr(code) for code in range(128) if re.match(f"[{ranges}]", chr(code))]
+    return "".join(f"\\x{ord(member):02x}" for member in members)
 
 
 def pattern_reasons(columns: Sequence[Column]) -> Iterator[SparkColumn]:
-    """`pattern:COLUMN` of rows that `with_suspects` made."""
-    shared = list(_shared_patterns(columns))
+    """`pattern:COLUMN` of rows that have `suspects`."""
+    shared = _shared_patterns(columns)
     for column in columns:
         if column.pattern is None:
             continue
         wrong = ~F.col(column.name).rlike(column.pattern)
-        if column.pattern in shared:
-            wrong = F.col(_SUSPECT.format(shared.index(column.pattern))) & wrong
+        if column in shared.get(column.pattern, ()):
+            wrong = F.col(_SUSPECT.format(list(shared).index(column.pattern))) & wrong
         yield F.when(wrong, F.lit(f"pattern:{column.name}"))
 
 
 def _shared_patterns(columns: Sequence[Column]) -> dict[str, list[Column]]:
     by_pattern: dict[str, list[Column]] = {}
     for column in columns:
-        if column.pattern is not None and _OF_ONE_CLASS.fullmatch(column.pattern):
+        if column.pattern is None or column.type.strip().lower() != "string":
+            continue
+        if _OF_ONE_CLASS.fullmatch(column.pattern):
             by_pattern.setdefault(column.pattern, []).append(column)
     return {pattern: sharing for pattern, sharing in by_pattern.items() if len(sharing) > 1}

@@ -17,6 +17,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from jobs.etl.ingest import DS
 from jobs.lake import NewFile, Table
 from jobs.manifest import UINT64, Shard
+from jobs.spark import OPEN_FILES
 from jobs.store import write_whole
 from schemas.dataset import ROW_ID, Dataset, struct_type
 
@@ -55,11 +56,14 @@ def stage_shards(
     placed = rows.join(F.broadcast(counted), [DS, SPLIT]).withColumn(
         SHARD, F.pmod(F.xxhash64(ROW_ID, F.lit(SHARD)), F.col("num_shards"))
     )
-    most = 4 * spark.sparkContext.defaultParallelism
-    num_tasks = max(1, min(sum(num_shards.values()), most))
-    task = F.pmod(F.col("first") + F.col(SHARD), F.lit(num_tasks)).cast("int")
+    total, most = sum(num_shards.values()), 4 * spark.sparkContext.defaultParallelism
+    num_tasks = max(1, min(total, most), -(-total // OPEN_FILES))
+    number = F.col("first") + F.col(SHARD)
+    task = F.pmod(number, F.lit(num_tasks)).cast("int")
+    # By shard and row id, mostly decided by one long, which Spark's sort holds beside its pointers.
+    place = F.shiftleft(number, 40) + F.shiftright(ROW_ID, 24)
     ordered = placed.repartitionById(num_tasks, task).sortWithinPartitions(
-        *_LAYOUT, ROW_ID, *dataset.key
+        place, number, ROW_ID, *dataset.key
     )
     names = [column.name for column in dataset.stored_columns()]
     writer = ordered.select(*names, *_LAYOUT).write.mode("overwrite").partitionBy(*_LAYOUT)

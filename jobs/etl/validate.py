@@ -27,8 +27,8 @@ from jobs.etl.ingest import (
     raw_lines,
     read_source,
 )
-from jobs.etl.reasons import apart, joined, pattern_reasons, with_suspects
-from schemas.dataset import Column, Dataset, Join
+from jobs.etl.reasons import apart, joined, pattern_reasons
+from schemas.dataset import Column, Dataset, Join, Source
 from schemas.field import (
     Carried,
     Categorical,
@@ -65,17 +65,20 @@ def dated_rows(
     if dataset.ds is not None:
         day = F.coalesce(F.date_format(F.expr(dataset.ds), "yyyy-MM-dd"), F.lit(UNDATED))
     else:
-        day = _day_of_path(path, dataset)
+        day = _day_of_path(path, dataset, dates)
     rows = rows.withColumn(DS, day)
     return rows.where(F.col(DS).isin(*dates, UNDATED))
 
 
-def _day_of_path(path: str, dataset: Dataset) -> SparkColumn:
+def _day_of_path(path: str, dataset: Dataset, dates: Sequence[str]) -> SparkColumn:
     if "{ds}" not in path:
         raise ConfigError(
             f"neither declaration {dataset.name!r} nor etl.sources.{dataset.rows} says the date",
             remedy="give the declaration a `ds`, or put {ds} into the path",
         )
+    if len(dates) == 1:
+        # All the files found are this date's.
+        return F.lit(dates[0])
     return F.coalesce(ds_from_path(path), F.lit(UNDATED))
 
 
@@ -93,7 +96,7 @@ def survey(
     # Neither needs the lines parsed.
     path = sources[dataset.rows]
     lines = raw_lines(spark, dataset.row_source, find_files(spark, path, dates))
-    rows = lines.withColumn(DS, _day_of_path(path, dataset))
+    rows = lines.withColumn(DS, _day_of_path(path, dataset, dates))
     return surveyed(rows.where(F.col(DS).isin(*dates, UNDATED)), dataset)
 
 
@@ -124,7 +127,8 @@ def checked_rows(
     rows = dated_rows(spark, dataset, sources, dates, with_label)
     for join in dataset.joins:
         files = find_files(spark, sources[join.source], dates)
-        rows = _with_parent(rows, read_source(spark, dataset.source(join.source), files), join)
+        source = dataset.source(join.source)
+        rows = _with_parent(rows, read_source(spark, source, files), source, join)
     try:
         judged = _judged(rows, dataset, with_label)
         return identified(judged, dataset, found or survey(spark, dataset, sources, dates))
@@ -133,12 +137,11 @@ def checked_rows(
         raise ConfigError(f"declaration {dataset.name!r}: {message}") from error
 
 
-def _with_parent(rows: DataFrame, parent: DataFrame, join: Join) -> DataFrame:
+def _with_parent(rows: DataFrame, parent: DataFrame, source: Source, join: Join) -> DataFrame:
     """Adds the parent's columns as one struct, null where there is no parent."""
     _refuse_bad_parent(parent, join)
-    columns = [name for name in parent.columns if name not in (RAW, SOURCE_FILE, REASONS)]
     packed = parent.select(
-        F.struct(*columns).alias(join.source),
+        F.struct(*source.column_names).alias(join.source),
         *[F.col(theirs).alias(f"__on_{i}") for i, (_, theirs) in enumerate(join.on)],
     )
     on = [F.expr(ours) == F.col(f"__on_{i}") for i, (ours, _) in enumerate(join.on)]
@@ -186,7 +189,7 @@ def _judged(rows: DataFrame, dataset: Dataset, with_label: bool) -> DataFrame:
         if f.transforms
     }
     values = {f.name: _value(f, with_label) for f in dataset.fields}
-    first = with_suspects(rows, columns).select(
+    first = rows.select(
         DS,
         RAW,
         apart(F.col(SOURCE_FILE)).alias(SOURCE_FILE),

@@ -108,7 +108,7 @@ def test_drift_is_the_same_for_dates_together_and_one_by_one(spark: SparkSession
         ],
         "ds string, amount_log double, shop_id string, age_years double, shop_size double",
     ).selectExpr("*", "shop_id as age_group")
-    counts = contributions(rows, VISITS)
+    counts = contributions(rows, VISITS, days)
     declared = replace(VISITS, expectations=(Drift("amount_log"), Drift("shop_id")))
     together = Findings(declared, {})
     together.of_contributions(counts, days[1:])

@@ -113,7 +113,7 @@ def test_null_is_no_value_of_the_vocabulary(spark: SparkSession) -> None:
     rows = spark.createDataFrame(
         [("d1", None, 1.0)] * 5 + [("d1", "a", None)] * 3, "ds string, word_id string, x float"
     )
-    counts = contributions(rows, dataset())
+    counts = contributions(rows, dataset(), ["d1"])
     new = new_entries(counts, log_of(spark, []), dataset(), ["d1"]).collect()
     assert [row["value"] for row in new] == ["a"]
     state = states(counts, log_of(spark, []), dataset(), ["d1"], 0, 1)["d1"]
@@ -127,7 +127,7 @@ def test_sums_have_the_same_bits_in_any_order(spark: SparkSession) -> None:
         rows = spark.createDataFrame(
             [("d1", "a", value) for value in values[::step]], "ds string, word_id string, x double"
         ).repartition(partitions)
-        counts = contributions(rows, dataset())
+        counts = contributions(rows, dataset(), ["d1"])
         stats = states(counts, log_of(spark, []), dataset(), ["d1"], 0, 1)["d1"].numeric["x"]
         found.add((stats.mean.hex(), stats.std.hex()))
     assert len(found) == 1
@@ -138,4 +138,4 @@ def test_sums_have_the_same_bits_in_any_order(spark: SparkSession) -> None:
 def test_values_too_large_for_exact_sums_are_refused(spark: SparkSession) -> None:
     rows = spark.createDataFrame([("d1", "a", 1e11)], "ds string, word_id string, x float")
     with pytest.raises(DataRefused, match=r"field 'x' has values from 1e\+11 to 1e\+11 on d1"):
-        states(contributions(rows, dataset()), log_of(spark, []), dataset(), ["d1"], 0, 1)
+        states(contributions(rows, dataset(), ["d1"]), log_of(spark, []), dataset(), ["d1"], 0, 1)

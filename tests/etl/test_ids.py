@@ -55,7 +55,7 @@ def values(spark: SparkSession, dataset: Dataset, rows: Iterable[tuple[Any, ...]
 
 def log(spark: SparkSession, dataset: Dataset, rows: DataFrame) -> DataFrame:
     none = spark.createDataFrame([], ID_LOG)
-    return new_entries(contributions(rows, dataset), none, dataset, [DS])
+    return new_entries(contributions(rows, dataset, [DS]), none, dataset, [DS])
 
 
 def ids(frame: DataFrame) -> dict[int, dict[str, int]]:
@@ -103,7 +103,7 @@ def test_what_has_no_vocabulary_is_not_counted_and_has_a_table_of_fixed_size(
 ) -> None:
     dataset = declared()
     rows = values(spark, dataset, ROWS)
-    counts = contributions(rows, dataset)
+    counts = contributions(rows, dataset, [DS])
     assert {row["field"] for row in counts.select("field").distinct().collect()} == {
         "airport",
         "route",

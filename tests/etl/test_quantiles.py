@@ -25,7 +25,7 @@ def stats(spark: SparkSession, values: Sequence[float | None], partitions: int) 
         [(f"d{i % 3}", "a", value) for i, value in enumerate(values)],
         "ds string, word_id string, x double",
     ).repartition(partitions)
-    counts = contributions(rows, dataset())
+    counts = contributions(rows, dataset(), ["d0", "d1", "d2"])
     return states(counts, log_of(spark, []), dataset(), ["d2", "d5"], 0, 1)["d5"].numeric["x"]
 
 
