@@ -1,4 +1,7 @@
-"""A model on disk: `model.safetensors` and `model.json`, written whole, checked when loaded."""
+"""A model on disk: `model.safetensors` and `model.json`, written whole, checked when loaded.
+
+Beside them, where a later training is to start from it, `optimizer.safetensors`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from jobs.errors import DataRefused
 from jobs.store import write_folder
 from jobs.train.models import Model, ModelSpec, build_model
 
-WEIGHTS, CARD = "model.safetensors", "model.json"
+WEIGHTS, MOMENTS, CARD = "model.safetensors", "optimizer.safetensors", "model.json"
 FORMAT = 1
 
 
@@ -50,7 +53,12 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def save_model(
-    folder_url: str, model: Model, name: str, spec: ModelSpec, extra: Mapping[str, Any]
+    folder_url: str,
+    model: Model,
+    name: str,
+    spec: ModelSpec,
+    extra: Mapping[str, Any],
+    moments: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Writes a model's folder; its card, written last, says that it is complete.
 
@@ -60,6 +68,7 @@ def save_model(
         name: of the model, or its reference.
         spec: what it was built from.
         extra: JSON values, kept in `model.json`.
+        moments: of the optimizers; see `jobs.train.moments`. Not kept when None.
 
     Returns:
         The digest of the weights.
@@ -67,8 +76,12 @@ def save_model(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     digest = weights_digest(weights)
     card = {"format": FORMAT, "weights_digest": digest, "model": name, "spec": spec.to_json()}
-    text = json.dumps({**extra, **card}, indent=1, sort_keys=True)
-    write_folder(folder_url, {WEIGHTS: safetensors.torch.save(weights), CARD: text.encode()})
+    files = {WEIGHTS: safetensors.torch.save(weights)}
+    if moments is not None:
+        card["moments_digest"] = weights_digest(moments)
+        files[MOMENTS] = safetensors.torch.save(dict(moments))
+    files[CARD] = json.dumps({**extra, **card}, indent=1, sort_keys=True).encode()
+    write_folder(folder_url, files)
     return digest
 
 
@@ -79,24 +92,44 @@ def load_model(folder_url: str) -> LoadedModel:
         DataRefused: a file is missing or torn, or the weights are not those that were saved.
         ConfigError: a model of the user's own is not to be found.
     """
+    card = json.loads(_read(folder_url, CARD))
+    weights = _tensors(folder_url, WEIGHTS, card["weights_digest"])
+    spec = ModelSpec.from_json(card["spec"])
+    model = build_model(card["model"], spec, card.get("base", "."))
+    model.load_state_dict(weights)
+    return LoadedModel(model.eval(), spec, card, card["weights_digest"])
+
+
+def load_moments(folder_url: str) -> dict[str, Tensor] | None:
+    """Reads what a model's folder keeps of its optimizers; None where it keeps nothing.
+
+    Raises:
+        DataRefused: the file is missing, torn, or not what was saved.
+    """
+    digest = json.loads(_read(folder_url, CARD)).get("moments_digest")
+    return None if digest is None else _tensors(folder_url, MOMENTS, digest)
+
+
+def _read(folder_url: str, name: str) -> bytes:
     fs, folder = fsspec.core.url_to_fs(folder_url.rstrip("/"))
     try:
-        card = json.loads(fs.cat_file(f"{folder}/{CARD}"))
-        weights = safetensors.torch.load(fs.cat_file(f"{folder}/{WEIGHTS}"))
+        data: bytes = fs.cat_file(f"{folder}/{name}")
     except FileNotFoundError as error:
         raise DataRefused(
             f"no model in {folder_url}: {error}", f"the files {WEIGHTS} and {CARD}"
         ) from error
+    return data
+
+
+def _tensors(folder_url: str, name: str, digest: str) -> dict[str, Tensor]:
+    try:
+        found = safetensors.torch.load(_read(folder_url, name))
     except (SafetensorError, ValueError) as error:
-        raise DataRefused(f"the model in {folder_url} is damaged: {error}") from error
-    digest = weights_digest(weights)
-    if digest != card["weights_digest"]:
+        raise DataRefused(f"{name} in {folder_url} is damaged: {error}") from error
+    if (own := weights_digest(found)) != digest:
         raise DataRefused(
-            f"the weights in {folder_url} have digest {digest}",
-            f"digest {card['weights_digest']}, with which they were saved",
+            f"the tensors of {name} in {folder_url} have digest {own}",
+            f"digest {digest}, with which they were saved",
             "restore the folder, or use another version",
         )
-    spec = ModelSpec.from_json(card["spec"])
-    model = build_model(card["model"], spec, card.get("base", "."))
-    model.load_state_dict(weights)
-    return LoadedModel(model.eval(), spec, card, digest)
+    return found

@@ -37,13 +37,15 @@ from jobs.train.wire import pack, unpack
 R = TypeVar("R")
 log = logging.getLogger("millstream.train")
 
+_POLL_S = 1e-4
+
 
 class HorovodExchange:
     """Adds up over Horovod's ranks. Made inside a rank, after `hvd.init()`.
 
-    One round a step, whatever the number of parameters: one grouped allreduce (Horovod's own
-    fusion gives other bits from run to run at three ranks or more) and two allgathers, which hold
-    the touched rows of all embedding tables.
+    One round a step, whatever the number of parameters: one allreduce of one flat tensor
+    (Horovod's own fusion gives other bits from run to run at three ranks or more) and one
+    allgather, which holds the touched rows of all embedding tables.
     """
 
     def __init__(self, stall_s: float, fail: Callable[[BaseException], None]) -> None:
@@ -91,23 +93,21 @@ class HorovodExchange:
         self, tensors: Sequence[Tensor], tables: Sequence[Rows]
     ) -> tuple[list[Tensor], list[Rows]]:
         hvd = self._hvd
-        sent = [tensor.contiguous() for tensor in tensors]
-        packed = pack(tables) if tables else ()
-        self.bytes_sent += sum(tensor.nbytes for tensor in (*sent, *packed))
-        # All are handed over before the first is waited for, so that they share a round. A name
-        # is a promise of dtypes and shapes, which Horovod keeps in its cache.
-        name = f"sum.{len(sent)}.{sent[0].dtype}.{sum(tensor.numel() for tensor in sent)}"
-        summing = hvd.grouped_allreduce_async(sent, op=hvd.Sum, name=name)
-        gathering = [
-            hvd.allgather_async(tensor, name=f"rows.{what}")
-            for tensor, what in zip(packed, ("ids", "values"), strict=False)
-        ]
-        summed = list(hvd.synchronize(summing))
-        gathered = [hvd.synchronize(handle) for handle in gathering]
-        if not tables:
-            return summed, []
-        ids, values = gathered
-        return summed, unpack(ids, values, [piece.values.shape[1] for piece in tables])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        packed = [pack(tables)] if tables else []
+        self.bytes_sent += flat.nbytes + sum(piece.nbytes for piece in packed)
+        # Both are handed over before the first is waited for, so that they share a round. A name
+        # is a promise of dtype and shape, which Horovod keeps in its cache.
+        handles = [hvd.allgather_async(piece, name="rows") for piece in packed]
+        name = f"sum.{flat.dtype}.{len(flat)}"
+        handles.append(hvd.allreduce_async_(flat, op=hvd.Sum, name=name))
+        # Horovod's own wait spins: it takes a core from the peers on this host that compute.
+        while not all(hvd.poll(handle) for handle in handles):
+            time.sleep(_POLL_S)
+        *gathered, summed = [hvd.synchronize(handle) for handle in handles]
+        parts = summed.split([tensor.numel() for tensor in tensors])
+        sums = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+        return sums, unpack(gathered[0], tables) if tables else []
 
     def start_equal(self, tensors: Iterable[Tensor]) -> None:
         with self.waiting():

@@ -27,13 +27,14 @@ from jobs.train.commits import Committer, Memory, Recovery, Writer
 from jobs.train.fingerprint import fingerprint_of
 from jobs.train.history import EpochResult, History, Position
 from jobs.train.loop import fit
-from jobs.train.models import Model, ModelSpec, build_model
+from jobs.train.models import ModelSpec, build_model
+from jobs.train.moments import moments_of
 from jobs.train.progress import Console, Notes, Reporter, Silent
 from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import Snapshot, restore, take
 from jobs.train.step import Alone, Exchange, Step
 from jobs.train.stream import Stream
-from jobs.train.warm_start import WarmStart, warm
+from jobs.train.warm_start import WarmStart, warm, warm_moments
 from jobs.train.watch import Watch
 from schemas.dataset import Dataset
 
@@ -189,14 +190,15 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
     with _torch_threads(settings.threads_per_rank):
         torch.manual_seed(settings.seed)
         model = build_model(settings.model, job.spec, job.settings.base)
-        if job.warm_start is not None:
-            warm(model, job.spec, job.warm_start)
+        origins = warm(model, job.spec, job.warm_start) if job.warm_start else {}
         model.to(device_of_rank())
         step = Step(model, settings, exchange)
         # Ranks draw other dropout masks for their other rows.
         torch.manual_seed(settings.seed + 1 + exchange.rank)
         train = job.stream("train", exchange)
         reporter = _reporter(job, exchange)
+        if job.warm_start is not None and job.resume is None and memory.last is None:
+            reporter.say(warm_moments(step, job.warm_start, origins, settings.optimizer))
         start = _start(job, step, memory, exchange.rank == 0, reporter)
         writer = memory.writer if exchange.rank == 0 else None
         committer = Committer(step, settings, memory, writer, reporter.say)
@@ -204,7 +206,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
 
         def keep(result: EpochResult) -> None:
             if exchange.rank == 0:
-                _keep_best(job, model, result.epoch)
+                _keep_best(job, step, result.epoch)
 
         history = fit(
             step,
@@ -257,10 +259,13 @@ def _watched(job: TrainJob, committer: Committer, rows: int) -> Watch:
     )
 
 
-def _keep_best(job: TrainJob, model: Model, epoch: int) -> None:
+def _keep_best(job: TrainJob, step: Step, epoch: int) -> None:
     """Saves the best epoch's model; of those before it, what a kept checkpoint may name stays."""
-    card = {"base": job.settings.base, "epoch": epoch}
-    save_model(job.best_folder(epoch), model, job.settings.train.model, job.spec, card)
+    train = job.settings.train
+    card = {"base": job.settings.base, "epoch": epoch, "optimizer": train.optimizer}
+    # They take as much again as the tables: for those alone who start the next model from this.
+    moments = moments_of(step) if train.warm_start is not None else None
+    save_model(job.best_folder(epoch), step.model, train.model, job.spec, card, moments)
     fs, root = fsspec.core.url_to_fs(job.folder)
     best = sorted(fs.glob(f"{root}/best-??????"))
     for path in best[: -1 - job.settings.train.checkpoint_keep]:

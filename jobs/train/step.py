@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from jobs.errors import ConfigError, MillstreamError
 from jobs.sections import TrainSettings
@@ -33,7 +34,7 @@ class Rows:
     """Some rows of a table: those that a piece touched, each once.
 
     Attributes:
-        ids: int64 [r], ascending; below 2^31, as they travel in 32 bits.
+        ids: int64 [r], below 2^31; int32 where they come from other ranks.
         values: [r, E].
     """
 
@@ -263,12 +264,16 @@ def coalesced(rows: Rows) -> Rows:
     ids, values = rows.ids, rows.values
     if values.is_cuda:
         shape = (int(ids.max()) + 1 if len(ids) else 0, values.shape[1])
-        whole = torch.sparse_coo_tensor(ids.unsqueeze(0), values, shape).coalesce()
+        whole = torch.sparse_coo_tensor(ids.long().unsqueeze(0), values, shape).coalesce()
         return Rows(whole.indices()[0], whole.values())
-    unique, place = torch.unique(ids, return_inverse=True)
+    if not len(ids):
+        return Rows(ids.long(), values.to(_sum_dtype(values)))
+    # Stable, so that values are added up in the order in which they came.
+    ordered, order = torch.sort(ids.to(torch.int32), stable=True)
+    firsts = torch.cat([ordered.new_ones(1), ordered.diff()]).nonzero().squeeze(1)
     # Short of bits, values of several ranks are added up in float32.
-    total = torch.zeros(len(unique), values.shape[1], dtype=_sum_dtype(values))
-    return Rows(unique, total.index_add_(0, place, values.to(total.dtype)))
+    total = F.embedding_bag(order, values.to(_sum_dtype(values)), firsts, mode="sum")
+    return Rows(ordered.index_select(0, firsts).long(), total)
 
 
 def _sum_dtype(values: Tensor) -> torch.dtype:

@@ -3,6 +3,7 @@
 Vocabularies grew since. Each row of a larger table starts as the row that the source gives the
 value: its own where the source knows it, else that of the value's OOV bucket. The first layer keeps
 the source's means and deviations. So before its first step the new model scores as its source.
+Where the source keeps its optimizers' moments, they go on too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pyspark.sql import SparkSession
-from torch import Tensor, nn
+from torch import nn
 
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.encode import id_map
@@ -24,10 +25,12 @@ from jobs.examples import Examples
 from jobs.lake import Lake, read_json
 from jobs.settings import Settings
 from jobs.state import State, load_state
-from jobs.train.artifact import CARD, load_model
+from jobs.train.artifact import CARD, load_model, load_moments
 from jobs.train.models import Model, ModelSpec
 from jobs.train.models.layers import Embeddings
 from jobs.train.models.lists import PooledEmbeddings
+from jobs.train.moments import Origin, set_moments
+from jobs.train.step import Step
 
 log = logging.getLogger("millstream.train")
 
@@ -81,10 +84,11 @@ class WarmStart:
             id_lists=lists,
         )
 
-    def ids(self, field: str, rows: int) -> Tensor:
-        """For each of a field's ids, below `rows`, the source's."""
-        known = self.id_maps.get(field)
-        return torch.arange(rows) if known is None else torch.from_numpy(known[:rows]).long()
+    def origin(self, field: str, rows: int) -> Origin:
+        """For each of a field's ids, below `rows`, the source's: another one where it is new."""
+        known, own = self.id_maps.get(field), torch.arange(rows)
+        ids = own if known is None else torch.from_numpy(known[:rows]).long()
+        return Origin(ids, ids != own)
 
 
 def find_source(
@@ -118,8 +122,11 @@ def find_source(
     return WarmStart(version.version, version.folder_url, columns, maps)
 
 
-def warm(model: Model, spec: ModelSpec, start: WarmStart) -> None:
+def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
     """Sets the model's weights to the source's.
+
+    Returns:
+        Where the rows of its embedding tables come from.
 
     Raises:
         DataRefused: the source's files are missing or damaged.
@@ -127,34 +134,57 @@ def warm(model: Model, spec: ModelSpec, start: WarmStart) -> None:
     """
     source = load_model(start.folder)
     weights = source.model.state_dict()
-    for name, rows in _sources_of_tables(model, spec, source.model, source.spec, start):
-        weights[name] = weights[name].index_select(0, rows)
+    origins = dict(_origins(model, spec, source.model, source.spec, start))
+    for name, origin in origins.items():
+        weights[name] = weights[name].index_select(0, origin.rows)
     model.load_state_dict(weights)
+    return origins
 
 
-def _sources_of_tables(
+def warm_moments(step: Step, start: WarmStart, origins: Mapping[str, Origin], kind: str) -> str:
+    """Sets the optimizers' moments to the source's, where it keeps those of the same kind.
+
+    Returns:
+        What became of them, for people.
+
+    Raises:
+        DataRefused: the source's file is missing or damaged.
+    """
+    moments = load_moments(start.folder)
+    before = read_json(f"{start.folder}/{CARD}").get("optimizer")
+    title = f"warm start from model version {start.version}"
+    if moments is None:
+        return f"{title}: it keeps no moments of its optimizer; they begin at zero"
+    if before != kind:
+        return f"{title}: its moments are of {before}; those of {kind} begin at zero"
+    set_moments(step, moments, origins)
+    new = sum(int(origin.new.sum()) for origin in origins.values())
+    return f"{title}: weights and moments go on; {new:,} rows of embedding tables are new"
+
+
+def _origins(
     model: Model, spec: ModelSpec, source: Model, source_spec: ModelSpec, start: WarmStart
-) -> Iterator[tuple[str, Tensor]]:
-    """The weights of embedding tables, and for each of their rows the source's row."""
+) -> Iterator[tuple[str, Origin]]:
+    """The weights of embedding tables, and where their rows come from."""
     ours: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, Embeddings | PooledEmbeddings):
             before = source.get_submodule(name)
-            for number, rows in enumerate(_of_layer(module, before, spec, start)):
+            for number, origin in enumerate(_of_layer(module, before, spec, start)):
                 ours.add(f"{name}.tables.{number}")
-                yield f"{name}.tables.{number}.weight", rows
+                yield f"{name}.tables.{number}.weight", origin
         elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and name not in ours:
             sizes = len(source.get_parameter(f"{name}.weight")), len(module.weight)
             if sizes[0] != sizes[1]:
                 column = _column_of(name, sizes, spec, source_spec)
-                yield f"{name}.weight", start.ids(start.columns[column], sizes[1])
+                yield f"{name}.weight", start.origin(start.columns[column], sizes[1])
 
 
 def _of_layer(
     module: Embeddings | PooledEmbeddings, before: nn.Module, spec: ModelSpec, start: WarmStart
-) -> Iterator[Tensor]:
+) -> Iterator[Origin]:
     if isinstance(module, PooledEmbeddings):
-        yield from (start.ids(field, spec.id_lists[field][0]) for field in module.names)
+        yield from (start.origin(field, spec.id_lists[field][0]) for field in module.names)
     else:
         assert isinstance(before, Embeddings)
         yield from _of_shared(module, before, spec, start)
@@ -162,13 +192,14 @@ def _of_layer(
 
 def _of_shared(
     module: Embeddings, before: Embeddings, spec: ModelSpec, start: WarmStart
-) -> Iterator[Tensor]:
+) -> Iterator[Origin]:
     for columns in module.columns:
-        parts = [torch.zeros(1, dtype=torch.int64)]
+        rows, new = [torch.zeros(1, dtype=torch.int64)], [torch.zeros(1, dtype=torch.bool)]
         for c in columns:
-            ids = start.ids(start.columns[c], spec.table_rows[c])[1:]
-            parts.append(before.place(c)[1] - 1 + ids)
-        yield torch.cat(parts)
+            own = start.origin(start.columns[c], spec.table_rows[c])
+            rows.append(before.place(c)[1] - 1 + own.rows[1:])
+            new.append(own.new[1:])
+        yield Origin(torch.cat(rows), torch.cat(new))
 
 
 def _column_of(name: str, sizes: tuple[int, int], spec: ModelSpec, source: ModelSpec) -> int:

@@ -86,7 +86,7 @@ class _Table:
 
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size, timeout=60)
-        self.sent: list[tuple[list[Tensor], tuple[Tensor, Tensor] | None]] = [([], None)] * size
+        self.sent: list[tuple[list[Tensor], Tensor | None]] = [([], None)] * size
 
 
 class InProcess:
@@ -107,8 +107,7 @@ class InProcess:
         ]
         if not tables:
             return sums, []
-        ids, values = (torch.cat([p[i] for _, p in sent if p is not None]) for i in (0, 1))
-        return sums, unpack(ids, values, [piece.values.shape[1] for piece in tables])
+        return sums, unpack(torch.cat([p for _, p in sent if p is not None]), tables)
 
     def start_equal(self, tensors: Iterable[Tensor]) -> None:
         own = list(tensors)
@@ -117,8 +116,8 @@ class InProcess:
             tensor.copy_(theirs)
 
     def _exchanged(
-        self, tensors: list[Tensor], packed: tuple[Tensor, Tensor] | None
-    ) -> list[tuple[list[Tensor], tuple[Tensor, Tensor] | None]]:
+        self, tensors: list[Tensor], packed: Tensor | None
+    ) -> list[tuple[list[Tensor], Tensor | None]]:
         self._table.sent[self.rank] = (tensors, packed)
         self._table.barrier.wait()
         sent = list(self._table.sent)

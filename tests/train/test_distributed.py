@@ -214,17 +214,27 @@ pieces = st.lists(st.lists(st.integers(0, 99), max_size=6, unique=True), min_siz
 def test_packed_rows_of_all_ranks_are_unpacked_table_by_table(
     ranks: list[list[list[int]]], data: st.DataObject
 ) -> None:
+    dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.float16]))
     tables = min(len(rank) for rank in ranks)
     dims = data.draw(st.lists(st.integers(1, 5), min_size=tables, max_size=tables))
     sent = [
         [
-            Rows(torch.tensor(sorted(ids), dtype=torch.int64), torch.randn(len(ids), dim))
+            Rows(torch.tensor(sorted(ids), dtype=torch.int64), torch.randn(len(ids), dim).to(dtype))
             for ids, dim in zip(rank[:tables], dims, strict=True)
         ]
         for rank in ranks
     ]
-    packed = [pack(rank) for rank in sent]
-    ids, values = (torch.cat([pair[i] for pair in packed]) for i in (0, 1))
-    for table, rows in enumerate(unpack(ids, values, dims)):
+    packed = torch.cat([pack(rank) for rank in sent])
+    for table, rows in enumerate(unpack(packed, sent[0])):
         assert torch.equal(rows.ids, torch.cat([rank[table].ids for rank in sent]))
         assert torch.equal(rows.values, torch.cat([rank[table].values for rank in sent]))
+
+
+def test_pieces_of_almost_the_same_rows_are_as_long_on_the_wire() -> None:
+    lengths = [
+        len(pack([Rows(torch.arange(rows), torch.zeros(rows, 16))])) for rows in range(900, 1100)
+    ]
+    assert len(set(lengths)) <= 8
+    assert all(
+        length < 1.07 * rows * 68 for length, rows in zip(lengths, range(900, 1100), strict=True)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from jobs.etl.encode import encode
 from jobs.etl.job import source_paths
 from jobs.etl.states import state_entries
 from jobs.etl.validate import checked_rows
+from jobs.sections import TrainSettings
 from jobs.settings import load_settings
 from jobs.state import load_state
 from jobs.train import job
-from jobs.train.artifact import load_model, save_model
+from jobs.train.artifact import MOMENTS, load_model, load_moments, save_model
 from jobs.train.batch import Batch, batch_from_arrow
 from jobs.train.models import Model, ModelSpec, build_model, predict
-from jobs.train.warm_start import WarmStart, warm
+from jobs.train.moments import moments_of
+from jobs.train.step import Alone, Step
+from jobs.train.warm_start import WarmStart, warm, warm_moments
 from tests.builders.batches import SPEC, batch_of
 from tests.builders.lakes import lake_of, run_etl
 from tests.builders.models import register_model
@@ -75,6 +79,10 @@ def test_the_new_model_scores_as_its_source_before_its_first_step(
         != ModelSpec.of(VISITS, load_state(lake_of(raw), after.state), settings.train).means
     ), "the statistics moved"
 
+    assert load_moments(folder) is None
+    kept = load_moments(result.folder)
+    assert kept and any("embeddings" in name for name in kept), "for the next warm start"
+
     expected = scores(raw, spark, folder, FIRST)
     found = scores(raw, spark, result.folder, SECOND)
     assert len(found) == 10_000
@@ -110,19 +118,26 @@ class OwnTables(nn.Module):
         return logits
 
 
+GROWN = (7, 53, 5)
+
+
+def grown_from(name: str, folder: Path) -> tuple[Model, WarmStart]:
+    """A fresh model with three more ids in the second field than that in the folder: 50 to 52."""
+    ids = np.arange(53, dtype=np.int32)
+    ids[50:] = [2, 3, 2]
+    start = WarmStart("1", str(folder), ("a", "b", "c"), {"b": ids})
+    return build_model(name, replace(SPEC, table_rows=GROWN)), start
+
+
 def grown(name: str, folder: Path) -> tuple[Model, Model, WarmStart]:
-    """A model, and one warmed by it with three more ids in the second field: 50 to 52."""
+    """A model, and one warmed by it."""
     source = build_model(name, SPEC)
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.normal_()
     save_model(str(folder), source, name, SPEC, {})
-    ids = np.arange(53, dtype=np.int32)
-    ids[50:] = [2, 3, 2]
-    start = WarmStart("1", str(folder), ("a", "b", "c"), {"b": ids})
-    spec = replace(SPEC, table_rows=(7, 53, 5))
-    model = build_model(name, spec)
-    warm(model, spec, start)
+    model, start = grown_from(name, folder)
+    warm(model, replace(SPEC, table_rows=GROWN), start)
     return source, model, start
 
 
@@ -131,11 +146,60 @@ def grown(name: str, folder: Path) -> tuple[Model, Model, WarmStart]:
 )
 def test_tables_of_every_model_grow(name: str, tmp_path: Path) -> None:
     source, model, start = grown(name, tmp_path / "model")
-    batch = batch_of(200, seed=1, spec=replace(SPEC, table_rows=(7, 53, 5)))
+    batch = batch_of(200, seed=1, spec=replace(SPEC, table_rows=GROWN))
     assert (batch.sparse[:, 1] >= 50).any()
     sparse = batch.sparse.clone()
     sparse[:, 1] = torch.from_numpy(start.id_maps["b"])[sparse[:, 1]].long()
     assert torch.equal(predict(model, batch), predict(source, replace(batch, sparse=sparse)))
+
+
+def stepped(step: Step, seed: int) -> Batch:
+    """Takes a step over ids that the smaller tables have too."""
+    batch = batch_of(60, seed=seed)
+    step.run(batch)
+    return batch
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize("name", ["wide_deep", "dlrm", "tests.train.test_warm_start:OwnTables"])
+def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
+    name: str, optimizer: str, tmp_path: Path
+) -> None:
+    settings = TrainSettings(optimizer=optimizer, learning_rate=0.1)
+    source = Step(build_model(name, SPEC), settings, Alone())
+    stepped(source, 1)
+    card = {"optimizer": optimizer}
+    save_model(str(tmp_path), source.model, name, SPEC, card, moments_of(source))
+    after, start = grown_from(name, tmp_path)
+    origins = warm(after, replace(SPEC, table_rows=GROWN), start)
+    step, fresh = Step(after, settings, Alone()), Step(deepcopy(after), settings, Alone())
+    assert [int(origin.new.sum()) for origin in origins.values()].count(3) >= 1
+    assert "weights and moments go on" in warm_moments(step, start, origins, optimizer)
+    assert "those of sgd2 begin at zero" in warm_moments(fresh, start, origins, "sgd2")
+
+    state = moments_of(step)
+    for table, origin in origins.items():
+        for key in ("sum", "exp_avg", "exp_avg_sq"):
+            rows = state.get(f"{table}/{key}")
+            assert rows is None or not rows[origin.new].any()
+            assert rows is None or rows.any()
+    for both in (source, step, fresh):
+        batch = stepped(both, 2)
+    expected = predict(source.model, batch)
+    assert torch.equal(predict(step.model, batch), expected), "it went on as its source does"
+    assert optimizer == "sgd" or not torch.allclose(predict(fresh.model, batch), expected)
+
+
+def test_damaged_moments_are_refused(tmp_path: Path) -> None:
+    model = build_model("mlp", SPEC)
+    save_model(str(tmp_path), model, "mlp", SPEC, {}, {"net/sum": torch.ones(3)})
+    path = tmp_path / MOMENTS
+    path.write_bytes(path.read_bytes()[:-1] + b"7")
+    with pytest.raises(DataRefused, match=r"optimizer\.safetensors .* have digest"):
+        load_moments(str(tmp_path))
+    path.unlink()
+    with pytest.raises(DataRefused, match=r"optimizer\.safetensors"):
+        load_moments(str(tmp_path))
 
 
 class OneTable(nn.Module):

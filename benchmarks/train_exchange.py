@@ -1,0 +1,133 @@
+"""A step's cost by how gradients travel between ranks, for `bench_train`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from jobs.train.batch import Batch
+from jobs.train.commits import Memory
+from jobs.train.models import Model, ModelSpec, build_model, embedding_tables, row_losses
+from jobs.train.step import Alone, Exchange, Step
+
+TABLES, TABLE_ROWS, DIM, NUMBERS = 26, 100_000, 16, 13
+
+
+@dataclass
+class Cost:
+    """Of one way, on this rank: milliseconds of each step, and bytes that the last one sent."""
+
+    ms: list[float]
+    bytes: int
+
+
+def zipf_batches(
+    count: int, rows: int, exponent: float, rank: int
+) -> tuple[ModelSpec, list[Batch]]:
+    rng = np.random.default_rng([7, rank])
+    weights = 1 / np.arange(1, TABLE_ROWS) ** exponent
+    cumulated = (weights / weights.sum()).cumsum()
+    # Which id is frequent differs by table: frequent ones are not neighbours.
+    places = [np.random.default_rng(c).permutation(TABLE_ROWS - 1) + 1 for c in range(TABLES)]
+    spec = ModelSpec(
+        dataset="zipf",
+        declaration="",
+        state="",
+        task="binary",
+        means=(0.0,) * NUMBERS,
+        stds=(1.0,) * NUMBERS,
+        table_rows=(TABLE_ROWS,) * TABLES,
+        embedding_dims=(DIM,) * TABLES,
+        tensor_shapes={},
+        hidden=(128, 64),
+        dropout=0.0,
+    )
+    batches = []
+    for _ in range(count):
+        drawn = np.searchsorted(cumulated, rng.random((rows, TABLES))).clip(max=TABLE_ROWS - 2)
+        sparse = np.stack([places[c][drawn[:, c]] for c in range(TABLES)], axis=1)
+        batches.append(
+            Batch(
+                dense=torch.from_numpy(rng.standard_normal((rows, NUMBERS), np.float32)),
+                sparse=torch.from_numpy(sparse),
+                label=torch.from_numpy((rng.random(rows) < 0.25).astype(np.float32)),
+                weight=torch.ones(rows),
+                row_id=torch.arange(rows),
+                is_row=torch.ones(rows, dtype=torch.bool),
+                position=torch.arange(rows),
+                tensors={},
+            )
+        )
+    return spec, batches
+
+
+def exchanges(
+    settings: Any, rows: int, exponent: float, repeats: int, exchange: Exchange, memory: Memory
+) -> dict[str, Cost]:
+    """What a step costs by how gradients travel; all ways take turns, on all ranks at once."""
+    torch.set_num_threads(settings.threads_per_rank)
+    spec, batches = zipf_batches(20, rows, exponent, exchange.rank)
+    short = settings.model_copy(update={"wire_dtype": "float16"})
+    ways: dict[str, Callable[[Batch], int]] = {
+        "no exchange": _ours(spec, settings, Alone()),
+        "sparse": _ours(spec, settings, exchange),
+        "sparse, float16 values": _ours(spec, short, exchange),
+        "Horovod's sparse path": _horovods(spec, settings, dense=False),
+        "dense allreduce": _horovods(spec, settings, dense=True),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    sent = dict.fromkeys(ways, 0)
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            part = batches[:4] if name == "dense allreduce" else batches
+            for batch in part:
+                exchange.merge([torch.zeros(1)])
+                started = time.perf_counter()
+                sent[name] = way(batch)
+                if turn:
+                    times[name].append(1000 * (time.perf_counter() - started))
+    return {name: Cost(times[name], sent[name]) for name in ways}
+
+
+def _ours(spec: ModelSpec, settings: Any, exchange: Exchange) -> Callable[[Batch], int]:
+    torch.manual_seed(1)
+    step = Step(build_model("dlrm", spec), settings, exchange)
+
+    def run(batch: Batch) -> int:
+        before = exchange.bytes_sent
+        step.run(batch)
+        return exchange.bytes_sent - before
+
+    return run
+
+
+def _horovods(spec: ModelSpec, settings: Any, dense: bool) -> Callable[[Batch], int]:
+    """The same model with Horovod's own optimizer, as its users write it."""
+    import horovod.torch as hvd
+
+    torch.manual_seed(1)
+    model: Model = build_model("dlrm", spec)
+    for _, table in embedding_tables(model):
+        table.sparse = not dense
+    plain = torch.optim.Adagrad(model.parameters(), lr=settings.learning_rate)
+    optimizer = hvd.DistributedOptimizer(plain, named_parameters=model.named_parameters())
+
+    def run(batch: Batch) -> int:
+        optimizer.zero_grad()
+        row_losses(model(batch), batch, "binary").mean().backward()  # type: ignore[no-untyped-call]
+        sent = sum(_gradient_bytes(p.grad) for p in model.parameters() if p.grad is not None)
+        optimizer.step()
+        return sent
+
+    return run
+
+
+def _gradient_bytes(gradient: torch.Tensor) -> int:
+    if gradient.is_sparse:
+        return gradient._indices().nbytes + gradient._values().nbytes
+    return gradient.nbytes

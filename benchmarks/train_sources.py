@@ -1,0 +1,138 @@
+"""An epoch's seconds by where its rows come from, for `bench_train`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import measured
+from jobs.examples import Examples
+from jobs.lake import Lake
+from jobs.settings import Settings, load_settings
+from jobs.state import load_state
+from jobs.train.batch import Batch
+from jobs.train.commits import Committer, Memory, Writer
+from jobs.train.history import Position
+from jobs.train.loop import Batches, Commits, fit
+from jobs.train.models import ModelSpec, build_model
+from jobs.train.progress import Silent
+from jobs.train.rank import TrainJob
+from jobs.train.rowledger import RowCount, RowLedger
+from jobs.train.snapshot import take
+from jobs.train.step import Exchange, Step
+
+OVERRIDES = (
+    "train.model=dlrm",
+    "train.embedding_dim=16",
+    "train.optimizer=adagrad",
+    "train.learning_rate=0.01",
+    "train.epochs=1",
+)
+
+
+def made_job(folder: Path, rows: int) -> TrainJob:
+    """Data in Criteo's format, through the ETL, as a training of all its dates."""
+    config = folder / "criteo.yaml"
+    if not config.exists():
+        (folder / "raw").mkdir(parents=True)
+        made = ("--rows", str(rows), "--days", "1", "--out", str(folder / "raw"))
+        measured([sys.executable, "benchmarks/make_criteo.py", *made])
+        root = Path.cwd()
+        text = (root / "conf/criteo.yaml").read_text()
+        text = text.replace("../data/raw/criteo/", "raw/").replace("../data/lake", "lake")
+        config.write_text(text.replace("spark/local.conf", f"{root}/conf/spark/local.conf"))
+        etl = ("--config", str(config), "--date", "2026-01-01")
+        measured([sys.executable, "-m", "jobs.cli", "etl", *etl])
+    return job_of(load_settings(config, OVERRIDES), folder)
+
+
+def job_of(settings: Settings, folder: Path) -> TrainJob:
+    dataset = settings.dataset()
+    lake = Lake(settings.lake_url, dataset.name)
+    examples = Examples.open(lake.table("examples").url)
+    dates = sorted(examples.info["states"])
+    state = load_state(lake, examples.info["states"][dates[-1]])
+    return TrainJob(
+        settings=settings,
+        dataset=dataset,
+        spec=ModelSpec.of(dataset, state, settings.train),
+        examples=examples,
+        first_ds=dates[0],
+        last_ds=dates[-1],
+        has_validation=False,
+        folder=str(folder / "run"),
+        terminal=False,
+        id_maps={},
+    )
+
+
+class InMemory:
+    """An epoch's batches, kept."""
+
+    def __init__(self, stream: Batches) -> None:
+        self.rows = stream.rows
+        self._batches = list(stream.epoch(0))
+
+    def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
+        yield from self._batches
+
+
+class Timed:
+    """Commits, and the seconds that training spent in them."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+        self.seconds = 0.0
+
+    def after_step(self, position: Position, ledger: RowLedger) -> None:
+        started = time.perf_counter()
+        self._commits.after_step(position, ledger)
+        self.seconds += time.perf_counter() - started
+
+    def after_epoch(self, position: Position) -> None:
+        started = time.perf_counter()
+        self._commits.after_epoch(position)
+        self.seconds += time.perf_counter() - started
+
+
+Sources = dict[str, list[float]]
+
+
+def by_source(job: TrainJob, repeats: int, exchange: Exchange, memory: Memory) -> Sources:
+    """Seconds of an epoch by where its rows come from; with checkpoints, also those in commits."""
+    settings = job.settings.train
+    torch.set_num_threads(settings.threads_per_rank)
+    torch.manual_seed(settings.seed)
+    step = Step(build_model(settings.model, job.spec), settings, exchange)
+    stream = job.stream("train", exchange)
+    kept = InMemory(stream)
+    written = RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds))
+    found: Sources = {"memory": [], "stream": [], "checkpoints": [], "commits": []}
+
+    def epoch(source: Batches, commits: Commits | None = None) -> float:
+        history = fit(
+            step, source, None, settings, written, lambda best: None, Silent(), None, commits
+        )
+        return history.epochs[-1].seconds
+
+    epoch(kept)
+    for _ in range(repeats):
+        found["memory"].append(epoch(kept))
+        found["stream"].append(epoch(stream))
+        # In the middle and at the end of the epoch.
+        often = settings.model_copy(update={"checkpoint_rows": stream.rows // 2})
+        writer = None
+        if exchange.rank == 0:
+            writer = Writer(job.folder, job.identity, often, lambda line: None, [])
+        kept_by = Memory()
+        kept_by.committed(take(step, Position(), RowLedger()))
+        commits = Timed(Committer(step, often, kept_by, writer, lambda line: None))
+        found["checkpoints"].append(epoch(stream, commits))
+        found["commits"].append(commits.seconds)
+        if writer is not None:
+            writer.close()
+    return found
