@@ -92,7 +92,7 @@ def load_model(folder_url: str) -> LoadedModel:
         DataRefused: a file is missing or torn, or the weights are not those that were saved.
         ConfigError: a model of the user's own is not to be found.
     """
-    card = json.loads(_read(folder_url, CARD))
+    card = _card(folder_url)
     weights = _tensors(folder_url, WEIGHTS, card["weights_digest"])
     spec = ModelSpec.from_json(card["spec"])
     model = build_model(card["model"], spec, card.get("base", "."))
@@ -106,8 +106,16 @@ def load_moments(folder_url: str) -> dict[str, Tensor] | None:
     Raises:
         DataRefused: the file is missing, torn, or not what was saved.
     """
-    digest = json.loads(_read(folder_url, CARD)).get("moments_digest")
+    digest = _card(folder_url).get("moments_digest")
     return None if digest is None else _tensors(folder_url, MOMENTS, digest)
+
+
+def _card(folder_url: str) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads(_read(folder_url, CARD))
+    except ValueError as error:
+        raise DataRefused(f"the model in {folder_url} is damaged: {error}") from error
+    return card
 
 
 def _read(folder_url: str, name: str) -> bytes:
@@ -125,7 +133,7 @@ def _tensors(folder_url: str, name: str, digest: str) -> dict[str, Tensor]:
     try:
         found = safetensors.torch.load(_read(folder_url, name))
     except (SafetensorError, ValueError) as error:
-        raise DataRefused(f"{name} in {folder_url} is damaged: {error}") from error
+        raise DataRefused(f"the model in {folder_url} is damaged: {name}: {error}") from error
     if (own := weights_digest(found)) != digest:
         raise DataRefused(
             f"the tensors of {name} in {folder_url} have digest {own}",
