@@ -21,9 +21,14 @@ def task_attempts(spark: SparkSession) -> int:
 
 
 def environment(settings: TrainSettings) -> dict[str, str]:
-    """All of Horovod's deadlines follow from `train.stall_s`; by default some are for ever."""
+    """Threads, memory, and deadlines: of Horovod's own, which follow from `train.stall_s`, some
+    are for ever by default."""
     return {
         "OMP_NUM_THREADS": str(settings.threads_per_rank),
+        # Else glibc gives each step's memory back to the system and takes it again: up to a fifth
+        # of a rank's time went into page faults, of one rank more than of another.
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         # Ranks that are left wait this long for the process of a new one to start and join.
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.stall_s + RANK_START_S),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.stall_s // 2)),
