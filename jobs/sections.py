@@ -122,8 +122,11 @@ class TrainSettings(Section):
     start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")
     stall_s: int = Field(120, ge=1, description="longest wait for a rank inside an exchange")
     window_days: int | None = Field(None, ge=1, description="days trained on; all when empty")
+    best_by: Literal["auc", "loss"] = Field(
+        "auc", description="of the validation rows; loss where the label's task has no AUC"
+    )
     early_stop_epochs: int | None = Field(
-        None, ge=1, description="stop when the validation metric is no better for as many epochs"
+        None, ge=1, description="stop when best_by is no better for as many epochs"
     )
     restarts: int = Field(
         2, ge=0, description="how often lost ranks are started again from the last checkpoint"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jobs.train.rowledger import NO_ROWS, RowCount
+
+BestBy = Literal["auc", "loss"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,9 @@ class EpochResult:
         parts.append(f"exchange {self.exchange_s:.1f} s")
         return ", ".join(parts)
 
-    @property
-    def cost(self) -> float | None:
-        """What the best epoch has least of: minus the AUC, or the loss where there is none."""
-        return -self.val_auc if self.val_auc is not None else self.val_loss
+    def cost(self, best_by: BestBy) -> float | None:
+        """What the best epoch has least of: minus the AUC, or the loss where there is no AUC."""
+        return -self.val_auc if best_by == "auc" and self.val_auc is not None else self.val_loss
 
 
 @dataclass
@@ -65,10 +66,10 @@ class History:
     epochs: list[EpochResult] = field(default_factory=list)
     best: EpochResult | None = None
 
-    def add(self, result: EpochResult) -> bool:
+    def add(self, result: EpochResult, best_by: BestBy = "auc") -> bool:
         """Takes an epoch in; returns whether it is the best so far, the first of equals."""
         self.epochs.append(result)
-        cost, lowest = result.cost, self.best.cost if self.best else None
+        cost, lowest = result.cost(best_by), self.best.cost(best_by) if self.best else None
         if cost is None or lowest is None or cost < lowest:
             self.best = result
             return True

@@ -83,7 +83,7 @@ def fit(
         result = _result(position, train.rows, step, validation)
         reporter.say(result.line(settings.epochs))
         history = position.history.copy()
-        if history.add(result):
+        if history.add(result, settings.best_by):
             keep(result)
         position = Position(epoch=position.epoch + 1, history=history)
         commits.after_epoch(position)

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
-from jobs.train.history import EpochResult, History
+from jobs.train.history import BestBy, EpochResult, History
 from jobs.train.loop import fit
 from jobs.train.models import build_model
 from jobs.train.progress import Silent
@@ -164,20 +164,24 @@ def result_of(epoch: int, val_loss: float | None, val_auc: float | None) -> Epoc
 
 
 @pytest.mark.parametrize(
-    ("measured", "best", "kept"),
+    ("best_by", "measured", "best", "kept"),
     [
-        ([(0.5, 0.7), (0.4, 0.8), (0.3, 0.75)], 1, [True, True, False]),
-        ([(0.5, None), (0.4, None), (0.45, None)], 1, [True, True, False]),
-        ([(0.5, 0.7), (0.4, 0.7)], 0, [True, False]),
-        ([(None, None), (None, None)], 1, [True, True]),
+        ("auc", [(0.5, 0.7), (0.4, 0.8), (0.3, 0.75)], 1, [True, True, False]),
+        ("loss", [(0.5, 0.7), (0.4, 0.8), (0.3, 0.75)], 2, [True, True, True]),
+        ("auc", [(0.5, None), (0.4, None), (0.45, None)], 1, [True, True, False]),
+        ("auc", [(0.5, 0.7), (0.4, 0.7)], 0, [True, False]),
+        ("auc", [(None, None), (None, None)], 1, [True, True]),
     ],
-    ids=["auc", "loss where there is no auc", "first of equals", "last without validation"],
+    ids=["auc", "loss", "loss where there is no auc", "first of equals", "last without validation"],
 )
 def test_which_epoch_is_kept(
-    measured: list[tuple[float | None, float | None]], best: int, kept: list[bool]
+    best_by: BestBy,
+    measured: list[tuple[float | None, float | None]],
+    best: int,
+    kept: list[bool],
 ) -> None:
     history = History()
-    assert [history.add(result_of(i, *pair)) for i, pair in enumerate(measured)] == kept
+    assert [history.add(result_of(i, *pair), best_by) for i, pair in enumerate(measured)] == kept
     assert history.best is not None
     assert history.best.epoch == best
 
