@@ -9,14 +9,11 @@ Every training must end with the row ledger of each epoch closed, and with as ma
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import random
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from pyspark.sql import SparkSession
 
 from benchmarks.common import machine, print_figures, print_table
+from benchmarks.saboteur import Saboteur
 from jobs.spark import session
 from jobs.train.batch import Batch
 from jobs.train.commits import Memory, Recovery
@@ -86,61 +83,6 @@ def watched_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResul
     path.write_text(str(os.getpid()))
     Path(job.folder, "ranks").write_text(str(exchange.size))
     return train_rank(job, exchange, memory)
-
-
-class Saboteur(threading.Thread):
-    """Waits for a row of the training, strikes, and watches for what the ranks say of it."""
-
-    def __init__(self, folder: Path, fault: str, rank: int, row: int) -> None:
-        super().__init__(daemon=True)
-        self._folder, self._fault, self._rank, self._row = folder, fault, rank, row
-        self.struck: float | None = None
-        self.went_on: list[float] = []
-
-    def run(self) -> None:
-        while self._rows() < self._row:
-            time.sleep(0.05)
-        pid = int((self._folder / f"rank-{self._rank}.pid").read_text())
-        self.struck = time.monotonic()
-        {"kill": _kill, "freeze": _freeze, "executor": _kill_executor}[self._fault](pid)
-        while len(self.went_on) < 2:
-            if len(self._recoveries()) > len(self.went_on):
-                self.went_on.append(time.monotonic() - self.struck)
-            time.sleep(0.05)
-
-    def _note(self) -> dict[str, Any]:
-        try:
-            note: dict[str, Any] = json.loads((self._folder / "progress.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return note
-
-    def _rows(self) -> int:
-        """Rows trained, all epochs together."""
-        note = self._note()
-        title = str(note.get("title", "epoch 0 of")).split()
-        return (int(title[1]) - 1) * int(note.get("total_rows", 0)) + int(note.get("rows", 0))
-
-    def _recoveries(self) -> list[str]:
-        lines = self._note().get("lines", [])
-        return [line for line in lines if line.startswith("lost ") or " now, after " in line]
-
-
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-
-
-def _freeze(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
-
-
-def _kill_executor(pid: int) -> None:
-    """The JVM that the rank's task runs in."""
-    for parent in psutil.Process(pid).parents():
-        if "CoarseGrainedExecutorBackend" in " ".join(parent.cmdline()):
-            parent.kill()
-            return
-    raise RuntimeError(f"process {pid} belongs to no executor of a local cluster")
 
 
 def train_with(
