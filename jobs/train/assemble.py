@@ -6,16 +6,18 @@ order; then these rows gathered and all tensors of the block at once, and batche
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.train.batch import Batch, Layout, Words, items
+from jobs.train.batch import Batch, Layout
 from jobs.train.decode import WindowRows
-from jobs.train.filling import Unfilled
-from jobs.train.memory import PIECE_BYTES, Slots
+from jobs.train.gather import Gathering
+from jobs.train.memory import Slots
 from jobs.train.plan import EpochPlan, Ints, Share, windows_by_need
 from jobs.train.reader import Reader
 
@@ -54,92 +56,90 @@ class Assembler:
         self._windows = windows_by_need(plan, share.owned.tolist(), self._starts)
         self._next = next(self._windows, None)
         self._held: list[deque[WindowRows]] = [deque() for _ in share.owned]
+        # Row r of a stream, before `until`, is at r + shift.
+        self._until, self._shift = self._starts.copy(), np.zeros_like(self._starts)
         self._batches = slots.line_rows // share.piece_rows
-        # Where the rows of a block are; zeros, since a stream may have a row less in the last one.
-        self._places: Ints = np.zeros((len(share.owned), slots.line_rows), np.int64)
-        piece = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
-        self._pieces = [np.empty(piece, np.int32) for _ in range(threads)]
-        self._threads = ThreadPoolExecutor(threads, "millstream-gather")
+        self._gathering = Gathering(slots.rows, layout, threads)
 
-    def blocks(self, pinned: bool = False) -> Iterator[list[Batch]]:
+    def blocks(self, pinned: bool = False) -> Iterator[Future[list[Batch]]]:
         """The batches to the end of the epoch, in blocks, whose memory is pinned as a whole."""
         batch_rows = self._share.batch_rows
         for low in range(self._start_row, self._share.rows, self._batches * batch_rows):
             high = min(low + self._batches * batch_rows, self._share.rows)
-            block, position = self._block(low, high)
-            block = block.pinned() if pinned else block
-            cuts = np.searchsorted(position, np.arange(low, high + batch_rows, batch_rows))
-            yield [
-                block[begin:end] if end > begin else self._layout.padding()
-                for begin, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
-            ]
+            yield self._block(low, high, pinned)
+        self._gathering.wait()
 
     def close(self) -> None:
         """Ends its threads; does not wait."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._gathering.close()
 
-    def _block(self, low: int, high: int) -> tuple[Batch, Ints]:
-        """The rank's rows of global rows low .. high-1, and their positions, ascending."""
+    def _block(self, low: int, high: int, pinned: bool) -> Future[list[Batch]]:
+        """The rank's batches of global rows low .. high-1."""
         begins, ends = self._share.rows_before(low), self._share.rows_before(high)
         streams = self._share.streams
         # Not aligned to S, some streams begin a line later: columns go by their first position.
         first_positions = begins * streams + self._share.owned
-        columns = np.argsort(np.argsort(first_positions))
-        lines = int((ends - begins).max())
-        self._find(columns, begins, ends)
-        position = (np.arange(lines)[:, None] * streams + np.sort(first_positions)).reshape(-1)
-        places = self._places[:, :lines].T.reshape(-1)
+        columns = np.argsort(first_positions)
+        line = np.arange((ends - begins).max())[:, None]
+        places = (line + self._find(begins, ends)[columns]).reshape(-1)
+        position = (line * streams + first_positions[columns]).reshape(-1)
         inside = position < high
         if not inside.all():
             places, position = places[inside], position[inside]
         # Blocks of other sizes come once.
-        empty = self._slots.batches.empty if len(places) == self._places.size else np.empty
-        batch = self._layout.unfilled(position, empty)
-        self._gather(places, batch)
-        return batch.filled(), position
+        full = len(places) == self._slots.line_rows * len(self._held)
+        batch = self._layout.unfilled(position, self._slots.batches.empty if full else np.empty)
+        batch_rows = self._share.batch_rows
+        cuts = np.searchsorted(position, np.arange(low, high + batch_rows, batch_rows))
 
-    def _gather(self, places: Ints, batch: Unfilled) -> None:
-        """Copies rows to a batch, by way of pieces that fit the cache, in several threads."""
-        rows = items(self._slots.rows)
+        def batches() -> list[Batch]:
+            block = batch.filled().pinned() if pinned else batch.filled()
+            return [
+                block[begin:end] if end > begin else self._layout.padding()
+                for begin, end in itertools.pairwise(cuts.tolist())
+            ]
 
-        def gather(words: Words, begin: int, end: int) -> None:
-            for low in range(begin, end, len(words)):
-                piece = words[: min(end - low, len(words))]
-                # All places are there, so that nothing is clipped; else NumPy copies twice.
-                np.take(rows, places[low : low + len(piece)], out=items(piece), mode="clip")
-                batch.fill(low, piece)
+        return self._gathering.start(places, batch, batches)
 
-        cuts = np.linspace(0, len(places), len(self._pieces) + 1).astype(int).tolist()
-        list(self._threads.map(gather, self._pieces, cuts[:-1], cuts[1:]))
-
-    def _find(self, columns: Ints, begins: Ints, ends: Ints) -> None:
-        """Waits for rows begins .. ends-1 of each stream, and notes where they are."""
-        found = begins.copy()
+    def _find(self, begins: Ints, ends: Ints) -> Ints:
+        """Waits for rows begins .. ends-1 of each stream; returns where these begin."""
+        # At a window's very end too, so that no more than one of a stream is held.
+        short = np.flatnonzero((self._until <= ends) & (begins < ends)).tolist()
+        stretches = [_Stretch(i, int(begins[i]), int(ends[i]), int(begins[i])) for i in short]
+        if short:
+            # Rows are still being gathered from slots to be given back, and from tails.
+            self._gathering.wait()
         while True:
-            for index in np.flatnonzero(found < ends).tolist():
-                places = self._places[columns[index]]
-                begin, end = int(begins[index]), int(ends[index])
-                found[index] = self._find_in(places, index, begin, int(found[index]), end)
-            self._prefetch()
-            if (found == ends).all():
-                return
+            for stretch in stretches:
+                self._find_in(stretch)
+            if short:
+                self._prefetch()
+            if all(stretch.found == stretch.end for stretch in stretches):
+                break
             self._reader.receive()
+        first = begins + self._shift
+        for stretch in stretches:
+            if stretch.is_in_tail:
+                first[stretch.stream] = self._slots.tail(stretch.stream)
+        return first
 
-    def _find_in(self, places: Ints, index: int, begin: int, found: int, end: int) -> int:
-        """Notes where rows of one stream are; returns the first row that is not there yet."""
-        held = self._held[index]
-        while held and found < end and not held[0].waiting:
-            window = held[0]
-            if end < window.end:
-                places[found - begin : end - begin] = window.places(found, end)
-                return end
-            there, until = window.places(found, window.end), window.end
-            tail = self._slots.tail(index) + found - begin
-            self._slots.rows[tail : tail + len(there)] = self._slots.rows[there]
-            places[found - begin : until - begin] = np.arange(tail, tail + len(there))
-            self._slots.give(held.popleft().slot)
-            found = until
-        return found
+    def _find_in(self, stretch: _Stretch) -> None:
+        """Finds more rows of one stream. What lies in several windows, or ends one, is copied."""
+        held, rows, stream = self._held[stretch.stream], self._slots.rows, stretch.stream
+        while held and held[0].is_ready and stretch.found < stretch.end:
+            window, found = held[0], stretch.found
+            stretch.found = min(window.end, stretch.end)
+            shift = window.first - window.begin
+            stretch.is_in_tail |= stretch.found == window.end
+            if stretch.is_in_tail:
+                tail = self._slots.tail(stream) - stretch.begin
+                rows[tail + found : tail + stretch.found] = rows[
+                    shift + found : shift + stretch.found
+                ]
+            if stretch.found == window.end:
+                self._slots.give(held.popleft().first)
+            else:
+                self._until[stream], self._shift[stream] = window.end, shift
 
     def _prefetch(self) -> None:
         """Asks for the next windows as far as the budget goes."""
@@ -153,3 +153,14 @@ class Assembler:
             self._held[index].append(request)
             self._next = next(self._windows, None)
         self._reader.send()
+
+
+@dataclass
+class _Stretch:
+    """Consecutive rows begin .. end-1 of a stream, of which those before `found` were found."""
+
+    stream: int
+    begin: int
+    end: int
+    found: int
+    is_in_tail: bool = False

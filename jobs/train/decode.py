@@ -1,7 +1,7 @@
 """One row group to rows of windows: what a thread of Petastorm's pool does.
 
-Columns are put side by side where their windows are kept, in the order of reading. Shuffling is
-left to the making of batches, which takes each row from there.
+Columns are put side by side where their windows are kept, in the order of reading. A window's rows
+are shuffled once they are all there, when the cache still has many of them.
 """
 
 from __future__ import annotations
@@ -78,25 +78,38 @@ class Selection:
 
 
 class WindowRows:
-    """The rows of a window as they are read, filled in as its row groups arrive.
+    """The rows of a window: as they are read, and once all have come, in their order.
 
     Attributes:
         begin: row of the stream that comes first.
         end: row of the stream after the last.
-        slot: first row of its memory in `Slots.rows`.
-        waiting: parts that did not arrive yet.
+        first: where in `Slots.rows` they begin.
+        is_ready: whether they are in their order.
     """
 
     def __init__(self, window: Window, slot: int, slots: Slots) -> None:
         self.begin, self.end = window.begin, window.end
-        self.slot, self.waiting = slot, 0
-        self.words = slots.rows[slot : slot + window.rows]
-        self._order = window.order()
-        self._order += slot
+        self.first, self.is_ready = slot, False
+        self._window, self._slots = window, slots
+        self._waiting, self._of_waiting = 0, threading.Lock()
 
-    def places(self, begin: int, end: int) -> Ints:
-        """int64 [end - begin]: where in `Slots.rows` rows begin .. end-1 of the stream are."""
-        return self._order[begin - self.begin : end - self.begin]
+    @property
+    def words(self) -> Words:
+        """Where the rows go as they are read, int32 [n, W]."""
+        return self._slots.rows[self.first : self.first + self.end - self.begin]
+
+    def expect(self) -> None:
+        """A part of them was asked for."""
+        self._waiting += 1
+
+    def arrived(self) -> None:
+        """A part of them was written; the thread that brings the last puts them in their order."""
+        with self._of_waiting:
+            self._waiting -= 1
+            if self._waiting:
+                return
+        self.first = self._slots.ordered(self.first, self._window.order())
+        self.is_ready = True
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,8 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         shard, number = self._job.selection.locate(read.group)
         try:
             self._with_retries(read, read.started, shard, number)
+            for part in read.parts:
+                part.target.arrived()
         except Exception as error:
             read.error = _refusal(self._job.selection, read.group, error)
         self.publish_func(read)

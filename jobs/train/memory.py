@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.errors import ConfigError
-from jobs.train.batch import Words
+from jobs.train.batch import Words, items
+from jobs.train.filling import WORD
+from jobs.train.plan import Ints
 
 # Rows that are put side by side at once: enough to make calls cheap, few enough for the cache.
 CHUNK_BYTES = 3 << 19
@@ -25,8 +28,8 @@ _DECODE_BYTES = (1 << 20, 12 << 20)
 BLOCKS = 4
 # Windows of a stream that are held at most: one is consumed, the others are read ahead.
 _WINDOWS_OF_STREAM = 4
-# Of a window's row besides its words: its place in the order.
-_PLACE_BYTES = 8
+# Of a window's row while its order is worked out: three numbers.
+_ORDER_BYTES = 24
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,16 @@ class Memory:
             )
 
     @property
-    def window_row_bytes(self) -> int:
-        return self.row_bytes + _PLACE_BYTES
-
-    @property
     def fixed(self) -> int:
         """The tails, batches (ids take twice their words), what is being decoded and gathered."""
-        decoding = self.threads * (
-            2 * self.decode_rows * self.row_bytes + CHUNK_BYTES + PIECE_BYTES
-        )
-        return self.block_rows * self.row_bytes * (1 + 2 * BLOCKS) + decoding
+        decoding = 2 * self.decode_rows * self.row_bytes + CHUNK_BYTES + PIECE_BYTES
+        ordering = self.window_rows * _ORDER_BYTES
+        blocks = self.block_rows * self.row_bytes * (1 + 2 * BLOCKS)
+        return blocks + self.threads * (decoding + ordering) + self.window_bytes
+
+    @property
+    def window_bytes(self) -> int:
+        return self.window_rows * self.row_bytes
 
     @property
     def decode_rows(self) -> int:
@@ -76,7 +79,7 @@ class Memory:
 
     @property
     def least(self) -> int:
-        return self.fixed + self.streams * self.window_rows * self.window_row_bytes
+        return self.fixed + self.streams * self.window_bytes
 
     def slots(self, row_words: int) -> Slots:
         """What is left, for windows."""
@@ -110,18 +113,20 @@ class Recycled:
 class Slots:
     """Memory for windows in one piece, so that rows of several are gathered at once.
 
+    One more than windows can have is the spare, where a window's rows are put in their order.
+
     Kept for the next windows and epochs: fresh pages cost as much as decoding does. Pages that no
     window has filled take no memory.
 
     Args:
-        limit_bytes: of all windows, with the order of their rows.
+        limit_bytes: of all windows.
         slot_rows: of the largest window.
         streams: of the rank; no more than a few windows of each are kept.
         line_rows: see below.
         row_words: W, words of a row.
 
     Attributes:
-        rows: int32 [r, W], the slots one after the other, then the tails.
+        rows: int32 [r, W], the slots one after the other, the spare, then the tails.
         line_rows: rows of a stream in a block of batches.
         batches: memory of batches.
     """
@@ -129,12 +134,14 @@ class Slots:
     def __init__(
         self, limit_bytes: int, slot_rows: int, streams: int, line_rows: int, row_words: int
     ) -> None:
-        fitting = limit_bytes // (slot_rows * (4 * row_words + _PLACE_BYTES))
-        slots = min(fitting, _WINDOWS_OF_STREAM * streams)
-        self.line_rows, self._first_tail = line_rows, slots * slot_rows
+        slots = min(limit_bytes // (slot_rows * WORD * row_words), _WINDOWS_OF_STREAM * streams)
+        self.line_rows, self._spare = line_rows, slots * slot_rows
+        self._first_tail = self._spare + slot_rows
         self.rows: Words = np.empty((self._first_tail + streams * line_rows, row_words), np.int32)
-        self._filled = {slot * slot_rows: 0 for slot in range(slots)}
-        self._free = [(0, first) for first in self._filled]
+        self._items = items(self.rows)
+        self._filled = {slot * slot_rows: 0 for slot in range(slots + 1)}
+        self._free = [(0, slot * slot_rows) for slot in range(slots)]
+        self._of_spare = threading.Lock()
         self.batches = Recycled()
 
     def take(self, rows: int) -> int | None:
@@ -150,6 +157,22 @@ class Slots:
     def give(self, first: int) -> None:
         """Takes back what `take` gave."""
         insort(self._free, (self._filled[first], first))
+
+    def ordered(self, first: int, order: Ints) -> int:
+        """Puts the rows of a slot in another order; returns the first row of where they are then.
+
+        The slot becomes the spare. May be called from any thread.
+
+        Args:
+            order: int64 [n], for each place the row of the slot.
+        """
+        with self._of_spare:
+            spare, rows = self._spare, self._items
+            # No row is beyond the slot, so that nothing is clipped; else NumPy copies twice.
+            there, here = rows[spare : spare + len(order)], rows[first : first + len(order)]
+            np.take(here, order, out=there, mode="clip")
+            self._spare, self._filled[spare] = first, max(self._filled[spare], len(order))
+        return spare
 
     def tail(self, stream: int) -> int:
         """Where a stream's rows of a block wait once their slot is given back: the first row.

@@ -63,7 +63,7 @@ class Reader:
         begins = ends - window.rows_of
         needed = np.ones(len(ends), bool)
         if start > window.begin:
-            left = rows.places(start, window.end) - slot
+            left = window.order()[start - window.begin :]
             needed[:] = False
             needed[np.searchsorted(ends, left, side="right")] = True
         for piece in np.flatnonzero(needed).tolist():
@@ -71,7 +71,7 @@ class Reader:
             end = first + int(window.rows_of[piece])
             part = Part(rows, first, end, int(begins[piece]))
             self._requested.setdefault(group, Read(group)).parts.append(part)
-            rows.waiting += 1
+            rows.expect()
         return rows
 
     def send(self) -> None:
@@ -95,8 +95,6 @@ class Reader:
         del self._reading[id(read)]
         if read.error is not None:
             raise read.error
-        for part in read.parts:
-            part.target.waiting -= 1
 
     def check_deadline(self) -> None:
         """Raises StoreTimeout, naming the row group, when one is being read for too long.

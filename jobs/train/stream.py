@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ class Stream:
 
     def _blocks(
         self, reader: Reader, epoch: int, start_row: int
-    ) -> Generator[list[Batch], None, None]:
+    ) -> Generator[Future[list[Batch]], None, None]:
         plan = EpochPlan(
             self._selection.group_rows,
             streams=self._streams,
@@ -209,7 +210,7 @@ def _check_declaration(examples: Examples | Folder, dataset: Dataset) -> None:
 
 
 def _ahead(
-    blocks: Generator[list[Batch], None, None], check_deadline: Callable[[], None]
+    blocks: Generator[Future[list[Batch]], None, None], check_deadline: Callable[[], None]
 ) -> Iterator[Batch]:
     """Makes blocks in a thread, a few ahead of the one that is consumed.
 
@@ -217,7 +218,7 @@ def _ahead(
     groups being read are done.
     """
     # One block is being made and one is being trained on; None ends the epoch.
-    ready: queue.Queue[list[Batch] | Exception | None] = queue.Queue(BLOCKS - 2)
+    ready: queue.Queue[Future[list[Batch]] | Exception | None] = queue.Queue(BLOCKS - 2)
     closed = threading.Event()
 
     def produce() -> None:
@@ -240,8 +241,8 @@ def _ahead(
 
 
 def _put(
-    ready: queue.Queue[list[Batch] | Exception | None],
-    item: list[Batch] | Exception | None,
+    ready: queue.Queue[Future[list[Batch]] | Exception | None],
+    item: Future[list[Batch]] | Exception | None,
     closed: threading.Event,
 ) -> bool:
     """Whether the item was taken; False when nobody consumes any more."""
@@ -255,7 +256,7 @@ def _put(
 
 
 def _get(
-    ready: queue.Queue[list[Batch] | Exception | None], check_deadline: Callable[[], None]
+    ready: queue.Queue[Future[list[Batch]] | Exception | None], check_deadline: Callable[[], None]
 ) -> list[Batch] | None:
     while True:
         try:
@@ -265,4 +266,4 @@ def _get(
             continue
         if isinstance(item, Exception):
             raise item
-        return item
+        return None if item is None else item.result()
