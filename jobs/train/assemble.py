@@ -114,6 +114,9 @@ class Assembler:
                 self._find_in(stretch)
             if short:
                 self._prefetch()
+                if self._next is None and not self._reader.is_waiting():
+                    # Threads with nothing to do look for work a thousand times a second.
+                    self._reader.close()
             if all(stretch.found == stretch.end for stretch in stretches):
                 break
             self._reader.receive()

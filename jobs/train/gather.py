@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -17,7 +15,7 @@ from jobs.train.plan import Ints
 
 
 class Gathering:
-    """Threads that copy rows to batches, by way of pieces that fit the cache.
+    """Threads that copy rows to blocks of batches, by way of pieces that fit the cache.
 
     Args:
         rows: int32 [r, W], from where they come.
@@ -28,33 +26,24 @@ class Gathering:
     def __init__(self, rows: Words, layout: Layout, threads: int) -> None:
         self._rows = items(rows)
         self._pieces: queue.SimpleQueue[Words] = queue.SimpleQueue()
+        piece = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
         for _ in range(threads):
-            self._pieces.put(
-                np.empty((max(1, PIECE_BYTES // layout.row_bytes), layout.words), np.int32)
-            )
+            self._pieces.put(np.empty(piece, np.int32))
         self._threads = ThreadPoolExecutor(threads, "millstream-gather")
-        self._count = threads
         self._running: list[Future[list[Batch]]] = []
 
     def start(
-        self, places: Ints, batch: Unfilled, finish: Callable[[], list[Batch]]
+        self, places: Ints, block: Unfilled, batches: Callable[[], list[Batch]]
     ) -> Future[list[Batch]]:
-        """Fills a batch with the rows at some places, then gives what `finish` makes of it."""
-        cuts = np.linspace(0, len(places), self._count + 1).astype(int).tolist()
-        made, left = Future[list[Batch]](), threading.Semaphore(self._count - 1)
+        """Fills a block with the rows at some places; its batches come then."""
 
-        def gather(begin: int, end: int) -> None:
-            try:
-                self._gather(places, batch, begin, end)
-                if not left.acquire(blocking=False):
-                    made.set_result(finish())
-            except Exception as error:
-                made.set_exception(error)
+        def gather() -> list[Batch]:
+            self._gather(places, block)
+            return batches()
 
-        self._running = [future for future in self._running if not future.done()] + [made]
-        for begin, end in itertools.pairwise(cuts):
-            self._threads.submit(gather, begin, end)
-        return made
+        self._running = [future for future in self._running if not future.done()]
+        self._running.append(self._threads.submit(gather))
+        return self._running[-1]
 
     def wait(self) -> None:
         """Until all that was started is done, or failed."""
@@ -64,13 +53,14 @@ class Gathering:
         """Ends the threads once all that was started is done; does not wait."""
         self._threads.shutdown(wait=False)
 
-    def _gather(self, places: Ints, batch: Unfilled, begin: int, end: int) -> None:
+    def _gather(self, places: Ints, block: Unfilled) -> None:
         words = self._pieces.get()
         try:
-            for low in range(begin, end, len(words)):
-                piece = words[: min(end - low, len(words))]
+            for low in range(0, len(places), len(words)):
+                chosen = places[low : low + len(words)]
+                piece = words[: len(chosen)]
                 # All places are there, so that nothing is clipped; else NumPy copies twice.
-                np.take(self._rows, places[low : low + len(piece)], out=items(piece), mode="clip")
-                batch.fill(low, piece)
+                np.take(self._rows, chosen, out=items(piece), mode="clip")
+                block.fill(low, piece)
         finally:
             self._pieces.put(words)

@@ -96,6 +96,10 @@ class Reader:
         if read.error is not None:
             raise read.error
 
+    def is_waiting(self) -> bool:
+        """Whether something that was sent was not received yet."""
+        return bool(self._reading)
+
     def check_deadline(self) -> None:
         """Raises StoreTimeout, naming the row group, when one is being read for too long.
 
