@@ -56,10 +56,10 @@ class Assembler:
         self._windows = windows_by_need(plan, share.owned.tolist(), self._starts)
         self._next = next(self._windows, None)
         self._held: list[deque[WindowRows]] = [deque() for _ in share.owned]
-        # Row r of a stream, before `until`, is at r + shift.
+        # Row r of a stream, before `until`, is told of at r + shift.
         self._until, self._shift = self._starts.copy(), np.zeros_like(self._starts)
         self._batches = slots.line_rows // share.piece_rows
-        self._gathering = Gathering(slots.rows, layout, threads)
+        self._gathering = Gathering(slots, layout, threads)
 
     def blocks(self, pinned: bool = False) -> Iterator[Future[list[Batch]]]:
         """The batches to the end of the epoch, in blocks, whose memory is pinned as a whole."""
@@ -81,13 +81,13 @@ class Assembler:
         first_positions = begins * streams + self._share.owned
         columns = np.argsort(first_positions)
         line = np.arange((ends - begins).max())[:, None]
-        places = (line + self._find(begins, ends)[columns]).reshape(-1)
+        where = (line + self._find(begins, ends)[columns]).reshape(-1)
         position = (line * streams + first_positions[columns]).reshape(-1)
         inside = position < high
         if not inside.all():
-            places, position = places[inside], position[inside]
+            where, position = where[inside], position[inside]
         # Blocks of other sizes come once.
-        full = len(places) == self._slots.line_rows * len(self._held)
+        full = len(where) == self._slots.line_rows * len(self._held)
         batch = self._layout.unfilled(position, self._slots.batches.empty if full else np.empty)
         batch_rows = self._share.batch_rows
         cuts = np.searchsorted(position, np.arange(low, high + batch_rows, batch_rows))
@@ -99,7 +99,7 @@ class Assembler:
                 for begin, end in itertools.pairwise(cuts.tolist())
             ]
 
-        return self._gathering.start(places, batch, batches)
+        return self._gathering.start(where, batch, batches)
 
     def _find(self, begins: Ints, ends: Ints) -> Ints:
         """Waits for rows begins .. ends-1 of each stream; returns where these begin."""
@@ -136,9 +136,8 @@ class Assembler:
             stretch.is_in_tail |= stretch.found == window.end
             if stretch.is_in_tail:
                 tail = self._slots.tail(stream) - stretch.begin
-                rows[tail + found : tail + stretch.found] = rows[
-                    shift + found : shift + stretch.found
-                ]
+                places = self._slots.places[shift + found : shift + stretch.found]
+                rows[tail + found : tail + stretch.found] = rows[places]
             if stretch.found == window.end:
                 self._slots.give(held.popleft().first)
             else:

@@ -1,7 +1,7 @@
 """One row group to rows of windows: what a thread of Petastorm's pool does.
 
-Columns are put side by side where their windows are kept, in the order of reading. A window's rows
-are shuffled once they are all there, when the cache still has many of them.
+Columns are put side by side where their windows are kept, in the order of reading. Shuffling is
+left to the making of batches, which takes each row from there.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class Selection:
 
 
 class WindowRows:
-    """The rows of a window: as they are read, and once all have come, in their order.
+    """The rows of a window as they are read, and once all have come, where they are in its order.
 
     Attributes:
         begin: row of the stream that comes first.
         end: row of the stream after the last.
-        first: where in `Slots.rows` they begin.
-        is_ready: whether they are in their order.
+        first: where in `Slots.rows` and `Slots.places` they begin.
+        is_ready: whether all have come.
     """
 
     def __init__(self, window: Window, slot: int, slots: Slots) -> None:
@@ -103,12 +103,13 @@ class WindowRows:
         self._waiting += 1
 
     def arrived(self) -> None:
-        """A part of them was written; the thread that brings the last puts them in their order."""
+        """A part of them was written; the thread that brings the last works out their order."""
         with self._of_waiting:
             self._waiting -= 1
             if self._waiting:
                 return
-        self.first = self._slots.ordered(self.first, self._window.order())
+        places = self._slots.places[self.first : self.first + self.end - self.begin]
+        np.add(self._window.order(), self.first, out=places)
         self.is_ready = True
 
 

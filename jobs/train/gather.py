@@ -10,7 +10,7 @@ import numpy as np
 
 from jobs.train.batch import Batch, Layout, Words, items
 from jobs.train.filling import Unfilled
-from jobs.train.memory import PIECE_BYTES
+from jobs.train.memory import PIECE_BYTES, Slots
 from jobs.train.plan import Ints
 
 
@@ -18,13 +18,13 @@ class Gathering:
     """Threads that copy rows to blocks of batches, by way of pieces that fit the cache.
 
     Args:
-        rows: int32 [r, W], from where they come.
+        slots: from where they come.
         layout: of a row.
         threads: their number.
     """
 
-    def __init__(self, rows: Words, layout: Layout, threads: int) -> None:
-        self._rows = items(rows)
+    def __init__(self, slots: Slots, layout: Layout, threads: int) -> None:
+        self._rows, self._places = items(slots.rows), slots.places
         self._pieces: queue.SimpleQueue[Words] = queue.SimpleQueue()
         piece = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
         for _ in range(threads):
@@ -33,12 +33,12 @@ class Gathering:
         self._running: list[Future[list[Batch]]] = []
 
     def start(
-        self, places: Ints, block: Unfilled, batches: Callable[[], list[Batch]]
+        self, where: Ints, block: Unfilled, batches: Callable[[], list[Batch]]
     ) -> Future[list[Batch]]:
-        """Fills a block with the rows at some places; its batches come then."""
+        """Fills a block with rows, told of at `where` in `Slots.places`; its batches come then."""
 
         def gather() -> list[Batch]:
-            self._gather(places, block)
+            self._gather(where, block)
             return batches()
 
         self._running = [future for future in self._running if not future.done()]
@@ -53,11 +53,11 @@ class Gathering:
         """Ends the threads once all that was started is done; does not wait."""
         self._threads.shutdown(wait=False)
 
-    def _gather(self, places: Ints, block: Unfilled) -> None:
+    def _gather(self, where: Ints, block: Unfilled) -> None:
         words = self._pieces.get()
         try:
-            for low in range(0, len(places), len(words)):
-                chosen = places[low : low + len(words)]
+            for low in range(0, len(where), len(words)):
+                chosen = self._places[where[low : low + len(words)]]
                 piece = words[: len(chosen)]
                 # All places are there, so that nothing is clipped; else NumPy copies twice.
                 np.take(self._rows, chosen, out=items(piece), mode="clip")

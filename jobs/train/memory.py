@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import weakref
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.errors import ConfigError
-from jobs.train.batch import Words, items
+from jobs.train.batch import Words
 from jobs.train.filling import WORD
 from jobs.train.plan import Ints
 
@@ -28,8 +27,10 @@ _DECODE_BYTES = (1 << 20, 12 << 20)
 BLOCKS = 4
 # Windows of a stream that are held at most: one is consumed, the others are read ahead.
 _WINDOWS_OF_STREAM = 4
-# Of a window's row while its order is worked out: three numbers.
-_ORDER_BYTES = 24
+# Of a window's row besides its words: its place in the order.
+_PLACE_BYTES = 8
+# While that is worked out there are three such numbers.
+_ORDER_BYTES = 3 * _PLACE_BYTES
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class Memory:
         decoding = 2 * self.decode_rows * self.row_bytes + CHUNK_BYTES + PIECE_BYTES
         ordering = self.window_rows * _ORDER_BYTES
         blocks = self.block_rows * self.row_bytes * (1 + 2 * BLOCKS)
-        return blocks + self.threads * (decoding + ordering) + self.window_bytes
+        return blocks + self.threads * (decoding + ordering)
 
     @property
     def window_bytes(self) -> int:
-        return self.window_rows * self.row_bytes
+        return self.window_rows * (self.row_bytes + _PLACE_BYTES)
 
     @property
     def decode_rows(self) -> int:
@@ -113,20 +114,19 @@ class Recycled:
 class Slots:
     """Memory for windows in one piece, so that rows of several are gathered at once.
 
-    One more than windows can have is the spare, where a window's rows are put in their order.
-
     Kept for the next windows and epochs: fresh pages cost as much as decoding does. Pages that no
     window has filled take no memory.
 
     Args:
-        limit_bytes: of all windows.
+        limit_bytes: of all windows, with the order of their rows.
         slot_rows: of the largest window.
         streams: of the rank; no more than a few windows of each are kept.
         line_rows: see below.
         row_words: W, words of a row.
 
     Attributes:
-        rows: int32 [r, W], the slots one after the other, the spare, then the tails.
+        rows: int32 [r, W], the slots one after the other, then the tails.
+        places: int64 [r], where in `rows` the rows of a slot are, in their order; of a tail itself.
         line_rows: rows of a stream in a block of batches.
         batches: memory of batches.
     """
@@ -134,14 +134,14 @@ class Slots:
     def __init__(
         self, limit_bytes: int, slot_rows: int, streams: int, line_rows: int, row_words: int
     ) -> None:
-        slots = min(limit_bytes // (slot_rows * WORD * row_words), _WINDOWS_OF_STREAM * streams)
-        self.line_rows, self._spare = line_rows, slots * slot_rows
-        self._first_tail = self._spare + slot_rows
+        fitting = limit_bytes // (slot_rows * (WORD * row_words + _PLACE_BYTES))
+        slots = min(fitting, _WINDOWS_OF_STREAM * streams)
+        self.line_rows, self._first_tail = line_rows, slots * slot_rows
         self.rows: Words = np.empty((self._first_tail + streams * line_rows, row_words), np.int32)
-        self._items = items(self.rows)
-        self._filled = {slot * slot_rows: 0 for slot in range(slots + 1)}
-        self._free = [(0, slot * slot_rows) for slot in range(slots)]
-        self._of_spare = threading.Lock()
+        self.places: Ints = np.empty(len(self.rows), np.int64)
+        self.places[self._first_tail :] = np.arange(self._first_tail, len(self.rows))
+        self._filled = {slot * slot_rows: 0 for slot in range(slots)}
+        self._free = [(0, first) for first in self._filled]
         self.batches = Recycled()
 
     def take(self, rows: int) -> int | None:
@@ -157,22 +157,6 @@ class Slots:
     def give(self, first: int) -> None:
         """Takes back what `take` gave."""
         insort(self._free, (self._filled[first], first))
-
-    def ordered(self, first: int, order: Ints) -> int:
-        """Puts the rows of a slot in another order; returns the first row of where they are then.
-
-        The slot becomes the spare. May be called from any thread.
-
-        Args:
-            order: int64 [n], for each place the row of the slot.
-        """
-        with self._of_spare:
-            spare, rows = self._spare, self._items
-            # No row is beyond the slot, so that nothing is clipped; else NumPy copies twice.
-            there, here = rows[spare : spare + len(order)], rows[first : first + len(order)]
-            np.take(here, order, out=there, mode="clip")
-            self._spare, self._filled[spare] = first, max(self._filled[spare], len(order))
-        return spare
 
     def tail(self, stream: int) -> int:
         """Where a stream's rows of a block wait once their slot is given back: the first row.

@@ -69,7 +69,7 @@ def read_all(tmp_path: Path, shards: list[list[int]]) -> np.ndarray:
             reader.receive()
     finally:
         reader.close()
-    return layout.batch(rows.words, np.arange(100)).row_id.numpy()
+    return layout.batch(slots.rows[slots.places[:100]], np.arange(100)).row_id.numpy()
 
 
 def test_a_store_that_fails_for_a_moment_is_asked_again(
@@ -132,16 +132,16 @@ def test_row_groups_are_numbered_by_date_split_and_shard(tmp_path: Path) -> None
 
 
 def test_slots_are_apart_and_used_again() -> None:
-    slots = Slots(limit_bytes=600, slot_rows=10, streams=4, line_rows=3, row_words=3)
+    slots = Slots(limit_bytes=1_000, slot_rows=10, streams=4, line_rows=3, row_words=3)
 
     taken = [slots.take(rows) for rows in (5, 9, 7, 8, 10, 1)]
     tails = [slots.tail(stream) for stream in range(4)]
 
-    # 600 bytes are 5 times 10 rows of 3 words; after them comes the spare.
+    # 1,000 bytes are 5 times 10 rows of 3 words and a place.
     assert sorted(first for first in taken if first is not None) == [0, 10, 20, 30, 40]
     assert taken[5] is None
-    assert tails == [60, 63, 66, 69]
-    assert len(slots.rows) == 72
+    assert tails == [50, 53, 56, 59]
+    assert len(slots.rows) == 62
     for first in taken[:5]:
         assert first is not None
         slots.give(first)
@@ -152,7 +152,7 @@ def test_slots_are_apart_and_used_again() -> None:
 def test_a_large_budget_gives_a_few_slots_a_stream() -> None:
     slots = Slots(limit_bytes=1 << 30, slot_rows=10, streams=2, line_rows=1, row_words=3)
 
-    assert len(slots.rows) == (4 * 2 + 1) * 10 + 2
+    assert len(slots.rows) == 4 * 2 * 10 + 2
 
 
 def test_memory_of_batches_is_used_again_when_nothing_refers_to_it() -> None:
