@@ -22,7 +22,7 @@ from jobs.train.plan import EpochPlan, Ints, Share, windows_by_need
 from jobs.train.reader import Reader
 
 # Rows of a stream in a block, about: the Python of a block is spread over as many rows.
-_BLOCK_ROWS_OF_STREAM = 256
+_BLOCK_ROWS_OF_STREAM = 512
 _BLOCK_BYTES = 8 << 20
 
 

@@ -18,9 +18,9 @@ from jobs.train.filling import WORD
 from jobs.train.plan import Ints
 
 # Rows that are put side by side at once: enough to make calls cheap, few enough for the cache.
-CHUNK_BYTES = 3 << 19
+CHUNK_BYTES = 3 << 20
 # Rows that are gathered at once, from where they come to a batch.
-PIECE_BYTES = 1 << 19
+PIECE_BYTES = 3 << 19
 # Arrow decodes large pieces faster; a small budget has to do with small ones.
 _DECODE_BYTES = (1 << 20, 12 << 20)
 # Blocks of batches that exist at once: being made, waiting, being trained on.
