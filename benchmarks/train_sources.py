@@ -31,9 +31,6 @@ OVERRIDES = (
     "train.optimizer=adagrad",
     "train.learning_rate=0.01",
     "train.epochs=1",
-    # Three row groups a stream, as 4 M rows have in the default's 64: ranks decode what their
-    # streams share, each for itself.
-    "stream.streams=8",
 )
 
 
