@@ -236,9 +236,13 @@ def new_entries(
         "field string, min_count long, max_size long, first_id int",
     )
     values = counts.where(F.col("value").isNotNull()).join(F.broadcast(fields), "field")
+    # Of millions of values a few percent are frequent: the others need no sorting.
     if num_dates == 1:
-        # Of millions of values a few percent are frequent: the others need no sorting.
         values = values.where(F.col("count") >= F.col("min_count"))
+    else:
+        total = values.groupBy("field", "value", "min_count").agg(F.sum("count").alias("total"))
+        often = total.where(F.col("total") >= F.col("min_count")).select("field", "value")
+        values = values.join(often, ["field", "value"], "left_semi")
     unknown = values.join(entries.select("field", "value"), ["field", "value"], "left_anti")
     frequent = _became_frequent(unknown, dates)
     known = entries.groupBy("field").agg(F.count(F.lit(1)).alias("known"))
