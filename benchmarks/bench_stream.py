@@ -113,7 +113,7 @@ def _cpu_s() -> float:
 def _print_speed(found: dict[str, Any]) -> None:
     layout = f"zstd, row groups of {found['group_rows']:,} rows"
     print(f"Reading {found['rows']:,} rows of 40 columns ({layout})\n")
-    best = found["rows_s"]["Arrow decode alone"]
+    best = _of_arrow(found["rows_s"])
     print_table(
         ["reader", "rows/s", "of Arrow", "CPU ns a row"],
         [
@@ -122,6 +122,11 @@ def _print_speed(found: dict[str, Any]) -> None:
         ],
     )
     print(f"\nNot installed: {', '.join(found['not_installed']) or 'none of the peers'}\n")
+
+
+def _of_arrow(speeds: dict[str, float]) -> float:
+    """The faster of the two: they differ by less than runs do."""
+    return max(speed for name, speed in speeds.items() if name.startswith("Arrow"))
 
 
 # Planning
@@ -273,7 +278,7 @@ def _bounds(figures: dict[str, Any]) -> dict[str, bool]:
     return {
         "at least 6 times Petastorm shuffled": ours
         >= 6 * speed["Petastorm BatchedDataLoader, shuffled"],
-        "at least half of Arrow's decode": ours >= 0.5 * speed["Arrow decode alone"],
+        "at least half of Arrow's decode": ours >= 0.5 * _of_arrow(speed),
         "10^12 rows planned within 3 s": figures["simulated"]["planning_s"] <= 3,
         "10^12 rows planned in 1 GiB": figures["simulated"]["planning_mb"] <= 1024,
         "memory within the budget": max(memory["peak_mb"])
