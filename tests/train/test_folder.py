@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ from jobs.petastorm_arrow import (
     Unischema,
     UnischemaField,
 )
-from jobs.train.batch import Batch
 from jobs.train.fingerprint import check_fingerprint
 from jobs.train.folder import Folder
-from jobs.train.stream import Stream
 from schemas.dataset import Dataset, Source
 from schemas.field import (
     Categorical,
@@ -38,6 +35,7 @@ from schemas.field import (
     NumericList,
     Tensor,
 )
+from tests.builders.folders import ROLES, check_plain, rows_of, stream_of, table, write_plain
 from tests.builders.s3 import S3
 
 # After the hook, as a team's own code would.
@@ -53,69 +51,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-def stream_of(folder: Folder, **changes: Any) -> Stream:
-    settings = {"split": None, "batch_rows": 8, "streams": 4, "window_rows": 10, **changes}
-    return Stream(folder, folder.dataset, **settings)
-
-
-def rows_of(folder: Folder, **changes: Any) -> Batch:
-    """All rows of an epoch, in order of their row ids; fails where one comes twice."""
-    batches = list(stream_of(folder, **changes).epoch(0))
-    names = ("dense", "sparse", "label", "weight", "row_id", "is_row", "position")
-    whole = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-    tensors = {
-        name: torch.cat([batch.tensors[name] for batch in batches]) for name in batches[0].tensors
-    }
-    order = whole["row_id"].argsort()
-    rows = Batch(**{n: t[order] for n, t in whole.items()}, tensors={
-        n: t[order] for n, t in tensors.items()
-    })  # fmt: skip
-    assert bool(rows.is_row.all())
-    assert len(rows.row_id.unique()) == len(rows)
-    return rows
-
-
-def table(first: int, rows: int) -> pa.Table:
-    ids = np.arange(first, first + rows)
-    return pa.table(
-        {
-            "id": ids,
-            "x": pa.array(ids / 4, mask=ids % 5 == 0),
-            "n": pa.array(ids * 3, pa.int32()),
-            "money": pa.array([Decimal(int(i)) / 8 for i in ids], pa.decimal128(12, 3)),
-            "ad": pa.array(ids % 7 + 1),
-            "clicked": ids % 2 == 1,
-            "city": pa.array([f"c{i % 3}" for i in ids]).dictionary_encode(),
-            "point": pa.FixedSizeListArray.from_arrays(np.repeat(ids / 2, 2), 2),
-            "seen": pa.array(ids, pa.timestamp("us")),
-        }
-    )
-
-
-ROLES: dict[str, Any] = {"label": "clicked", "sparse": ["ad"], "key": "id"}
-
-
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """100 rows by Arrow alone: day=1 with 40 rows in groups of 15, day=2 in two files."""
-    root = tmp_path / "plain"
-    places = [("day=1", 0, 40), ("day=2", 40, 35), ("day=2", 75, 25)]
-    for folder, first, rows in places:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        pq.write_table(table(first, rows), root / folder / f"{first}.parquet", row_group_size=15)
-    (root / "_SUCCESS").touch()
-    (root / "day=1" / ".0.parquet.crc").touch()
-    return root
-
-
-def check_plain(rows: Batch, ids: np.ndarray) -> None:
-    assert rows.row_id.tolist() == ids.tolist()
-    x = np.where(ids % 5 == 0, np.nan, ids / 4)
-    wanted = np.stack([x, ids * 3.0, ids / 8], axis=1).astype(np.float32)
-    np.testing.assert_array_equal(rows.dense.numpy(), wanted)
-    assert rows.sparse[:, 0].tolist() == (ids % 7 + 1).tolist()
-    assert rows.label.tolist() == (ids % 2).tolist()
-    assert rows.tensors["point"].tolist() == [[i / 2, i / 2] for i in ids]
+    return write_plain(tmp_path / "plain")
 
 
 def test_a_folder_by_arrow_alone(plain: Path) -> None:
@@ -303,136 +241,3 @@ def test_a_pickle_that_does_more_than_describe_is_refused(plain: Path, evil: Evi
 
     with pytest.raises(DataRefused, match="describes no column"):
         Folder.open(str(plain), **ROLES)
-
-
-# What is kept of footers
-
-
-def count_footers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files whose footers are read from now on."""
-    opened: list[str] = []
-    read_metadata = pq.read_metadata
-
-    def counted(file: Any) -> Any:
-        opened.append(Path(file.path).name)
-        return read_metadata(file)
-
-    monkeypatch.setattr(pq, "read_metadata", counted)
-    return opened
-
-
-def test_footers_are_read_once_and_kept_outside_the_folder(
-    plain: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = sorted(path for path in plain.rglob("*"))
-    opened = count_footers(monkeypatch)
-    first = Folder.open(str(plain), **ROLES)
-    assert sorted(opened) == ["0.parquet", "40.parquet", "75.parquet"]
-    assert Folder.open(str(plain), **ROLES).files == first.files
-    assert len(opened) == 3
-
-    assert sorted(path for path in plain.rglob("*")) == before
-    assert len(list(cache.rglob("*.json"))) == 1
-    asked = f"{plain}/_footers.json"
-    assert Folder.open(str(plain), footers_at=asked, **ROLES).files == first.files
-    assert Path(asked).exists()
-
-    pq.write_table(table(200, 5), plain / "day=1" / "0.parquet")
-    changed = Folder.open(str(plain), **ROLES)
-    assert opened[6:] == ["0.parquet"]
-    assert [file.row_group_rows for file in changed.files] == [(5,), (15, 15, 5), (15, 10)]
-
-
-def test_a_file_that_changes_after_the_look_is_refused(plain: Path) -> None:
-    folder = Folder.open(str(plain), **ROLES)
-    pq.write_table(
-        table(500, 35), plain / "day=2" / "40.parquet", row_group_size=15, compression=None
-    )
-
-    with pytest.raises(DataRefused, match=r"day=2/40\.parquet: the file has \d+ bytes by now"):
-        rows_of(folder)
-
-
-def fingerprint(plain: Path, **changes: Any) -> dict[str, Any]:
-    return stream_of(Folder.open(str(plain), **ROLES), **changes).fingerprint
-
-
-def test_files_renamed_or_written_again_are_no_difference(plain: Path) -> None:
-    before = fingerprint(plain)
-    order = [b.row_id.tolist() for b in stream_of(Folder.open(str(plain), **ROLES)).epoch(0)]
-
-    (plain / "day=2" / "40.parquet").rename(plain / "day=2" / "zz.parquet")
-    pq.write_table(table(0, 40), plain / "day=1" / "0.parquet", row_group_size=15)
-
-    check_fingerprint(before, fingerprint(plain))
-    after = [b.row_id.tolist() for b in stream_of(Folder.open(str(plain), **ROLES)).epoch(0)]
-    assert after == order
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (table(0, 39), "day=1 had 40 rows, has 39"),
-        (table(1, 40), "day=1 has other rows"),
-        (None, "day=1 is gone"),
-    ],
-)
-def test_changed_rows_are_named_by_their_partition(
-    plain: Path, rows: pa.Table | None, message: str
-) -> None:
-    before = fingerprint(plain)
-    unrelated = fingerprint(plain, where={"day": ["2"]})
-    file = plain / "day=1" / "0.parquet"
-    if rows is None:
-        file.unlink()
-    else:
-        pq.write_table(rows, file, row_group_size=15)
-
-    with pytest.raises(DataRefused, match=message) as refused:
-        check_fingerprint(before, fingerprint(plain))
-    assert "day=2" not in str(refused.value)
-    check_fingerprint(unrelated, fingerprint(plain, where={"day": ["2"]}))
-    with pytest.raises(DataRefused, match="where was None, is"):
-        check_fingerprint(before, unrelated)
-
-
-# Refusals
-
-
-def test_what_is_no_parquet_is_named(plain: Path) -> None:
-    (plain / "day=1" / "notes.txt").write_text("hello")
-
-    with pytest.raises(DataRefused, match=r"footer of day=1/notes\.txt in .* cannot be read"):
-        Folder.open(str(plain), **ROLES)
-
-
-def test_folders_that_cannot_be_read_as_one_are_refused(plain: Path, tmp_path: Path) -> None:
-    pq.write_table(table(0, 1), plain / "stray.parquet")
-    with pytest.raises(DataRefused, match=r"partitioned by day, stray\.parquet by nothing"):
-        Folder.open(str(plain), **ROLES)
-
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataRefused, match="no Parquet file"):
-        Folder.open(str(tmp_path / "empty"))
-
-    (plain / "_delta_log").mkdir()
-    (plain / "_delta_log" / "0.json").touch()
-    with pytest.raises(DataRefused, match="is a Delta table"):
-        Folder.open(str(plain))
-
-
-def test_columns_and_choices_that_are_not_there_are_named(plain: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no column cost, tags in the folder's files"):
-        Folder.open(str(plain), label="tags", dense=["cost"])
-    folder = Folder.open(str(plain), **ROLES)
-    with pytest.raises(ConfigError, match="names country, which partitions nothing"):
-        stream_of(folder, where={"country": "DE"})
-    with pytest.raises(ConfigError, match=r"names split, which.*\n.*here day"):
-        stream_of(folder, split="train")
-
-
-def test_texts_are_no_ids(plain: Path) -> None:
-    folder = Folder.open(str(plain), label="clicked", sparse=["city"])
-
-    with pytest.raises(DataRefused, match=r"column 'city' is string.*\n  expected: int32"):
-        rows_of(folder)
