@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench_train import job_of
+from benchmarks.train_sources import job_of
 from benchmarks.common import machine, print_figures, print_table
 from jobs.settings import load_settings
 from jobs.train.batch import Batch
