@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from benchmarks.train_sources import job_of
 from benchmarks.common import machine, print_figures, print_table
+from benchmarks.train_sources import job_of
 from jobs.settings import load_settings
 from jobs.train.batch import Batch
 from jobs.train.loop import fit
