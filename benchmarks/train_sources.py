@@ -30,6 +30,7 @@ OVERRIDES = (
     "train.embedding_dim=16",
     "train.optimizer=adagrad",
     "train.learning_rate=0.01",
+    "train.batch_rows=4096",
     "train.epochs=1",
 )
 
