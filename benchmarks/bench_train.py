@@ -100,7 +100,7 @@ def exchange_table(found: list[dict[str, Cost]], rows: int, exponent: float) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=500_000, help="of the Criteo-format data")
+    parser.add_argument("--rows", type=int, default=2_000_000, help="of the Criteo-format data")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--step-rows", type=int, default=2_048, help="a rank, in the exchange")
     parser.add_argument("--exponent", type=float, default=1.05, help="of Zipf's law")

@@ -20,7 +20,7 @@ from jobs.train.history import Position
 from jobs.train.loop import Batches, Commits, fit
 from jobs.train.models import ModelSpec, build_model
 from jobs.train.progress import Silent
-from jobs.train.rank import TrainJob
+from jobs.train.rank import TrainJob, step_threads
 from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import take
 from jobs.train.step import Exchange, Step
@@ -105,8 +105,12 @@ Sources = dict[str, list[float]]
 
 def by_source(job: TrainJob, repeats: int, exchange: Exchange, memory: Memory) -> Sources:
     """Seconds of an epoch by where its rows come from; with checkpoints, also those in commits."""
+    with step_threads(job.settings.train.threads_per_rank):
+        return _by_source(job, repeats, exchange)
+
+
+def _by_source(job: TrainJob, repeats: int, exchange: Exchange) -> Sources:
     settings = job.settings.train
-    torch.set_num_threads(settings.threads_per_rank)
     torch.manual_seed(settings.seed)
     step = Step(build_model(settings.model, job.spec), settings, exchange)
     stream = job.stream("train", exchange)

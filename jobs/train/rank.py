@@ -6,6 +6,7 @@ The same code runs in a Horovod process and, for a single rank, in the driver.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from jobs.train.warm_start import WarmStart, warm, warm_moments
 from jobs.train.watch import Watch
 from schemas.dataset import Dataset
 
+_SWITCH_S = 0.0005
 IdMaps = Mapping[str, npt.NDArray[np.int32]]
 
 
@@ -187,7 +189,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
         StoreHangs: a checkpoint cannot be written.
     """
     settings = job.settings.train
-    with _torch_threads(settings.threads_per_rank):
+    with step_threads(settings.threads_per_rank):
         torch.manual_seed(settings.seed)
         model = build_model(settings.model, job.spec, job.settings.base)
         origins = warm(model, job.spec, job.warm_start) if job.warm_start else {}
@@ -279,10 +281,14 @@ def _reporter(job: TrainJob, exchange: Exchange) -> Reporter:
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+def step_threads(threads: int) -> Iterator[None]:
+    """Torch's threads for a step, which then waits less for those that make its batches."""
+    before, switched = torch.get_num_threads(), sys.getswitchinterval()
     torch.set_num_threads(threads)
+    # A thread that decodes may hold Python's lock for 5 ms otherwise, a good part of a step.
+    sys.setswitchinterval(_SWITCH_S)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        sys.setswitchinterval(switched)
