@@ -45,7 +45,7 @@ def made_job(folder: Path, rows: int) -> TrainJob:
         root = Path.cwd()
         text = (root / "conf/criteo.yaml").read_text()
         text = text.replace("../data/raw/criteo/", "raw/").replace("../data/lake", "lake")
-        config.write_text(text.replace("spark/local.conf", f"{root}/conf/spark/local.conf"))
+        config.write_text(text.replace("spark/bulk.conf", f"{root}/conf/spark/bulk.conf"))
         etl = ("--config", str(config), "--date", "2026-01-01")
         measured([sys.executable, "-m", "jobs.cli", "etl", *etl])
     return job_of(load_settings(config, OVERRIDES), folder)
