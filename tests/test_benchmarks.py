@@ -12,4 +12,4 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_a_benchmark_finds_all_that_it_imports(name: str) -> None:
-    import_module(f"benchmarks.{name}")
+    assert import_module(f"benchmarks.{name}").__doc__, "what it compares, and how it is run"
