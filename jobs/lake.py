@@ -24,6 +24,7 @@ from deltalake import (
     CommitProperties,
     DeltaTable,
     PostCommitHookProperties,
+    QueryBuilder,
     Schema,
     Transaction,
     write_deltalake,
@@ -272,8 +273,12 @@ class Table:
         return self.version()
 
     def read_arrow(self, version: int | None = None) -> pa.Table:
-        """A small table as Arrow, on the driver."""
-        return pa.table(self._at(version).to_pyarrow_table())
+        """A small table as Arrow, on the driver; rows of different files come in any order."""
+        # Not to_pyarrow_table: Arrow's threads then hold Python objects, and a process that ends
+        # soon after may abort (https://github.com/apache/arrow/issues/34314).
+        table = self._at(version)
+        rows = QueryBuilder().register("rows", table).execute("SELECT * FROM rows").read_all()
+        return pa.table(rows).cast(pa.schema(table.schema().to_arrow()))
 
     def restore(self, version: int) -> None:
         """Makes the content that of an older version again, when newer ones belong to no run."""
