@@ -63,8 +63,7 @@ class RowSGD(RowWise):
     def _update(
         self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
     ) -> None:
-        # index_add_'s own alpha takes a path ten times as slow.
-        table.index_add_(0, ids, values * -rate)
+        _set_rows(table, ids, _rows(table, ids).add_(values, alpha=-rate))
 
 
 class RowAdagrad(RowWise):
@@ -80,7 +79,7 @@ class RowAdagrad(RowWise):
         self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
     ) -> None:
         total = _rows(state["sum"], ids).addcmul_(values, values)
-        state["sum"].index_copy_(0, ids, total)
+        _set_rows(state["sum"], ids, total)
         _add_quotient(table, ids, values, total.sqrt_().add_(self.EPS), -rate)
 
 
@@ -107,10 +106,10 @@ class LazyAdam(RowWise):
     ) -> None:
         steps, (b1, b2) = int(state["step"]), self.BETAS
         mean = _rows(state["exp_avg"], ids).lerp_(values, 1 - b1)
-        state["exp_avg"].index_copy_(0, ids, mean)
+        _set_rows(state["exp_avg"], ids, mean)
         square = _rows(state["exp_avg_sq"], ids)
         square.mul_(b2).addcmul_(values, values, value=1 - b2)
-        state["exp_avg_sq"].index_copy_(0, ids, square)
+        _set_rows(state["exp_avg_sq"], ids, square)
         rate *= math.sqrt(1 - b2**steps) / (1 - b1**steps)
         _add_quotient(table, ids, mean, square.sqrt_().add_(self.EPS), -rate)
 
@@ -120,9 +119,28 @@ def _rows(table: Tensor, ids: Tensor) -> Tensor:
     return F.embedding_bag(ids.unsqueeze(1), table, mode="sum")
 
 
+def _set_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
+    """Overwrites rows `ids` of a table, each once.
+
+    `index_copy_` pays for each element, so rows are copied in the widest elements that fit: 16
+    numbers in four took 0.4 of the time.
+    """
+    for wide in (torch.complex128, torch.float64):
+        if _fits(table, wide):
+            table, rows = table.detach().view(wide), rows.view(wide)
+            break
+    table.index_copy_(0, ids, rows)
+
+
+def _fits(table: Tensor, wide: torch.dtype) -> bool:
+    """Whether the rows of a table can be seen as elements of a wider dtype."""
+    ends = (table.shape[1], table.storage_offset())
+    return table.is_contiguous() and not any(end * table.itemsize % wide.itemsize for end in ends)
+
+
 def _add_quotient(table: Tensor, ids: Tensor, above: Tensor, below: Tensor, factor: float) -> None:
     rows = _rows(table, ids).addcdiv_(above, below, value=factor)
-    table.index_copy_(0, ids, rows)
+    _set_rows(table, ids, rows)
 
 
 _KINDS: dict[str, tuple[Any, type[RowWise]]] = {

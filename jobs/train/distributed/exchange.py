@@ -15,7 +15,7 @@ from jobs.train.failures import PeersSilent
 from jobs.train.step import Rows
 from jobs.train.wire import pack, unpack
 
-_POLL_S = 5e-5
+_POLL_S = 2e-4
 
 
 class HorovodExchange:
