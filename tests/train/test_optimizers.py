@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.sections import TrainSettings
-from jobs.train.optimizers import base_rate, schedule_factor
+from jobs.train.optimizers import RowSGD, base_rate, schedule_factor
 
 
 def settings_of(**changes: Any) -> TrainSettings:
@@ -51,3 +52,22 @@ def test_schedules_at_known_rows() -> None:
     assert schedule_factor(cosine, 600, 1100) == pytest.approx(0.5)
     assert schedule_factor(cosine, 1100, 1100) == pytest.approx(0.0)
     assert schedule_factor(settings_of(schedule="constant"), 10**9, 5) == 1.0
+
+
+@given(
+    st.integers(1, 9),
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    st.integers(0, 3),
+)
+def test_rows_of_any_width_and_place_are_updated_and_no_others(
+    width: int, dtype: torch.dtype, offset: int
+) -> None:
+    numbers = torch.arange(offset + 6 * width, dtype=dtype)
+    table = torch.nn.Parameter(numbers[offset:].view(6, width))
+    expected = table.detach().clone()
+    ids = torch.tensor([1, 4])
+    gradient = torch.ones(2, width, dtype=dtype)
+    expected[ids] -= 0.5 * gradient
+    table.grad = torch.sparse_coo_tensor(ids.unsqueeze(0), gradient, table.shape, is_coalesced=True)
+    RowSGD([table], lr=0.5).step()
+    assert torch.equal(table.detach(), expected)
