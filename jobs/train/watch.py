@@ -17,6 +17,8 @@ from jobs.train.rowledger import RowLedger
 log = logging.getLogger("millstream.train")
 SECONDS_BETWEEN_GAUGES = 10.0
 MOST_WAITING = 0.1
+# Each epoch waits for its first rows; one of a second or less has nothing to gain.
+SHORTEST_WAIT_S = 1.0
 
 
 class Watch:
@@ -55,7 +57,7 @@ class Watch:
         self._commits.after_epoch(position)
         result = position.history.epochs[-1]
         share = waiting_share(result)
-        if share > MOST_WAITING:
+        if share > MOST_WAITING and result.wait_s >= SHORTEST_WAIT_S:
             log.warning(
                 "epoch %d waited for data for %.0f %% of its time; more stream.decode_threads or "
                 "stream.memory_mb, or fewer ranks, may help",

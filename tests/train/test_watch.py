@@ -83,6 +83,7 @@ def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
 def test_waiting_for_more_than_a_tenth_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "millstream.train"):
         watch(None, None).after_epoch(after(RESULT))
+        watch(None, None).after_epoch(after(replace(RESULT, seconds=2.0, wait_s=0.9)))
         assert not caplog.records
         watch(None, None).after_epoch(after(replace(RESULT, wait_s=1.5)))
     assert "waited for data for 15 %" in caplog.text
