@@ -36,7 +36,7 @@ from jobs.errors import DataRefused, Locked
 from jobs.store import delta_options, write_whole
 
 TableName = Literal[
-    "examples", "quarantine", "contributions", "id_log", "encoded", "predictions", "ledger"
+    "examples", "quarantine", "contributions", "id_log", "kept", "encoded", "predictions", "ledger"
 ]
 
 if TYPE_CHECKING:

@@ -60,6 +60,27 @@ def write_whole(url: str, content: bytes) -> None:
     fs.mv(staged, path)
 
 
+@contextmanager
+def write_stream(url: str) -> Iterator[Any]:
+    """A file to write piece by piece, which nobody sees before it is complete."""
+    fs, path = fsspec.core.url_to_fs(url)
+    if is_object_store(url):
+        # There it comes to be when it is closed; an error must not close it half written.
+        file = fs.open(path, "wb")
+        try:
+            yield file
+        except BaseException:
+            file.discard()
+            raise
+        file.close()
+        return
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    staged = f"{path}.{time.time_ns()}.tmp"
+    with fs.open(staged, "wb") as file:
+        yield file
+    fs.mv(staged, path)
+
+
 def write_folder(url: str, files: Mapping[str, bytes]) -> None:
     """Writes a folder of small files in the place of what is there.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,11 @@ from schemas.field import (
     Timestamp,
     Weight,
 )
-from schemas.source import numpy_dtype
+from schemas.source import numpy_dtype, struct_type
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from schemas.dataset import Dataset
 
 ROW_ID = "row_id"
@@ -65,3 +67,14 @@ def stored_columns(dataset: Dataset) -> Iterator[StoredColumn]:
                 yield StoredColumn(f.name, "array<int>", "int32", shape=(None,))
             case Image():
                 yield StoredColumn(f.name, "binary", "uint8", shape=f.shape, image_format=f.format)
+
+
+def arrow_schema(columns: Iterable[StoredColumn]) -> pa.Schema:
+    """Of the files: a column that is never null says so, which spares readers its nulls."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    stored = list(columns)
+    fields = to_arrow_schema(struct_type((c.name, c.spark_type) for c in stored))
+    for place, column in enumerate(stored):
+        fields = fields.set(place, fields.field(place).with_nullable(column.nullable))
+    return fields

@@ -7,7 +7,7 @@ all of which stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column as SparkColumn
@@ -74,9 +74,8 @@ def identified(rows: DataFrame, dataset: Dataset, survey: Survey) -> DataFrame:
     if survey.repeated is None:
         rows = ordered(rows, dataset)
     elif survey.repeated:
-        hashes = ", ".join(f"{value}L" for value in survey.repeated)
         # Of the columns that are read first, so that other lines need not be parsed for it.
-        repeated = F.expr(f"{_same_sql(dataset)} IN ({hashes})")
+        repeated = is_repeated(dataset, survey.repeated)
         several = ordered(rows.where(repeated), dataset)
         rows = rows.where(~repeated).withColumn(_ORDINAL, F.lit(1)).unionByName(several)
     else:
@@ -88,6 +87,18 @@ def identified(rows: DataFrame, dataset: Dataset, survey: Survey) -> DataFrame:
 
 
 _ORDINAL = "__ordinal"
+
+
+def is_repeated(dataset: Dataset, hashes: Sequence[int]) -> SparkColumn:
+    """Whether a row's hash is among those that more than one row has."""
+    if not hashes:
+        return F.lit(False)
+    return F.expr(f"{_same_sql(dataset)} IN ({', '.join(f'{value}L' for value in hashes)})")
+
+
+def id_of_single_line(dataset: Dataset) -> SparkColumn:
+    """The row id of a valid row without a key whose line stands once."""
+    return F.xxhash64(_same(dataset), F.lit(1))
 
 
 def _same_sql(dataset: Dataset) -> str:

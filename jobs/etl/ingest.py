@@ -37,12 +37,14 @@ def read_source(
     files: Sequence[str],
     required: Collection[str] = (),
     with_label: bool = True,
+    lines: DataFrame | None = None,
 ) -> DataFrame:
     """The rows of a source's files.
 
     Args:
         required: columns that may not be null, besides those declared so.
         with_label: False leaves the columns known only with the label unjudged.
+        lines: those to parse, as `raw_lines` gives them, instead of the files'.
 
     Returns:
         The declared columns in their types; `raw`, the line (the row as JSON for Parquet and ORC);
@@ -55,7 +57,7 @@ def read_source(
     """
     if source.format == "images":
         return read_images(spark, source, files).withColumn(REASONS, F.lit(""))
-    rows = _parsed(spark, source, files)
+    rows = _parsed(spark, source, files, lines)
     typed = {column.name: _typed(column) for column in source.columns}
     judged = [column for column in source.columns if with_label or not column.of_label]
     refusals = [F.when(F.col(MISCODED), F.lit("encoding"))]
@@ -72,11 +74,13 @@ def read_source(
     )
 
 
-def _parsed(spark: SparkSession, source: Source, files: Sequence[str]) -> DataFrame:
+def _parsed(
+    spark: SparkSession, source: Source, files: Sequence[str], lines: DataFrame | None
+) -> DataFrame:
     """Rows with a `text_column` for each declared column."""
     if source.format in ("parquet", "orc"):
         return read_columnar(spark, source, files)
-    lines = raw_lines(spark, source, files)
+    lines = raw_lines(spark, source, files) if lines is None else lines
     return parsed_json(lines, source) if source.format == "json" else parsed_csv(lines, source)
 
 

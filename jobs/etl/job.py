@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -22,18 +21,23 @@ from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.accounts import ledger_rows, refusal
 from jobs.etl.backfill import Backfill, Progress, chunks_of
-from jobs.etl.encode import encode, large_vocabularies
+from jobs.etl.encode import large_vocabularies, prepared
 from jobs.etl.expect import Findings
 from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
 from jobs.etl.generation import next_generation, refused_dates
-from jobs.etl.ingest import DS, RAW, REASONS, UNDATED, read_errors
+from jobs.etl.identity import Survey
+from jobs.etl.ingest import DS, UNDATED, read_errors
+from jobs.etl.judge import Judging
+from jobs.etl.kept import Kept, discard
 from jobs.etl.limits import check_limits
+from jobs.etl.names import SPLIT
+from jobs.etl.packing import packed_rows
 from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
-from jobs.etl.shards import SPLIT, stage_shards, verified_shards
+from jobs.etl.shards import stage_shards, verified_shards
 from jobs.etl.split import split_of
 from jobs.etl.states import states
 from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, summary, tally
-from jobs.etl.validate import checked_rows, survey
+from jobs.etl.validate import survey
 from jobs.inputs import raw_digest
 from jobs.lake import Lake, NewFile
 from jobs.ledger import record
@@ -149,26 +153,21 @@ class Pass:
         raw_counts = found.rows
         refuse_empty(raw_counts, self.dates)
         log.info("%s raw rows of %s dates", f"{sum(raw_counts.values()):,}", len(self.dates))
-        rows = checked_rows(self.spark, self.dataset, sources, self.dates, True, found)
-        split = F.when(F.size(REASONS) == 0, split_of(self.dataset, self.settings.etl.split))
-        # The text of a valid row is needed no more; with it the kept rows are half as large again.
-        raw = F.when(F.size(REASONS) > 0, F.col(RAW))
-        rows = (
-            rows.withColumn(SPLIT, split).withColumn(RAW, raw).persist(StorageLevel.MEMORY_AND_DISK)
-        )
         try:
+            kept = self._judge(sources, found)
+            rows = kept.rows()
             tallies = tally(rows, raw_counts)
             etl = self.settings.etl
             refuse_bad(tallies, etl.max_quarantined_fraction, etl.limits)
             log.info("checked: %s", summary(tallies.values()))
             findings.of_rows(rows.where(F.col(SPLIT).isNotNull()), self.dates)
-            fitted, versions = self._fit(rows, before, findings)
+            fitted, versions = self._fit(kept, before, findings)
             log.info("fitted %s states", len({state.digest for state in fitted.values()}))
-            shards = self._stage_examples(rows, tallies)
+            shards = self._stage_examples(kept, tallies)
             log.info("wrote %s shards", f"{len(shards):,}")
             quarantined, versions["quarantine"] = self._quarantine(rows)
         finally:
-            rows.unpersist()
+            discard(self.lake, self.run_id)
         assert_conserved(tallies, shards, quarantined)
         version = self._commit(before, fitted, shards, versions)
         seconds = time.monotonic() - started
@@ -187,13 +186,18 @@ class Pass:
             self.lake.table(name).restore(before.get("versions", {}).get(name, 0))
         return before
 
+    def _judge(self, sources: Mapping[str, str], found: Survey) -> Kept:
+        """The rows with their values, reasons and splits, in files of this run."""
+        split = split_of(self.dataset, self.settings.etl.split)
+        judging = Judging(self.spark, self.dataset, sources, self.dates, found, split)
+        return judging.kept(self.lake, self.run_id)
+
     def _fit(
-        self, rows: DataFrame, before: Mapping[str, Any], findings: Findings
+        self, kept: Kept, before: Mapping[str, Any], findings: Findings
     ) -> tuple[dict[str, State], dict[str, int]]:
         """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
-        train = rows.where(F.col(SPLIT) == "train")
         table = self.lake.table("contributions")
-        by_date = contributions(train, self.dataset, self.dates)
+        by_date = contributions(kept.of_splits("train"), self.dataset, self.dates)
         if len(self.dates) > _FEW_DATES:
             by_date = by_date.repartition(DS)
         files = table.stage(by_date, self.run_id, [DS])
@@ -225,17 +229,18 @@ class Pass:
         ]
         return self._replace("id_log", run_files, ID_LOG, {"run": [self.run_id]})
 
-    def _stage_examples(self, rows: DataFrame, tallies: Mapping[str, Tally]) -> list[Shard]:
-        valid = rows.where(F.col(SPLIT).isNotNull())
+    def _stage_examples(self, kept: Kept, tallies: Mapping[str, Tally]) -> list[Shard]:
         entries, most = self._entries(), self.settings.etl.broadcast_max_entries
         large = large_vocabularies(self.lake.table("id_log"), entries, most)
-        encoded = encode(valid, self.dataset, entries, None, [SPLIT], large)
         counts = {
             (ds, split): count for ds, one in tallies.items() for split, count in one.splits.items()
         }
         table, etl = self.lake.table("examples"), self.settings.etl
+        valid = kept.of_splits(*{split for _, split in counts})
+        rows, encoder = prepared(valid, self.dataset, entries, None, [SPLIT], large)
+        packed = packed_rows(rows, self.dataset, encoder)
         files = stage_shards(
-            encoded, self.dataset, table, self.run_id, counts, etl.shard_rows, etl.row_group_rows
+            packed, self.dataset, table, self.run_id, counts, etl.shard_rows, etl.row_group_rows
         )
         return verified_shards(self.spark, self.dataset, table, self.run_id, files)
 

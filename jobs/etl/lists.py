@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -18,16 +20,20 @@ def oov_id(value: SparkColumn, oov_buckets: int | SparkColumn) -> SparkColumn:
 
 
 def with_list_ids(
-    rows: DataFrame, dataset: Dataset, entries: DataFrame, until: SparkColumn
+    rows: DataFrame,
+    dataset: Dataset,
+    fields: Sequence[CategoricalList],
+    entries: DataFrame,
+    until: SparkColumn,
 ) -> DataFrame:
     """The rows with the ids of the elements, in their order, in place of the values.
 
     Args:
+        fields: whose elements.
         rows: valid ones, in which a key stands once a `ds`; with `raw` where none is declared.
         entries: `field`, `value`, `id`, `from_ds`.
         until: entries up to this date count.
     """
-    fields = dataset.of_kind(CategoricalList)
     if not fields:
         return rows
     # Row ids are hashes: two rows may share one, with other keys, or other lines.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RAW, SOURCE_FILE, REASONS, DS = "raw", "source_file", "reasons", "ds"
-UNDATED = "undated"
+UNDATED, SPLIT = "undated", "split"
 
 
 def text_column(name: str) -> str:

@@ -16,6 +16,15 @@ _OF_ONE_CLASS = re.compile(r"\^\[([^\\\[\]^&\x80-\U0010ffff]+)\]\{(\d+)\}\$")
 _SUSPECT = "__suspect_{}"
 
 
+def one_class(pattern: str) -> tuple[str, int] | None:
+    """Of a pattern like `^[0-9a-f]{8}$` the characters and their number; None of another."""
+    parts = _OF_ONE_CLASS.fullmatch(pattern)
+    if parts is None:
+        return None
+    members = (chr(code) for code in range(128) if re.match(f"[{parts[1]}]", chr(code)))
+    return "".join(members), int(parts[2])
+
+
 def joined(reasons: Iterable[SparkColumn], earlier: SparkColumn | None = None) -> SparkColumn:
     """Reasons as one text; empty where there is none.
 
@@ -51,18 +60,18 @@ def suspects(columns: Sequence[Column]) -> Iterator[SparkColumn]:
     characters together a tenth of that. Only simple patterns are told apart like this.
     """
     for number, (pattern, sharing) in enumerate(_shared_patterns(columns).items()):
-        parts = _OF_ONE_CLASS.fullmatch(pattern)
-        assert parts is not None
-        texts, size = [F.col(text_column(column.name)) for column in sharing], int(parts[2])
-        strange = ~F.concat_ws("", *texts).rlike(rf"^[{_spelled(parts[1])}]*\z")
+        found = one_class(pattern)
+        assert found is not None
+        members, size = found
+        texts = [F.col(text_column(column.name)) for column in sharing]
+        strange = ~F.concat_ws("", *texts).rlike(rf"^[{_spelled(members)}]*\z")
         for text in texts:
             strange = strange | (F.coalesce(F.octet_length(text), F.lit(size)) != size)
         yield strange.alias(_SUSPECT.format(number))
 
 
-def _spelled(ranges: str) -> str:
+def _spelled(members: str) -> str:
     """A class with its characters one by one, which Java looks up in a table."""
-    members = [chr(code) for code in range(128) if re.match(f"[{ranges}]", chr(code))]
     return "".join(f"\\x{ord(member):02x}" for member in members)
 
 
@@ -83,6 +92,6 @@ def _shared_patterns(columns: Sequence[Column]) -> dict[str, list[Column]]:
     for column in columns:
         if column.pattern is None or column.type.strip().lower() != "string":
             continue
-        if _OF_ONE_CLASS.fullmatch(column.pattern):
+        if one_class(column.pattern):
             by_pattern.setdefault(column.pattern, []).append(column)
     return {pattern: sharing for pattern, sharing in by_pattern.items() if len(sharing) > 1}

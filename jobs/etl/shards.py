@@ -7,26 +7,32 @@ in which order rows come to them, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from jobs.etl.ingest import DS
+from jobs.etl.names import DS, SPLIT
+from jobs.etl.packing import Packing
 from jobs.lake import NewFile, Table
 from jobs.manifest import UINT64, Shard
 from jobs.spark import OPEN_FILES
-from jobs.store import write_whole
+from jobs.store import write_stream, write_whole
 from schemas.dataset import ROW_ID, Dataset, struct_type
 
-SPLIT, SHARD = "split", "shard"
+SHARD = "shard"
 _LAYOUT = (DS, SPLIT, SHARD)
+_NUMBER = "__number"
 
 
 def stage_shards(
-    rows: DataFrame,
+    packed: DataFrame,
     dataset: Dataset,
     table: Table,
     run: str,
@@ -37,12 +43,12 @@ def stage_shards(
     """Writes the shards into the run's folder; nothing is visible yet.
 
     Args:
-        rows: stored columns, `ds` and `split`.
+        packed: rows as `jobs.etl.packing` packs them, with `ds` and `split`.
         rows_by_split: number of rows of each (ds, split).
         shard_rows: rows a shard at most.
         row_group_rows: rows a row group at most.
     """
-    spark = rows.sparkSession
+    spark = packed.sparkSession
     num_shards = {key: max(1, -(-count // shard_rows)) for key, count in rows_by_split.items()}
     # Shards are numbered through and dealt to the tasks in turn: hashed, some tasks would get many.
     firsts = list(accumulate(num_shards.values(), initial=0))[:-1]
@@ -53,28 +59,109 @@ def stage_shards(
         ],
         "ds string, split string, num_shards int, first int",
     )
-    placed = rows.join(F.broadcast(counted), [DS, SPLIT]).withColumn(
-        SHARD, F.pmod(F.xxhash64(ROW_ID, F.lit(SHARD)), F.col("num_shards"))
+    shard = F.pmod(F.xxhash64(ROW_ID, F.lit(SHARD)), F.col("num_shards"))
+    placed = packed.join(F.broadcast(counted), [DS, SPLIT]).withColumn(
+        _NUMBER, (F.col("first") + shard).cast("int")
     )
     total, most = sum(num_shards.values()), 4 * spark.sparkContext.defaultParallelism
     num_tasks = max(1, min(total, most), -(-total // OPEN_FILES))
-    number = F.col("first") + F.col(SHARD)
-    task = F.pmod(number, F.lit(num_tasks)).cast("int")
+    task = F.pmod(F.col(_NUMBER), F.lit(num_tasks)).cast("int")
     # By shard and row id, mostly decided by one long, which Spark's sort holds beside its pointers.
-    place = F.shiftleft(number, 40) + F.shiftright(ROW_ID, 24)
+    place = F.shiftleft(F.col(_NUMBER).cast("long"), 40) + F.shiftright(ROW_ID, 24)
     ordered = placed.repartitionById(num_tasks, task).sortWithinPartitions(
-        place, number, ROW_ID, *dataset.key
+        place, _NUMBER, ROW_ID, *dataset.key
     )
-    names = [column.name for column in dataset.stored_columns()]
-    writer = ordered.select(*names, *_LAYOUT).write.mode("overwrite").partitionBy(*_LAYOUT)
-    (
-        writer.option("compression", "zstd")
-        .option("parquet.block.row.count.limit", row_group_rows)
-        # Groups end by rows, not by bytes.
-        .option("parquet.block.size", 2**30)
-        .parquet(f"{table.url}/run={run}")
-    )
+    fs, root = fsspec.core.url_to_fs(f"{table.url}/run={run}")
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+    folders = [
+        f"{DS}={ds}/{SPLIT}={split}/{SHARD}={n}"
+        for (ds, split), number in num_shards.items()
+        for n in range(number)
+    ]
+    packing = Packing.of(dataset)
+    writer = _Writer(f"{table.url}/run={run}", tuple(folders), packing, row_group_rows)
+    ordered.select(_NUMBER, *packing.columns).mapInArrow(writer, "path string").collect()
     return table.staged(run, (DS, SPLIT))
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """A task's sorted rows to files, a shard a file, in a Python worker."""
+
+    url: str
+    folders: tuple[str, ...]
+    packing: Packing
+    row_group_rows: int
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        parts = _Ahead(_by_number(batches))
+        while (number := parts.number) is not None:
+            path = f"{self.folders[number]}/part-0.parquet"
+            with write_stream(f"{self.url}/{path}") as file:
+                self._write(file, parts.of(number))
+            yield pa.RecordBatch.from_arrays([pa.array([path])], ["path"])
+
+    def _write(self, file: object, parts: Iterator[pa.Table]) -> None:
+        writer = None
+        for rows in _groups(parts, self.row_group_rows):
+            table = self.packing.unpacked(rows)
+            if writer is None:
+                # Row ids differ, so a dictionary of them would only be in the way.
+                repeating = [name for name in table.column_names if name != ROW_ID]
+                writer = pq.ParquetWriter(
+                    file,
+                    table.schema,
+                    compression="zstd",
+                    use_dictionary=repeating,
+                    write_page_checksum=True,
+                )
+            writer.write_table(table, row_group_size=self.row_group_rows)
+        assert writer is not None
+        writer.close()
+
+
+def _by_number(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each shard number in a batch; numbers ascend."""
+    for batch in batches:
+        numbers = batch.column(0).to_numpy()
+        start = 0
+        while start < len(numbers):
+            end = int(numbers.searchsorted(numbers[start], "right"))
+            yield int(numbers[start]), pa.Table.from_batches([batch.slice(start, end - start)])
+            start = end
+
+
+class _Ahead:
+    """Parts by number, of which the next number is known before its parts are taken."""
+
+    def __init__(self, parts: Iterator[tuple[int, pa.Table]]) -> None:
+        self._parts = parts
+        self._next = next(parts, None)
+
+    @property
+    def number(self) -> int | None:
+        return self._next[0] if self._next is not None else None
+
+    def of(self, number: int) -> Iterator[pa.Table]:
+        while self._next is not None and self._next[0] == number:
+            yield self._next[1]
+            self._next = next(self._parts, None)
+
+
+def _groups(parts: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The rows in tables of `rows` rows, the last one shorter."""
+    held: list[pa.Table] = []
+    count = 0
+    for part in parts:
+        held.append(part)
+        count += part.num_rows
+        while count >= rows:
+            table = pa.concat_tables(held)
+            yield table.slice(0, rows)
+            held, count = [table.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(held)
 
 
 def verified_shards(

@@ -14,7 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.errors import DataRefused
-from jobs.etl.fit import ENTRY, ID_LOG, LARGEST, UNIT, units
+from jobs.etl.counting import total_of
+from jobs.etl.fit import ENTRY, ID_LOG, LARGEST, UNIT
 from jobs.etl.ingest import DS
 from jobs.lake import Lake
 from jobs.manifest import UINT64
@@ -131,7 +132,7 @@ def _sums_by_field(counts: DataFrame, dataset: Dataset) -> dict[str, dict[str, _
                     f"values within {LARGEST:g}, so that sums are exact",
                     "declare a transform: Log1p, Clip or Scale",
                 )
-            total, squares = units(row["total"]), units(row["total_squares"])
+            total, squares = total_of(row["total"]), total_of(row["total_squares"])
             sums = _Sums(row["count"], row["nulls"], total, squares, low, high)
         by_field.setdefault(row["field"], {})[row[DS]] = sums
     return by_field

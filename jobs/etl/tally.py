@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 
 from jobs.errors import DataRefused, DateRefused
 from jobs.etl.ingest import DS, REASONS, UNDATED
-from jobs.etl.shards import SPLIT
+from jobs.etl.names import SPLIT
 from jobs.etl.validate import LABEL_ABSENT
 from jobs.manifest import Shard
 

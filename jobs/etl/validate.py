@@ -53,15 +53,19 @@ def dated_rows(
     sources: Mapping[str, str],
     dates: Sequence[str],
     with_label: bool = True,
+    lines: DataFrame | None = None,
 ) -> DataFrame:
     """The row source's typed rows of the dates, and those whose date cannot be read (`undated`).
+
+    Args:
+        lines: the lines to take instead of all that the files have.
 
     Raises:
         DataRefused: no file, or another header than the declared one.
     """
     path = sources[dataset.rows]
-    files = find_files(spark, path, dates)
-    rows = read_source(spark, dataset.row_source, files, dataset.key, with_label)
+    files = find_files(spark, path, dates) if lines is None else ()
+    rows = read_source(spark, dataset.row_source, files, dataset.key, with_label, lines)
     if dataset.ds is not None:
         day = F.coalesce(F.date_format(F.expr(dataset.ds), "yyyy-MM-dd"), F.lit(UNDATED))
     else:
@@ -94,10 +98,17 @@ def survey(
     if dataset.ds is not None or dataset.key or not text:
         return surveyed(dated_rows(spark, dataset, sources, dates), dataset)
     # Neither needs the lines parsed.
+    return surveyed(dated_lines(spark, dataset, sources, dates), dataset)
+
+
+def dated_lines(
+    spark: SparkSession, dataset: Dataset, sources: Mapping[str, str], dates: Sequence[str]
+) -> DataFrame:
+    """The row source's lines of the dates, not yet parsed, where the path says the date."""
     path = sources[dataset.rows]
     lines = raw_lines(spark, dataset.row_source, find_files(spark, path, dates))
     rows = lines.withColumn(DS, _day_of_path(path, dataset, dates))
-    return surveyed(rows.where(F.col(DS).isin(*dates, UNDATED)), dataset)
+    return rows.where(F.col(DS).isin(*dates, UNDATED))
 
 
 def checked_rows(
@@ -107,6 +118,7 @@ def checked_rows(
     dates: Sequence[str],
     with_label: bool,
     found: Survey | None = None,
+    lines: DataFrame | None = None,
 ) -> DataFrame:
     """The rows of the dates with their fields' values and the reasons against them.
 
@@ -115,6 +127,7 @@ def checked_rows(
         dates: as YYYY-MM-DD.
         found: of these dates, where it was made before.
         with_label: False in scoring: rules of label columns do not apply, labels are null.
+        lines: the lines to take instead of all that the files have; repetitions all or none.
 
     Returns:
         `ds`, `row_id`, the key columns, one column a field (before encoding), `reasons`, `raw`,
@@ -124,7 +137,7 @@ def checked_rows(
         DataRefused: see `dated_rows`; or a parent has malformed rows or repeats a join key.
         ConfigError: an expression of the declaration cannot be resolved.
     """
-    rows = dated_rows(spark, dataset, sources, dates, with_label)
+    rows = dated_rows(spark, dataset, sources, dates, with_label, lines)
     for join in dataset.joins:
         files = find_files(spark, sources[join.source], dates)
         source = dataset.source(join.source)

@@ -20,7 +20,8 @@ TABLES: tuple[TableName, ...] = (
     "quarantine",
     "contributions",
     "id_log",
-    # Of scoring's runs, which remove it themselves; it has no version, so all that is left goes.
+    # Of runs, which remove them themselves; they have no version, so all that is left goes.
+    "kept",
     "encoded",
     "predictions",
 )

@@ -1,0 +1,189 @@
+"""Counting in Python workers: what a task's rows add to fitting, merged by Spark afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.etl.names import DS
+from jobs.quantiles import BUCKETS_A_ROOT
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# Sums are kept as whole numbers: a term is cut at 2^32, 1, 2^-28 and 2^-56 into four limbs, which
+# are summed apart, so that the bits are the same in any order of rows.
+LIMB_BITS = (88, 56, 28, 0)
+LIMBS = tuple(f"l{i}" for i in range(2 * len(LIMB_BITS)))
+VALUES = "number int, value string, count bigint"
+NUMBERS = ", ".join(
+    [
+        "number int, bucket int, count bigint, low double, high double",
+        *[f"{name} bigint" for name in LIMBS],
+    ]
+)
+_NUMBERS = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("bucket", pa.int32()),
+        ("count", pa.int64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        *[(name, pa.int64()) for name in LIMBS],
+    ]
+)
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Numbers for pairs of a date and a name; `columns` gives each column's name among `names`."""
+
+    dates: tuple[str, ...]
+    names: tuple[str, ...]
+    columns: tuple[tuple[str, str], ...]
+
+    @property
+    def read(self) -> list[str]:
+        return [DS, *[column for column, _ in self.columns]]
+
+    def parts(self, table: pa.Table) -> Iterator[tuple[int, pa.Array]]:
+        """The values of each column and date, lists opened, with the pair's number."""
+        days = [0]
+        place = None
+        if len(self.dates) > 1:
+            texts = pc.cast(table[DS], pa.string())
+            place = pc.index_in(texts, value_set=pa.array(self.dates)).to_numpy()
+            days = [int(day) for day in np.unique(place)]
+        for day in days:
+            rows = table if place is None else table.filter(pa.array(place == day))
+            for column, name in self.columns:
+                values = rows[column]
+                if pa.types.is_list(values.type):
+                    values = pc.list_flatten(values)
+                yield day * len(self.names) + self.names.index(name), values
+
+
+@dataclass
+class _Counts:
+    """Values and how often each stood, as they were found, and how many nulls."""
+
+    values: list[pa.Array] = field(default_factory=list)
+    counts: list[Ints] = field(default_factory=list)
+    nulls: int = 0
+
+    def add(self, values: pa.ChunkedArray) -> None:
+        if not pa.types.is_dictionary(values.type):
+            values = pc.dictionary_encode(values)
+        for chunk in values.chunks:
+            places = chunk.indices.drop_null().to_numpy()
+            seen = np.bincount(places, minlength=len(chunk.dictionary))
+            once = np.flatnonzero(seen)
+            self.nulls += chunk.null_count
+            self.values.append(chunk.dictionary.take(once))
+            self.counts.append(seen[once])
+
+    def merged(self) -> tuple[pa.Array, pa.Array]:
+        """Each value once, null among them where it stood."""
+        values = pa.chunked_array(self.values, pa.string())
+        counts = pa.chunked_array(self.counts, pa.int64())
+        if len(self.values) > 1:
+            table = pa.table([values, counts], ["value", "count"])
+            table = table.group_by("value", use_threads=False).aggregate([("count", "sum")])
+            values, counts = table["value"], table["count_sum"]
+        if self.nulls:
+            values = pa.chunked_array([*values.chunks, pa.nulls(1, pa.string())])
+            counts = pa.chunked_array([*counts.chunks, pa.array([self.nulls], pa.int64())])
+        return values.combine_chunks(), counts.combine_chunks()
+
+
+def count_values(groups: Groups, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """How often each value stood: `VALUES`, each pair of number and value once."""
+    found: dict[int, _Counts] = {}
+    for table in tables:
+        for number, values in groups.parts(table):
+            found.setdefault(number, _Counts()).add(values)
+    for number in list(found):
+        values, counts = found.pop(number).merged()
+        numbers = pa.array(np.full(len(values), number, np.int32))
+        table = pa.table([numbers, values, counts], ["number", "value", "count"])
+        yield from table.to_batches(max_chunksize=_BATCH_ROWS)
+
+
+@dataclass
+class _Sums:
+    """Sums and counts by bucket of some numbers."""
+
+    limbs: list[int] = field(default_factory=lambda: [0] * len(LIMBS))
+    low: float = np.inf
+    high: float = -np.inf
+    nulls: int = 0
+    buckets: dict[int, int] = field(default_factory=dict)
+
+    def add(self, x: Doubles, nulls: int) -> None:
+        self.nulls += nulls
+        if not len(x):
+            return
+        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        for place, limb in enumerate([*limbs_of(x), *limbs_of(x * x)]):
+            self.limbs[place] += int(limb.sum())
+        for bucket, count in zip(*np.unique(buckets_of(x), return_counts=True), strict=True):
+            self.buckets[int(bucket)] = self.buckets.get(int(bucket), 0) + int(count)
+
+    def rows(self, number: int) -> Iterator[dict[str, int | float | None]]:
+        """Of `NUMBERS`: one with the sums and the nulls, then one for each bucket."""
+        known = bool(self.buckets)
+        yield {
+            "number": number,
+            "count": self.nulls,
+            "low": self.low if known else None,
+            "high": self.high if known else None,
+            **dict(zip(LIMBS, map(_wrapped, self.limbs), strict=True)),
+        }
+        for bucket, count in sorted(self.buckets.items()):
+            yield {"number": number, "bucket": bucket, "count": count, **dict.fromkeys(LIMBS, 0)}
+
+
+def sum_numbers(groups: Groups, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """Sums and counts by bucket: `NUMBERS`; a row without bucket has the sums and the nulls."""
+    found: dict[int, _Sums] = {}
+    for table in tables:
+        for number, values in groups.parts(table):
+            x = values.drop_null().to_numpy().astype(np.float64)
+            found.setdefault(number, _Sums()).add(x, values.null_count)
+    rows = [row for number, sums in found.items() for row in sums.rows(number)]
+    yield from pa.Table.from_pylist(rows, schema=_NUMBERS).to_batches()
+
+
+def buckets_of(x: Doubles) -> npt.NDArray[np.int32]:
+    """The bucket of each finite number, see `jobs.quantiles`."""
+    root = np.sqrt(np.sqrt(np.sqrt(np.abs(x))))
+    bucket = np.floor(root * float(BUCKETS_A_ROOT)).astype(np.int32)
+    return np.where(x < 0, -1 - bucket, bucket).astype(np.int32)
+
+
+def limbs_of(term: Doubles) -> list[Ints]:
+    """The limbs of terms cut at 2^-56. Terms too large for them are refused by their range."""
+    with np.errstate(invalid="ignore"):
+        # Towards zero: what floor() leaves of a small negative number has lost its last bits.
+        high = (term * 2.0**-32).astype(np.int64)
+        rest = term - high * 2.0**32
+        middle = rest.astype(np.int64)
+        low = (rest - middle) * 2.0**28
+        lower = low.astype(np.int64)
+        lowest = ((low - lower) * 2.0**28).astype(np.int64)
+    return [high, middle, lower, lowest]
+
+
+def _wrapped(limb: int) -> int:
+    return (limb + 2**63) % 2**64 - 2**63
+
+
+def total_of(limbs: Sequence[int]) -> int:
+    """A sum in units of 2^-56."""
+    return sum(limb << bits for limb, bits in zip(limbs, LIMB_BITS, strict=True))

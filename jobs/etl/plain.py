@@ -1,0 +1,357 @@
+"""Plain lines: those of delimited text that Arrow can parse and find valid beyond doubt.
+
+Most lines of most days are: no quotes, as many fields as declared, each one a number or a text as
+the rules want it. A Python worker takes such lines by the ten thousand, at a fifth of what judging
+each by Spark's expressions costs. It decides nothing else: any other line is *odd* and goes to
+`jobs.etl.validate`, which alone gives reasons. So what is plain must have, to the bit, the values
+that Spark's expressions give and no reason against it; the tests compare the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
+
+from jobs.etl.fdlibm import log1p
+from jobs.etl.reasons import one_class
+from schemas.dataset import Column, Dataset
+from schemas.field import Carried, Categorical, Clip, Field, Label, Log1p, Numeric, Scale, Weight
+
+Mask = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+_TYPES = {
+    "tinyint": pa.int8(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+}
+# Digits that any of the types takes; others are left to Spark.
+_WHOLE, _DECIMAL = r"^-?[0-9]{1,18}$", r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"
+# Arrow reads whole numbers in base 16, too.
+_BASE_16 = r"0[xX]"
+_TABLE_SIZE = 65_536
+
+
+def plain_lane(dataset: Dataset, with_label: bool) -> PlainLane | None:
+    """The lane of a declaration; None where its rows need Spark's expressions.
+
+    These are rows with a key, with parents, with a date of their own, and fields that are more
+    than a column of the file, but for logarithms, limits and factors of numbers.
+    """
+    source = dataset.row_source
+    whole = dataset.key or dataset.entity or dataset.joins or dataset.ds is not None
+    if whole or source.format != "csv" or len(source.delimiter.encode()) != 1:
+        return None
+    lane = PlainLane(dataset, with_label)
+    return lane if lane.covers() else None
+
+
+@dataclass(frozen=True)
+class PlainLane:
+    """Lines to rows, and which lines are odd."""
+
+    dataset: Dataset
+    with_label: bool
+
+    @cached_property
+    def columns(self) -> Mapping[str, Column]:
+        return {column.name: column for column in self.dataset.row_source.columns}
+
+    def covers(self) -> bool:
+        return all(map(self._knows, self.columns.values())) and all(
+            map(self._makes, self.dataset.fields)
+        )
+
+    def _judges(self, column: Column) -> bool:
+        return self.with_label or not column.of_label
+
+    def _knows(self, column: Column) -> bool:
+        type_ = _type(column)
+        bounded = column.min is not None or column.max is not None
+        if type_ is None or (bounded and type_ == pa.string()):
+            return False
+        of_text = column.pattern is None or type_ == pa.string()
+        return of_text and (column.pattern is None or one_class(column.pattern) is not None)
+
+    def _makes(self, f: Field) -> bool:
+        column = self.columns.get(f.expr or f.name)
+        type_ = _type(column) if column else None
+        number = type_ is not None and type_ != pa.string()
+        match f:
+            case Numeric():
+                return number and all(isinstance(t, Log1p | Clip | Scale) for t in f.transforms)
+            case Label() | Weight():
+                return number and (not isinstance(f, Label) or f.task != "multiclass")
+            case Carried():
+                return type_ == pa.string() and f.type.strip().lower() == "string"
+            case Categorical():
+                return type(f) is Categorical and type_ == pa.string() and not f.transforms
+            case _:
+                return False
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """Of the fields' values."""
+        return {
+            f.name: pa.string() if isinstance(f, Categorical | Carried) else pa.float32()
+            for f in self.dataset.fields
+        }
+
+    def __call__(self, lines: pa.StringArray) -> tuple[dict[str, pa.Array], Mask]:
+        """The fields' values of the plain lines, and which of the lines [n] are odd.
+
+        Args:
+            lines: valid UTF-8.
+        """
+        odd = self._strange(lines)
+        parsed, odd = self._parsed(lines, odd)
+        wrong = np.zeros(parsed.num_rows, bool)
+        for column in self.columns.values():
+            if self._judges(column):
+                wrong |= _broken(column, parsed[column.name])
+        values = {}
+        for f in self.dataset.fields:
+            values[f.name], lost = self._value(f, parsed)
+            wrong |= lost
+        if wrong.any():
+            sound = pa.array(~wrong)
+            values = {name: value.filter(sound) for name, value in values.items()}
+            odd[np.flatnonzero(~odd)[wrong]] = True
+        return values, odd
+
+    def _strange(self, lines: pa.StringArray) -> Mask:
+        """Lines with what Spark's parser and Arrow's take differently."""
+        odd = np.zeros(len(lines), bool)
+        source = self.dataset.row_source
+        content = lines.buffers()[2]
+        found = content.to_pybytes() if content is not None else b""
+        for mark in {source.quote.encode(), b"\0"} - {b""}:
+            if mark in found:
+                odd |= np.asarray(pc.match_substring(lines, mark.decode()))
+        if b"x" in found or b"X" in found:
+            start = f"(^|{re.escape(source.delimiter)})"
+            odd |= np.asarray(pc.match_substring_regex(lines, rf"{start}[ \t-]*{_BASE_16}"))
+        return odd
+
+    def _parsed(self, lines: pa.StringArray, odd: Mask) -> tuple[pa.Table, Mask]:
+        """The columns of the lines that are not odd, and which lines are now."""
+        try:
+            return self._read(lines, odd, typed=True)
+        except pa.ArrowInvalid:
+            # A text is no number: to find the line, all are read as texts.
+            table, odd = self._read(lines, odd, typed=False)
+        good = np.ones(table.num_rows, bool)
+        for name, column in self._numbers.items():
+            whole = pa.types.is_integer(_type(column))
+            like = pc.match_substring_regex(table[name], _WHOLE if whole else _DECIMAL)
+            good &= np.asarray(like.fill_null(True))
+        table = table.filter(pa.array(good))
+        odd[np.flatnonzero(~odd)[~good]] = True
+        good = np.ones(table.num_rows, bool)
+        for name, column in self._numbers.items():
+            wide = table[name].cast(pa.float64()).to_numpy()
+            if pa.types.is_integer(_type(column)):
+                limits = np.iinfo(_TYPES[column.type.strip().lower()].to_pandas_dtype())
+                # Null is NaN, which is within no limits and beyond none.
+                good &= ~((wide < limits.min) | (wide > limits.max))
+        table = table.filter(pa.array(good))
+        odd[np.flatnonzero(~odd)[~good]] = True
+        for name, column in self._numbers.items():
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, table[name].cast(_type(column)))
+        return table, odd
+
+    @cached_property
+    def _numbers(self) -> dict[str, Column]:
+        return {
+            name: column
+            for name, column in self.columns.items()
+            if self._judges(column) and _type(column) != pa.string()
+        }
+
+    def _read(self, lines: pa.StringArray, odd: Mask, typed: bool) -> tuple[pa.Table, Mask]:
+        odd = odd.copy()
+        rows = lines.filter(pa.array(~odd)) if odd.any() else lines
+        places = np.flatnonzero(~odd)
+        wrong: list[int] = []
+
+        def note(row: csv.InvalidRow) -> str:
+            wrong.append(row.number - 1)
+            return "skip"
+
+        names = list(self.columns)
+        if not len(rows):
+            types = {name: _type(self.columns[name]) for name in names}
+            return pa.schema(types.items()).empty_table(), odd
+        content = _joined(rows)
+        types = dict.fromkeys(names, pa.string())
+        if typed:
+            types |= {name: _type(column) for name, column in self._numbers.items()}
+        table = csv.read_csv(
+            pa.BufferReader(content),
+            csv.ReadOptions(use_threads=False, block_size=len(content) + 1, column_names=names),
+            csv.ParseOptions(
+                delimiter=self.dataset.row_source.delimiter,
+                quote_char=False,
+                double_quote=False,
+                newlines_in_values=False,
+                ignore_empty_lines=False,
+                invalid_row_handler=note,
+            ),
+            csv.ConvertOptions(
+                check_utf8=False,
+                column_types=types,
+                null_values=sorted({"", self.dataset.row_source.null_value}),
+                strings_can_be_null=True,
+            ),
+        )
+        odd[places[wrong]] = True
+        return table, odd
+
+    def _value(self, f: Field, parsed: pa.Table) -> tuple[pa.Array, Mask | bool]:
+        """The values of a field, and where a row is no valid one for them."""
+        column = self.columns[f.expr or f.name]
+        found = parsed[column.name].combine_chunks()
+        match f:
+            case Numeric():
+                return _number(f, found)
+            case Label() if not self.with_label:
+                return pa.nulls(len(found), pa.float32()), False
+            case Label() | Weight():
+                value = _floats(found.to_numpy(zero_copy_only=False).astype(np.float64))
+                lost = ~np.isfinite(value)
+                if isinstance(f, Weight):
+                    lost |= value <= 0
+                return pa.array(value), lost
+            case _:
+                return found, False
+
+
+def _type(column: Column | None) -> pa.DataType | None:
+    return _TYPES.get(column.type.strip().lower()) if column else None
+
+
+def _joined(lines: pa.StringArray) -> pa.Buffer:
+    whole = pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines)
+    return pc.binary_join(whole, "\n")[0].as_buffer()
+
+
+def _broken(column: Column, values: pa.ChunkedArray) -> Mask:
+    """Where a value breaks its column's rules."""
+    broken = np.zeros(len(values), bool)
+    if not column.nullable:
+        broken |= np.asarray(values.is_null())
+    tests = []
+    if column.min is not None:
+        tests.append(pc.less(values, column.min))
+    if column.max is not None:
+        tests.append(pc.greater(values, column.max))
+    if column.allowed is not None:
+        allowed = pa.array(column.allowed).cast(values.type)
+        tests.append(pc.and_(pc.invert(pc.is_in(values, value_set=allowed)), values.is_valid()))
+    if column.pattern is not None and not _all_match(column.pattern, values):
+        tests.append(pc.invert(pc.match_substring_regex(values, column.pattern)))
+    if pa.types.is_floating(values.type):
+        tests.append(pc.invert(pc.is_finite(values)))
+    for test in tests:
+        broken |= np.asarray(pc.fill_null(test, False))
+    return broken
+
+
+def _all_match(pattern: str, values: pa.ChunkedArray) -> bool:
+    """Whether all texts match a pattern of one class, told from their bytes together."""
+    found = one_class(pattern)
+    assert found is not None
+    members, size = found
+    texts = values.combine_chunks()
+    if len(texts.buffers()[2] or b"") == 0 or texts.offset:
+        return False
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[: len(texts) + 1]
+    lengths = np.diff(offsets)
+    if not ((lengths == size) | (lengths == 0)).all():
+        return False
+    if ((lengths == 0) & np.asarray(texts.is_valid())).any():
+        return False
+    inside = np.zeros(256, bool)
+    inside[[ord(member) for member in members]] = True
+    content = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    return bool(inside[content].all())
+
+
+def _number(f: Numeric, values: pa.Array) -> tuple[pa.Array, Mask]:
+    """The field's value of each number, and where it is no finite one."""
+    known = np.asarray(values.is_valid())
+    numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(values.type) and f.transforms:
+        # Most whole numbers are small, and looked up sooner than computed.
+        small = (numbers >= 0) & (numbers < _TABLE_SIZE)
+        found = _table_of(f)[np.where(small, numbers, 0)]
+        if not small.all():
+            found[~small] = _transformed(f, numbers[~small].astype(np.float64))
+    else:
+        found = _transformed(f, numbers.astype(np.float64))
+    lost = known & ~np.isfinite(found)
+    return pa.array(found, mask=~known), lost
+
+
+_TABLES: dict[tuple[object, ...], npt.NDArray[np.float32]] = {}
+
+
+def _table_of(f: Numeric) -> npt.NDArray[np.float32]:
+    if f.transforms not in _TABLES:
+        _TABLES[f.transforms] = _transformed(f, np.arange(_TABLE_SIZE, dtype=np.float64))
+    return _TABLES[f.transforms]
+
+
+def _transformed(f: Numeric, x: Doubles) -> npt.NDArray[np.float32]:
+    """As the transforms' SQL gives them; Spark gives null where this gives NaN or an infinity."""
+    for transform in f.transforms:
+        match transform:
+            case Log1p():
+                x = log1p(x)
+            case Clip():
+                # What is no finite number passes.
+                limited = np.where(x > transform.high, transform.high, x)
+                limited = np.where(x < transform.low, transform.low, limited)
+                x = np.where(np.isfinite(x), limited, x)
+            case Scale():
+                x = x * transform.factor
+    return _floats(x)
+
+
+def _floats(x: Doubles) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32)
+
+
+def plain_batches(
+    lane: PlainLane, tables: Iterable[pa.Table], lines: str, odd: str
+) -> Iterator[tuple[dict[str, pa.Array], pa.Table, pa.Table]]:
+    """Of each table the plain rows' values, the plain rows and the odd rows.
+
+    Args:
+        lines: the column of the texts.
+        odd: the column that says which rows are odd already.
+    """
+    for table in tables:
+        apart = np.asarray(table[odd])
+        rest = table.filter(pa.array(~apart)) if apart.any() else table
+        values, found = lane(rest[lines].combine_chunks())
+        strange = pa.array(found)
+        odd_rows = [table.filter(pa.array(apart)), rest.filter(strange)]
+        plain = rest.filter(pc.invert(strange)) if found.any() else rest
+        yield values, plain, pa.concat_tables(odd_rows)
