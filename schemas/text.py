@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-TextTransform: TypeAlias = "Lower | Trim | Replace"
+TextTransform: TypeAlias = "Lower | Trim | Replace | Normalize"
 
 
 def literal(text: str) -> str:
@@ -39,3 +39,27 @@ class Replace:
 
     def sql(self, x: str) -> str:
         return f"regexp_replace({x}, {literal(self.pattern)}, {literal(self.by)})"
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """One spelling of what Unicode holds to be the same text.
+
+    NFC makes a letter and its accent one character; NFKC also makes ligatures, full-width letters
+    and the like the plain letters they stand for.
+    """
+
+    form: Literal["NFKC", "NFC"] = "NFKC"
+
+    def __post_init__(self) -> None:
+        if self.form not in ("NFKC", "NFC"):
+            raise ValueError(f"Normalize: form is {self.form!r}; give 'NFKC' or 'NFC'")
+
+    def sql(self, x: str) -> str:
+        # Spark has no function for it, but ICU, which its collations need, on every class path.
+        # ICU refuses null, and CASE alone does not keep null away: a reflected call, which may be
+        # random for all Spark knows, is taken out of a sort's or a group's key and made first.
+        compatible = str(self.form == "NFKC").lower()
+        text = f"coalesce({x}, '')"
+        call = f"reflect('com.ibm.icu.text.Normalizer', 'compose', {text}, {compatible})"
+        return f"CASE WHEN {x} IS NOT NULL THEN {call} END"
