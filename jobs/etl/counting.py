@@ -38,6 +38,8 @@ _NUMBERS = pa.schema(
     ]
 )
 _BATCH_ROWS = 65_536
+# Of fewer each is counted in a place of its own, which takes no sorting.
+_MANY_BUCKETS = 100_000
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,10 @@ class _Sums:
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
         for place, limb in enumerate([*limbs_of(x), *limbs_of(x * x)]):
             self.limbs[place] += int(limb.sum())
-        for bucket, count in zip(*np.unique(buckets_of(x), return_counts=True), strict=True):
-            self.buckets[int(bucket)] = self.buckets.get(int(bucket), 0) + int(count)
+        values, counts = _counted(buckets_of(x))
+        found = zip(values.tolist(), counts.tolist(), strict=True)
+        for bucket, count in found:
+            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
 
     def rows(self, number: int) -> Iterator[dict[str, int | float | None]]:
         """Of `NUMBERS`: one with the sums and the nulls, then one for each bucket."""
@@ -178,6 +182,17 @@ def limbs_of(term: Doubles) -> list[Ints]:
         lower = low.astype(np.int64)
         lowest = ((low - lower) * 2.0**28).astype(np.int64)
     return [high, middle, lower, lowest]
+
+
+def _counted(buckets: npt.NDArray[np.int32]) -> tuple[Ints, Ints]:
+    """Each bucket once, and how often it stands."""
+    first, last = int(buckets.min()), int(buckets.max())
+    if last - first >= _MANY_BUCKETS:
+        values, counts = np.unique(buckets, return_counts=True)
+        return values.astype(np.int64), counts
+    counts = np.bincount(buckets - first)
+    seen = np.flatnonzero(counts)
+    return seen + first, counts[seen]
 
 
 def _wrapped(limb: int) -> int:

@@ -85,6 +85,8 @@ def _names(groups: Groups) -> dict[str, SparkColumn]:
 
 def _value_counts(train: DataFrame | Kept, groups: Groups) -> DataFrame:
     parts = in_arrow(train, groups.read, functools.partial(count_values, groups), VALUES)
+    # A task has each pair once: to add up before the shuffle would find nothing to add.
+    parts = parts.repartition("number", "value")
     counts = parts.groupBy("number", "value").agg(F.sum("count").alias("count"))
     columns = {**_names(groups), "value": F.col("value"), "count": F.col("count")}
     return counts.select(*_cast(columns))
@@ -163,7 +165,10 @@ def new_entries(
         often = total.where(F.col("total") >= F.col("min_count")).select("field", "value")
         values = values.join(often, ["field", "value"], "left_semi")
     unknown = values.join(entries.select("field", "value"), ["field", "value"], "left_anti")
-    frequent = _became_frequent(unknown, dates)
+    if num_dates == 1:
+        frequent = unknown.withColumns({"from_ds": F.lit(dates[0]), "seen": F.col("count")})
+    else:
+        frequent = _became_frequent(unknown, dates)
     known = entries.groupBy("field").agg(F.count(F.lit(1)).alias("known"))
     order = Window.partitionBy("field").orderBy("from_ds", F.desc("seen"), "value")
     placed = (

@@ -7,9 +7,12 @@ all of which stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
@@ -20,7 +23,8 @@ from schemas.dataset import ROW_ID, Dataset
 
 # The driver holds so many hashes at most.
 _MANY = 10_000
-_SAME, _COUNT = "__same", "__count"
+_SAME = "__same"
+_FOUND = "rows array<bigint>, hashes array<bigint>"
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,47 @@ class Survey:
     repeated: tuple[int, ...] | None
 
 
-def surveyed(rows: DataFrame, dataset: Dataset) -> Survey:
+def surveyed(rows: DataFrame, dataset: Dataset, dates: Sequence[str]) -> Survey:
     """Counts the rows of each date and lists what stands in more than one row.
 
     Args:
         rows: with `ds`, and the key columns or `raw`.
+        dates: those that `ds` may be.
     """
-    counts = rows.groupBy(DS, _same(dataset).alias(_SAME)).agg(F.count(F.lit(1)).alias(_COUNT))
-    counts = counts.persist()
-    try:
-        repeated = F.sum((F.col(_COUNT) > 1).cast("int")).alias("repeated")
-        by_ds = counts.groupBy(DS).agg(F.sum(_COUNT).alias("rows"), repeated).collect()
-        several = sum(row["repeated"] for row in by_ds)
-        hashes: list[int] | None = None if several > _MANY else []
-        if hashes is not None and several:
-            hashes = [row[_SAME] for row in counts.where(F.col(_COUNT) > 1).collect()]
-    finally:
-        counts.unpersist()
+    # A date is a number here: as a text, it would cost more than all else that is moved.
+    day = F.array_position(F.array(*map(F.lit, dates)), F.col(DS)).cast("int") - 1
+    hashed = rows.select(day.alias(DS), _same(dataset).alias(_SAME))
+    # Sorted by Spark, which spills; aggregated, each of millions of hashes would be a group.
+    together = hashed.repartition(_SAME).sortWithinPartitions(_SAME)
+    found = together.mapInArrow(partial(_repetitions, len(dates)), _FOUND).collect()
+    table = np.array([row["rows"] for row in found], np.int64).reshape(-1, len(dates))
+    counts = table.sum(axis=0).tolist()
+    hashes = sorted(value for row in found for value in row["hashes"])
     return Survey(
-        {row[DS]: row["rows"] for row in by_ds},
-        None if hashes is None else tuple(sorted(hashes)),
+        {ds: count for ds, count in zip(dates, counts, strict=True) if count},
+        tuple(hashes) if len(hashes) <= _MANY else None,
     )
+
+
+def _repetitions(days: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Of rows in order of their hashes the number by day, and the hashes that stand repeatedly.
+
+    No more of these than tell that they are too many.
+    """
+    counts = np.zeros(days, np.int64)
+    found: list[int] = []
+    last, repeats = np.zeros(0, np.int64), False
+    for batch in batches:
+        counts += np.bincount(batch.column(0).to_numpy(), minlength=days)
+        hashes = np.concatenate([last, batch.column(1).to_numpy()])
+        same = hashes[1:] == hashes[:-1]
+        # A hash is listed at its second row; the third is the same as the second.
+        second = same & ~np.concatenate([[repeats], same[:-1]])
+        found += hashes[1:][second][: _MANY + 1 - len(found)].tolist()
+        last, repeats = hashes[-1:], bool(same[-1]) if len(same) else repeats
+    numbers = pa.list_(pa.int64())
+    columns = [pa.array([counts.tolist()], numbers), pa.array([found], numbers)]
+    yield pa.RecordBatch.from_arrays(columns, ["rows", "hashes"])
 
 
 def identified(rows: DataFrame, dataset: Dataset, survey: Survey) -> DataFrame:

@@ -31,7 +31,7 @@ Step = Callable[[Iterator[pa.Table]], Iterator[pa.RecordBatch]]
 _GROUP_ROWS, _GROUP_BYTES = 262_144, 128 << 20
 _DICTIONARY_BYTES = 64 << 20
 # A Python task costs about as much as a few thousand rows, and merges what it counted.
-_ROWS_PER_TASK = 1_000_000
+_ROWS_PER_TASK = 2_500_000
 STAGED = "path string, row_group_rows array<bigint>"
 
 
@@ -177,7 +177,7 @@ class KeptWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._flush()
+            self._flush(self._rows)
         if self._writer is not None:
             self._writer.close()
             self._file.close()
@@ -187,18 +187,22 @@ class KeptWriter:
             self._held.append(table)
             self._rows += table.num_rows
             self._bytes += table.nbytes
-            if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
-                self._flush()
+            # Twice a group, so that no small rest remains.
+            if self._rows >= 2 * _GROUP_ROWS or self._bytes >= 2 * _GROUP_BYTES:
+                self._flush(self._rows // 2)
 
-    def _flush(self) -> None:
-        if not self._held:
+    def _flush(self, rows: int) -> None:
+        """Writes the first rows as a row group."""
+        if not rows:
             return
-        table = pa.concat_tables(self._held)
+        held = pa.concat_tables(self._held)
+        table, rest = held.slice(0, rows), held.slice(rows)
         if self._writer is None:
             self._writer = self._opened(table.schema)
         self._writer.write_table(table, row_group_size=table.num_rows)
         self.row_group_rows.append(table.num_rows)
-        self._held, self._rows, self._bytes = [], 0, 0
+        self._held, self._rows = [rest], rest.num_rows
+        self._bytes = self._bytes * rest.num_rows // held.num_rows
 
     def _opened(self, schema: pa.Schema) -> pq.ParquetWriter:
         fs, root = fsspec.core.url_to_fs(self._url)

@@ -1,4 +1,4 @@
-"""Packing: the model's columns of a row as one value, so that a shuffle moves few columns.
+"""Packing: a row's shard, its id and the model's columns as one value, for a cheap shuffle.
 
 Spark's cost of moving and sorting rows is mostly one for each column; forty columns of four bytes
 are one binary of 160.
@@ -6,24 +6,67 @@ are one binary of 160.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import accumulate
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql.types import BinaryType, StructField, StructType
+from pyspark.sql.types import BinaryType, IntegerType, StructField, StructType
 
 from jobs.etl.encode import Encoder
 from jobs.etl.kept import Kept, in_arrow
 from jobs.etl.names import DS, SPLIT
-from schemas.dataset import Dataset, StoredColumn, struct_type
+from jobs.etl.xxhash import xxhash64_of_pair
+from schemas.dataset import ROW_ID, Dataset, StoredColumn, struct_type
 from schemas.field import Categorical, Label, Numeric, Weight
 from schemas.stored import arrow_schema
 
-PACKED = "__packed"
-_WIDTH = 4
+NUMBER, PACKED = "__number", "__packed"
+_SHARD = "shard"
+_WIDTH, _BLOCK_ROWS = 4, 8192
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shards of (ds, split), numbered through.
+
+    Attributes:
+        counts: shards of each (ds, split).
+    """
+
+    counts: Mapping[tuple[str, str], int]
+
+    @staticmethod
+    def of(rows_by_split: Mapping[tuple[str, str], int], shard_rows: int) -> Layout:
+        """As many shards as hold `shard_rows` rows at most, on average."""
+        return Layout({key: max(1, -(-n // shard_rows)) for key, n in rows_by_split.items()})
+
+    @cached_property
+    def firsts(self) -> dict[tuple[str, str], int]:
+        """Number of the first shard of each (ds, split)."""
+        return dict(zip(self.counts, accumulate(self.counts.values(), initial=0), strict=False))
+
+    @property
+    def shards(self) -> list[tuple[str, str, int]]:
+        """(ds, split, its shard) by number."""
+        return [(*key, shard) for key, count in self.counts.items() for shard in range(count)]
+
+    def numbers(self, table: pa.Table) -> npt.NDArray[np.int32]:
+        """The shard's number of each row, by its row id."""
+        hashes = xxhash64_of_pair(table[ROW_ID].to_numpy(), _SHARD)
+        places = [pc.dictionary_encode(table[name].combine_chunks()) for name in (DS, SPLIT)]
+        days, splits = (place.dictionary.to_pylist() for place in places)
+        pairs = places[0].indices.to_numpy() * len(splits) + places[1].indices.to_numpy()
+        keys = [(ds, split) for ds in days for split in splits]
+        first = np.array([self.firsts.get(key, 0) for key in keys], np.int64)
+        count = np.array([self.counts.get(key, 1) for key in keys], np.int64)
+        found: npt.NDArray[np.int32] = (first[pairs] + hashes % count[pairs]).astype(np.int32)
+        return found
 
 
 @dataclass(frozen=True)
@@ -51,26 +94,29 @@ class Packing:
     @property
     def columns(self) -> list[str]:
         """Of packed rows."""
-        return [PACKED, *(column.name for column in self.others)]
+        return [NUMBER, PACKED, *(column.name for column in self.others)]
 
     def schema(self) -> StructType:
-        """Of packed rows, with `ds` and `split`."""
+        """Of packed rows."""
         others = struct_type((c.name, c.spark_type) for c in self.others)
-        places = struct_type([(DS, "string"), (SPLIT, "string")])
-        return StructType([StructField(PACKED, BinaryType()), *others.fields, *places.fields])
+        own = [StructField(NUMBER, IntegerType()), StructField(PACKED, BinaryType())]
+        return StructType([*own, *others.fields])
 
-    def pack(self, table: pa.Table) -> pa.Table:
+    def pack(self, table: pa.Table, layout: Layout) -> pa.Table:
         """Stored columns, `ds` and `split` to packed rows."""
         rows = table.num_rows
         matrix = np.empty((rows, len(self.packed)), np.int32)
-        for place, name in enumerate(self.packed):
-            column = table[name].to_numpy()
-            matrix[:, place] = column.view(np.int32)
+        columns = [table[name].to_numpy().view(np.int32) for name in self.packed]
+        # A block of rows stays in the processor's cache while its columns are filled in.
+        for start in range(0, rows, _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            for place, column in enumerate(columns):
+                matrix[block, place] = column[block]
         offsets = np.arange(rows + 1, dtype=np.int32) * (_WIDTH * len(self.packed))
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(matrix)]
         packed = pa.Array.from_buffers(pa.binary(), rows, buffers)
-        rest = [*(column.name for column in self.others), DS, SPLIT]
-        return pa.table([packed, *[table[name] for name in rest]], [PACKED, *rest])
+        others = [table[column.name] for column in self.others]
+        return pa.table([pa.array(layout.numbers(table)), packed, *others], self.columns)
 
     def unpacked(self, rows: pa.Table) -> pa.Table:
         """Packed rows to the stored columns."""
@@ -99,7 +145,7 @@ class Packing:
 
 
 def packed_rows(
-    rows: DataFrame | Kept, dataset: Dataset, encoder: Encoder | None = None
+    rows: DataFrame | Kept, dataset: Dataset, layout: Layout, encoder: Encoder | None = None
 ) -> DataFrame:
     """Rows packed for `stage_shards`.
 
@@ -109,12 +155,13 @@ def packed_rows(
     packing = Packing.of(dataset)
     stored = [column.name for column in packing.stored]
     columns = encoder.inputs if encoder else [*stored, DS, SPLIT]
-    return in_arrow(rows, columns, partial(_packed, packing, encoder), packing.schema())
+    return in_arrow(rows, columns, partial(_packed, packing, layout, encoder), packing.schema())
 
 
 def _packed(
-    packing: Packing, encoder: Encoder | None, tables: Iterator[pa.Table]
+    packing: Packing, layout: Layout, encoder: Encoder | None, tables: Iterator[pa.Table]
 ) -> Iterator[pa.RecordBatch]:
     for table in tables:
         if table.num_rows:
-            yield from packing.pack(encoder(table) if encoder else table).to_batches()
+            stored = encoder(table) if encoder else table
+            yield from packing.pack(stored, layout).to_batches()

@@ -7,9 +7,8 @@ in which order rows come to them, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import fsspec
 import pyarrow as pa
@@ -19,16 +18,16 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs.etl.names import DS, SPLIT
-from jobs.etl.packing import Packing
+from jobs.etl.packing import NUMBER, Layout, Packing
 from jobs.lake import NewFile, Table
 from jobs.manifest import UINT64, Shard
-from jobs.spark import OPEN_FILES
 from jobs.store import write_stream, write_whole
 from schemas.dataset import ROW_ID, Dataset, struct_type
 
 SHARD = "shard"
 _LAYOUT = (DS, SPLIT, SHARD)
-_NUMBER = "__number"
+# A task writes one after the other.
+_SHARDS_PER_TASK = 8
 
 
 def stage_shards(
@@ -36,52 +35,31 @@ def stage_shards(
     dataset: Dataset,
     table: Table,
     run: str,
-    rows_by_split: Mapping[tuple[str, str], int],
-    shard_rows: int,
+    layout: Layout,
     row_group_rows: int,
 ) -> list[NewFile]:
     """Writes the shards into the run's folder; nothing is visible yet.
 
     Args:
-        packed: rows as `jobs.etl.packing` packs them, with `ds` and `split`.
-        rows_by_split: number of rows of each (ds, split).
-        shard_rows: rows a shard at most.
+        packed: rows as `jobs.etl.packing` packs them for the layout.
         row_group_rows: rows a row group at most.
     """
-    spark = packed.sparkSession
-    num_shards = {key: max(1, -(-count // shard_rows)) for key, count in rows_by_split.items()}
-    # Shards are numbered through and dealt to the tasks in turn: hashed, some tasks would get many.
-    firsts = list(accumulate(num_shards.values(), initial=0))[:-1]
-    counted = spark.createDataFrame(
-        [
-            (*key, number, first)
-            for (key, number), first in zip(num_shards.items(), firsts, strict=True)
-        ],
-        "ds string, split string, num_shards int, first int",
-    )
-    shard = F.pmod(F.xxhash64(ROW_ID, F.lit(SHARD)), F.col("num_shards"))
-    placed = packed.join(F.broadcast(counted), [DS, SPLIT]).withColumn(
-        _NUMBER, (F.col("first") + shard).cast("int")
-    )
-    total, most = sum(num_shards.values()), 4 * spark.sparkContext.defaultParallelism
-    num_tasks = max(1, min(total, most), -(-total // OPEN_FILES))
-    task = F.pmod(F.col(_NUMBER), F.lit(num_tasks)).cast("int")
-    # By shard and row id, mostly decided by one long, which Spark's sort holds beside its pointers.
-    place = F.shiftleft(F.col(_NUMBER).cast("long"), 40) + F.shiftright(ROW_ID, 24)
-    ordered = placed.repartitionById(num_tasks, task).sortWithinPartitions(
-        place, _NUMBER, ROW_ID, *dataset.key
-    )
-    fs, root = fsspec.core.url_to_fs(f"{table.url}/run={run}")
+    url, packing = f"{table.url}/run={run}", Packing.of(dataset)
+    fs, root = fsspec.core.url_to_fs(url)
     if fs.exists(root):
         fs.rm(root, recursive=True)
-    folders = [
-        f"{DS}={ds}/{SPLIT}={split}/{SHARD}={n}"
-        for (ds, split), number in num_shards.items()
-        for n in range(number)
-    ]
-    packing = Packing.of(dataset)
-    writer = _Writer(f"{table.url}/run={run}", tuple(folders), packing, row_group_rows)
-    ordered.select(_NUMBER, *packing.columns).mapInArrow(writer, "path string").collect()
+    total, most = len(layout.shards), 4 * packed.sparkSession.sparkContext.defaultParallelism
+    num_tasks = max(1, min(total, most), -(-total // _SHARDS_PER_TASK))
+    # Shards are dealt to the tasks in turn: hashed, some tasks would get many.
+    task = F.pmod(F.col(NUMBER), F.lit(num_tasks)).cast("int")
+    # By shard and row id, mostly decided by one long, which Spark's sort holds beside its pointers.
+    place = F.shiftleft(F.col(NUMBER).cast("long"), 40) + F.shiftright(ROW_ID, 24)
+    ordered = packed.repartitionById(num_tasks, task).sortWithinPartitions(
+        place, NUMBER, ROW_ID, *dataset.key
+    )
+    folders = tuple(f"{DS}={ds}/{SPLIT}={split}/{SHARD}={n}" for ds, split, n in layout.shards)
+    writer = _Writer(url, folders, packing, row_group_rows)
+    ordered.select(*packing.columns).mapInArrow(writer, "path string").collect()
     return table.staged(run, (DS, SPLIT))
 
 

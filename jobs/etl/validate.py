@@ -96,9 +96,11 @@ def survey(
     """
     text = dataset.row_source.format in ("csv", "json")
     if dataset.ds is not None or dataset.key or not text:
-        return surveyed(dated_rows(spark, dataset, sources, dates), dataset)
-    # Neither needs the lines parsed.
-    return surveyed(dated_lines(spark, dataset, sources, dates), dataset)
+        rows = dated_rows(spark, dataset, sources, dates)
+    else:
+        # Neither needs the lines parsed.
+        rows = dated_lines(spark, dataset, sources, dates)
+    return surveyed(rows, dataset, [*dates, UNDATED])
 
 
 def dated_lines(

@@ -36,10 +36,21 @@ def xxhash64(texts: pa.StringArray) -> npt.NDArray[np.int64]:
     lengths = np.diff(offsets)
     hashes = np.empty(len(texts), np.uint64)
     with np.errstate(over="ignore"):
-        for length in np.unique(lengths):
+        for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
-            hashes[rows] = _hashed(_rows_of(content, offsets[rows], int(length)), int(length))
+            found = _rows_of(content, offsets[rows], length)
+            hashes[rows] = _hashed(found, length, _SEED)
     return hashes.view(np.int64)
+
+
+def xxhash64_of_pair(numbers: npt.NDArray[np.int64], text: str) -> npt.NDArray[np.int64]:
+    """The hash of each of the numbers [n] together with a text shorter than 32 bytes."""
+    content = text.encode()
+    padded = np.frombuffer(content.ljust(-(-len(content) // 8) * 8, b"\0"), np.uint8)
+    with np.errstate(over="ignore"):
+        rounds = _round(np.uint64(0), numbers.view(np.uint64))
+        seeds = _rotated((_SEED + _P5 + np.uint64(8)) ^ rounds, 27) * _P1 + _P4
+        return _hashed(padded[None], len(content), _avalanched(seeds)).view(np.int64)
 
 
 def _rows_of(
@@ -52,13 +63,14 @@ def _rows_of(
     return padded
 
 
-def _hashed(content: npt.NDArray[np.uint8], length: int) -> Words:
+def _hashed(content: npt.NDArray[np.uint8], length: int, seed: Words | np.uint64) -> Words:
+    """Hashes of rows of bytes; one row, or one seed, serves all."""
     words: Words = content.view("<u8")
     done = 0
     if length >= 32:
         hashes, done = _stripes(words, length // 32)
     else:
-        hashes = np.full(len(content), _SEED + _P5)
+        hashes = np.broadcast_to(seed + _P5, np.broadcast_shapes(words.shape[:1], np.shape(seed)))
     hashes = hashes + np.uint64(length)
     for place in range(done, length // 8):
         hashes = _rotated(hashes ^ _round(np.uint64(0), words[:, place]), 27) * _P1 + _P4

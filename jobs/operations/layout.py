@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from jobs.etl.ingest import DS
 from jobs.etl.names import SPLIT
-from jobs.etl.packing import packed_rows
+from jobs.etl.packing import Layout, packed_rows
 from jobs.etl.shards import stage_shards, verified_shards
 from jobs.lake import Lake, NewFile
 from jobs.lock import StageLock
@@ -38,8 +38,9 @@ def lay_out(rows: DataFrame, settings: Settings, lake: Lake, run_id: str) -> lis
         (row[DS], row[SPLIT]): row["rows"]
         for row in rows.groupBy(DS, SPLIT).agg(F.count(F.lit(1)).alias("rows")).collect()
     }
-    packed = packed_rows(rows, dataset)
-    files = stage_shards(packed, dataset, table, run_id, counts, etl.shard_rows, etl.row_group_rows)
+    layout = Layout.of(counts, etl.shard_rows)
+    packed = packed_rows(rows, dataset, layout)
+    files = stage_shards(packed, dataset, table, run_id, layout, etl.row_group_rows)
     return verified_shards(rows.sparkSession, dataset, table, run_id, files)
 
 
