@@ -37,7 +37,9 @@ def read_lines(spark: SparkSession, files: Sequence[str], encoding: str) -> Data
         raw, miscoded = F.decode(raw.cast("binary"), "ISO-8859-1"), F.lit(False)
     else:
         miscoded = ~F.is_valid_utf8(RAW)
-    raw = F.when(raw.startswith(BYTE_ORDER_MARK), F.substr(raw, F.lit(2))).otherwise(raw)
+    # All of them: Spark's parser of CSV drops one of the first line that a task gives it.
+    bare = F.ltrim(raw, F.lit(BYTE_ORDER_MARK))
+    raw = F.when(raw.startswith(BYTE_ORDER_MARK), bare).otherwise(raw)
     file = F.col("_metadata.file_path").alias(SOURCE_FILE)
     return lines.select(raw.alias(RAW), file).withColumn(MISCODED, miscoded)
 
@@ -101,7 +103,7 @@ def decoded_blocks(path: str, encoding: str) -> Iterator[list[str]]:
             end = -1 if text.endswith("\r") else len(text)
             *lines, rest = text[:end].replace("\r\n", "\n").replace("\r", "\n").split("\n")
             rest += text[end:]
-            yield [line.removeprefix(BYTE_ORDER_MARK) for line in lines]
+            yield [line.lstrip(BYTE_ORDER_MARK) for line in lines]
         text = (rest + decoder.decode(b"", final=True)).removesuffix("\r")
         yield [text] if text else []
 

@@ -8,7 +8,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.etl.ingest import DS, RAW
+from jobs.etl.ingest import DS
 from schemas.dataset import ROW_ID, Dataset
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList
 
@@ -30,14 +30,14 @@ def with_list_ids(
 
     Args:
         fields: whose elements.
-        rows: valid ones, in which a key stands once a `ds`; with `raw` where none is declared.
+        rows: valid ones, in which a key stands once a `ds`.
         entries: `field`, `value`, `id`, `from_ds`.
         until: entries up to this date count.
     """
     if not fields:
         return rows
-    # Row ids are hashes: two rows may share one, with other keys, or other lines.
-    row = [DS, ROW_ID, *(dataset.key or [RAW])]
+    # Row ids are hashes: two rows may share one, with other keys.
+    row = [DS, ROW_ID, *dataset.key]
     elements = rows.select(*row, F.inline(F.concat(*map(_elements, fields))))
     known = entries.where(F.col("field").isin([f.log_name for f in fields]))
     found = elements.join(known.withColumnRenamed("field", "log"), ["log", "value"], "left")

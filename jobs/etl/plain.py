@@ -10,7 +10,7 @@ that Spark's expressions give and no reason against it; the tests compare the tw
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from jobs.etl.fdlibm import log1p
+from jobs.etl.lines import BYTE_ORDER_MARK
 from jobs.etl.reasons import one_class
 from schemas.dataset import Column, Dataset
 from schemas.field import Carried, Categorical, Clip, Field, Label, Log1p, Numeric, Scale, Weight
@@ -82,16 +83,23 @@ class PlainLane:
 
     def _knows(self, column: Column) -> bool:
         type_ = _type(column)
-        bounded = column.min is not None or column.max is not None
-        if type_ is None or (bounded and type_ == pa.string()):
+        bounds = [bound for bound in (column.min, column.max) if bound is not None]
+        if type_ is None or not all(_bounds(bound, type_) for bound in bounds):
             return False
-        of_text = column.pattern is None or type_ == pa.string()
-        return of_text and (column.pattern is None or one_class(column.pattern) is not None)
+        if column.pattern is not None:
+            of_class = one_class(column.pattern)
+            # RE2 takes no longer repetition.
+            if type_ != pa.string() or of_class is None or of_class[1] > 1000:
+                return False
+        return column.allowed is None or all(_compares(value, type_) for value in column.allowed)
 
     def _makes(self, f: Field) -> bool:
         column = self.columns.get(f.expr or f.name)
         type_ = _type(column) if column else None
         number = type_ is not None and type_ != pa.string()
+        if column and number and not self._judges(column):
+            # Of these it is not known whether they are numbers.
+            return isinstance(f, Label)
         match f:
             case Numeric():
                 return number and all(isinstance(t, Log1p | Clip | Scale) for t in f.transforms)
@@ -143,6 +151,8 @@ class PlainLane:
         for mark in {source.quote.encode(), b"\0"} - {b""}:
             if mark in found:
                 odd |= np.asarray(pc.match_substring(lines, mark.decode()))
+        if BYTE_ORDER_MARK.encode() in found:
+            odd |= np.asarray(pc.starts_with(lines, BYTE_ORDER_MARK))
         if b"x" in found or b"X" in found:
             start = f"(^|{re.escape(source.delimiter)})"
             odd |= np.asarray(pc.match_substring_regex(lines, rf"{start}[ \t-]*{_BASE_16}"))
@@ -235,8 +245,9 @@ class PlainLane:
             case Label() if not self.with_label:
                 return pa.nulls(len(found), pa.float32()), False
             case Label() | Weight():
-                value = _floats(found.to_numpy(zero_copy_only=False).astype(np.float64))
-                lost = ~np.isfinite(value)
+                # From the column's own type in one step, as Spark does it.
+                value = _floats(found.fill_null(0).to_numpy(zero_copy_only=False))
+                lost = ~np.isfinite(value) | np.asarray(found.is_null())
                 if isinstance(f, Weight):
                     lost |= value <= 0
                 return pa.array(value), lost
@@ -259,12 +270,14 @@ def _broken(column: Column, values: pa.ChunkedArray) -> Mask:
     if not column.nullable:
         broken |= np.asarray(values.is_null())
     tests = []
+    # Whole numbers of 64 bits are compared as such, all others as doubles.
+    wide = pa.int64() if values.type == pa.int64() else pa.float64()
     if column.min is not None:
-        tests.append(pc.less(values, column.min))
+        tests.append(pc.less(values.cast(wide), pa.scalar(column.min, wide)))
     if column.max is not None:
-        tests.append(pc.greater(values, column.max))
+        tests.append(pc.greater(values.cast(wide), pa.scalar(column.max, wide)))
     if column.allowed is not None:
-        allowed = pa.array(column.allowed).cast(values.type)
+        allowed = _of_type(column.allowed, values.type)
         tests.append(pc.and_(pc.invert(pc.is_in(values, value_set=allowed)), values.is_valid()))
     if column.pattern is not None and not _all_match(column.pattern, values):
         tests.append(pc.invert(pc.match_substring_regex(values, column.pattern)))
@@ -273,6 +286,34 @@ def _broken(column: Column, values: pa.ChunkedArray) -> Mask:
     for test in tests:
         broken |= np.asarray(pc.fill_null(test, False))
     return broken
+
+
+def _bounds(bound: float, type_: pa.DataType) -> bool:
+    """Whether a bound of a column of the type is what Spark compares with, without rounding."""
+    if type_ == pa.int64():
+        return isinstance(bound, int) and abs(bound) < 2**63
+    if type_ == pa.string():
+        return False
+    if type_ == pa.float32() and isinstance(bound, int):
+        # Spark makes it a float, too.
+        return float(np.float32(bound)) == bound
+    return float(bound) == bound
+
+
+def _compares(value: str | int, type_: pa.DataType) -> bool:
+    """Whether a value is compared with a column of the type as Spark does it, without rounding."""
+    if isinstance(value, str):
+        return bool(type_ == pa.string())
+    exact = type_ == pa.float64() and abs(value) <= 2**53
+    return bool(exact or pa.types.is_integer(type_))
+
+
+def _of_type(allowed: Sequence[str | int], type_: pa.DataType) -> pa.Array:
+    """Those of the values that a column of the type may hold."""
+    if pa.types.is_integer(type_):
+        limits = np.iinfo(type_.to_pandas_dtype())
+        allowed = [value for value in allowed if limits.min <= int(value) <= limits.max]
+    return pa.array(allowed, type_)
 
 
 def _all_match(pattern: str, values: pa.ChunkedArray) -> bool:
@@ -323,20 +364,21 @@ def _table_of(f: Numeric) -> npt.NDArray[np.float32]:
 def _transformed(f: Numeric, x: Doubles) -> npt.NDArray[np.float32]:
     """As the transforms' SQL gives them; Spark gives null where this gives NaN or an infinity."""
     for transform in f.transforms:
-        match transform:
-            case Log1p():
-                x = log1p(x)
-            case Clip():
-                # What is no finite number passes.
-                limited = np.where(x > transform.high, transform.high, x)
-                limited = np.where(x < transform.low, transform.low, limited)
-                x = np.where(np.isfinite(x), limited, x)
-            case Scale():
-                x = x * transform.factor
+        with np.errstate(over="ignore", invalid="ignore"):
+            match transform:
+                case Log1p():
+                    x = log1p(x)
+                case Clip():
+                    # What is no finite number passes.
+                    limited = np.where(x > transform.high, transform.high, x)
+                    limited = np.where(x < transform.low, transform.low, limited)
+                    x = np.where(np.isfinite(x), limited, x)
+                case Scale():
+                    x = x * transform.factor
     return _floats(x)
 
 
-def _floats(x: Doubles) -> npt.NDArray[np.float32]:
+def _floats(x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         return x.astype(np.float32)
 

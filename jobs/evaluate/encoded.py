@@ -15,6 +15,7 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from jobs.etl.encode import encode
 from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
+from jobs.etl.kept import Kept
 from jobs.lake import Lake, NewFile
 from schemas.dataset import Dataset
 
@@ -32,7 +33,7 @@ _ROW_GROUP_BYTES = 8 << 20
 
 
 def stage_encoded(
-    rows: DataFrame,
+    rows: DataFrame | Kept,
     dataset: Dataset,
     entries: DataFrame,
     as_of: str,
@@ -43,17 +44,16 @@ def stage_encoded(
     """Writes all rows, the valid ones and the refused ones apart.
 
     Args:
-        rows: as `checked_rows` gives them.
+        rows: judged ones, with the text of refused ones alone.
         entries, as_of, shuffled: see `encode`.
 
     Returns:
         The files, with the stored columns, `ds`, `reasons`, `raw` (of refused rows alone) and
         `source_file`.
     """
-    refused = F.size(REASONS) > 0
-    lean = rows.withColumns({RAW: F.when(refused, F.col(RAW)), _REFUSED: refused})
-    keep = (REASONS, RAW, SOURCE_FILE, _REFUSED)
-    written = encode(lean, dataset, entries, as_of=as_of, keep=keep, shuffled=shuffled)
+    keep = (REASONS, RAW, SOURCE_FILE)
+    encoded = encode(rows, dataset, entries, as_of=as_of, keep=keep, shuffled=shuffled)
+    written = encoded.withColumn(_REFUSED, F.size(REASONS) > 0)
     table = lake.table("encoded")
     writer = written.write.mode("overwrite").partitionBy(_REFUSED)
     writer.option("parquet.block.size", _ROW_GROUP_BYTES).parquet(f"{table.url}/run={run}")

@@ -23,9 +23,12 @@ from jobs.errors import DataRefused
 from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
+from jobs.etl.judge import Judging
+from jobs.etl.kept import Kept
+from jobs.etl.kept import discard as discard_kept
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.states import state_entries
-from jobs.etl.validate import checked_rows, survey
+from jobs.etl.validate import survey
 from jobs.evaluate.encoded import judged, refused_counts, stage_encoded, valid
 from jobs.evaluate.export import for_scoring
 from jobs.evaluate.job import refuse_other_declaration
@@ -145,9 +148,11 @@ class Scoring:
         raw_counts = self._raw_counts(surveyed)
         total, version = f"{sum(raw_counts.values()):,}", self.model.version
         log.info("%s raw rows to score with model version %s", total, version)
-        rows = checked_rows(self.spark, self.dataset, sources, self.dates, False, surveyed)
         try:
-            encoded = self._stage_encoded(rows, state)
+            kept = Judging(
+                self.spark, self.dataset, sources, self.dates, surveyed, with_label=False
+            ).kept(self.lake, self.run_id)
+            encoded = self._stage_encoded(kept, state)
             rows = judged(self.spark, self.lake, encoded)
             refused = refused_counts(rows)
             self._refuse_lost_dates(raw_counts, refused)
@@ -163,6 +168,7 @@ class Scoring:
             quarantine = self._quarantine(rows) if changed else -1
             log.info("refused %s rows", f"{sum(t.quarantined for t in tallies.values()):,}")
         finally:
+            discard_kept(self.lake, self.run_id)
             discard(self.lake.table("encoded"), self.run_id)
         table = self.lake.table("predictions")
         committed = self._commit(files, quarantine) if changed else table.version()
@@ -218,8 +224,8 @@ class Scoring:
 
     # Predicting
 
-    def _stage_encoded(self, rows: DataFrame, state: State) -> list[NewFile]:
-        """Judges and encodes the rows once, into files that are this run's alone."""
+    def _stage_encoded(self, rows: Kept, state: State) -> list[NewFile]:
+        """Encodes the rows once, into files that are this run's alone."""
         entries = state_entries(self.spark, self.lake, state)
         most = self.settings.etl.broadcast_max_entries
         large = [name for name, known in state.vocabulary.items() if known.entries > most]
