@@ -105,7 +105,7 @@ def decoded_blocks(path: str, encoding: str) -> Iterator[list[str]]:
             rest += text[end:]
             yield [line.lstrip(BYTE_ORDER_MARK) for line in lines]
         text = (rest + decoder.decode(b"", final=True)).removesuffix("\r")
-        yield [text] if text else []
+        yield [text.lstrip(BYTE_ORDER_MARK)] if text else []
 
 
 def _marked(error: UnicodeError) -> tuple[str, int]:

@@ -44,6 +44,7 @@ _TYPES = {
 _WHOLE, _DECIMAL = r"^-?[0-9]{1,18}$", r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"
 # Arrow reads whole numbers in base 16, too.
 _BASE_16 = r"0[xX]"
+_NAME, _LITERALS = re.compile(r"[A-Za-z_]\w*", re.ASCII), ("null", "true", "false")
 _TABLE_SIZE = 65_536
 _BLOCK_BYTES = 1 << 20
 
@@ -95,9 +96,12 @@ class PlainLane:
 
     def _makes(self, f: Field) -> bool:
         column = self.columns.get(f.expr or f.name)
-        type_ = _type(column) if column else None
+        # To Spark's SQL `null` is no column, and neither is `5`.
+        if column is None or not _NAME.fullmatch(column.name) or column.name.lower() in _LITERALS:
+            return False
+        type_ = _type(column)
         number = type_ is not None and type_ != pa.string()
-        if column and number and not self._judges(column):
+        if number and not self._judges(column):
             # Of these it is not known whether they are numbers.
             return isinstance(f, Label)
         match f:
@@ -305,7 +309,7 @@ def _compares(value: str | int, type_: pa.DataType) -> bool:
     if isinstance(value, str):
         return bool(type_ == pa.string())
     exact = type_ == pa.float64() and abs(value) <= 2**53
-    return bool(exact or pa.types.is_integer(type_))
+    return isinstance(value, int) and bool(exact or pa.types.is_integer(type_))
 
 
 def _of_type(allowed: Sequence[str | int], type_: pa.DataType) -> pa.Array:
@@ -352,13 +356,15 @@ def _number(f: Numeric, values: pa.Array) -> tuple[pa.Array, Mask]:
     return pa.array(found, mask=~known), lost
 
 
-_TABLES: dict[tuple[object, ...], npt.NDArray[np.float32]] = {}
+_TABLES: dict[str, npt.NDArray[np.float32]] = {}
 
 
 def _table_of(f: Numeric) -> npt.NDArray[np.float32]:
-    if f.transforms not in _TABLES:
-        _TABLES[f.transforms] = _transformed(f, np.arange(_TABLE_SIZE, dtype=np.float64))
-    return _TABLES[f.transforms]
+    # By their text: 0.0 and -0.0 are equal, and give different numbers.
+    key = repr(f.transforms)
+    if key not in _TABLES:
+        _TABLES[key] = _transformed(f, np.arange(_TABLE_SIZE, dtype=np.float64))
+    return _TABLES[key]
 
 
 def _transformed(f: Numeric, x: Doubles) -> npt.NDArray[np.float32]:

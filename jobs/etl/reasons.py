@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import functions as F
@@ -16,6 +17,7 @@ _OF_ONE_CLASS = re.compile(r"\^\[([^\\\[\]^&\x80-\U0010ffff]+)\]\{(\d+)\}\$")
 _SUSPECT = "__suspect_{}"
 
 
+@cache
 def one_class(pattern: str) -> tuple[str, int] | None:
     """Of a pattern like `^[0-9a-f]{8}$` the characters and their number; None of another."""
     parts = _OF_ONE_CLASS.fullmatch(pattern)

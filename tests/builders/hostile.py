@@ -279,7 +279,7 @@ def _every(random_: random.Random) -> Cells:
     return sound
 
 
-ALL_TYPES = Hostile(EVERY, _every, range(19), (0, 1, 4, 6, 8, 10))
+ALL_TYPES = Hostile(EVERY, _every, range(19), (0, 1, 4, 7, 8, 10, 17))
 
 BARE = Hostile(
     Dataset(

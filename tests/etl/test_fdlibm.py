@@ -48,6 +48,7 @@ def _inputs() -> Doubles:
     bounds = (0x3FDA827A, -0x402D413D & 0xFFFFFFFF, 0x3E200000, 0x3C900000, 0x43400000, 0x3FF00000)
     halves = [((high + step) % 2**32) for high in bounds for step in (-1, 0, 1)]
     bits = [half << 32 | low for half in halves for low in (0, 1, 2**31, 2**32 - 1)]
+    nearest = random_.integers(-40, 60, 50_000)
     found = np.concatenate(
         [
             np.array([*near, *around]),
@@ -59,6 +60,8 @@ def _inputs() -> Doubles:
             random_.uniform(0, 1e6, 50_000),
             10.0 ** random_.uniform(-20, 20, 100_000),
             -(10.0 ** random_.uniform(-20, 0, 50_000)),
+            # So near to a power of two that a shorter polynomial is taken.
+            np.ldexp(1 + random_.uniform(-(2.0**-20), 2.0**-20, 50_000), nearest) - 1,
             np.arange(-3, 70_000, dtype=np.float64),
             random_.integers(-3, 2**31, 50_000).astype(np.float64),
             random_.integers(0, 2**63, 50_000).astype(np.float64),

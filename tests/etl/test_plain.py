@@ -100,7 +100,7 @@ class Judged:
 
     @cached_property
     def refused(self) -> Mask:
-        return pc.list_value_length(self.truth[REASONS]).to_numpy() > 0
+        return np.asarray(pc.list_value_length(self.truth[REASONS])) > 0
 
     def places(self, lines: Iterable[bytes]) -> list[int]:
         """Of those of the lines that Spark read as one, and that are UTF-8."""
@@ -386,3 +386,18 @@ def _declared(columns: Sequence[Column] = (), fields: Sequence[Field] = (), **mo
 def test_rows_that_need_expressions_have_no_lane(dataset: Dataset, with_label: bool) -> None:
     assert plain_lane(_declared(), with_label) is not None
     assert plain_lane(dataset, with_label) is None
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column("null", "double"),
+        Column("true", "double"),
+        Column("x", "int", allowed=(0.5, 1.0)),  # type: ignore[arg-type]
+    ],
+)
+def test_what_spark_reads_as_something_else_has_no_lane(column: Column) -> None:
+    source = Source("rows", columns=(Column("y", "int"), column), header=False)
+    fields = (Label("label", "y"), Numeric("v", column.name))
+    dataset = Dataset("odd_names", (source,), "rows", (), fields)
+    assert plain_lane(dataset, with_label=True) is None
