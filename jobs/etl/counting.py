@@ -63,7 +63,7 @@ class Groups:
             place = pc.index_in(texts, value_set=pa.array(self.dates)).to_numpy()
             days = [int(day) for day in np.unique(place)]
         for day in days:
-            rows = table if place is None else table.filter(pa.array(place == day))
+            rows = table if len(days) == 1 else table.filter(pa.array(place == day))
             for column, name in self.columns:
                 values = rows[column]
                 if pa.types.is_list(values.type):

@@ -64,8 +64,10 @@ def test_only_what_the_newest_versions_name_stays(
     encoded = (
         raw.lake / "visits" / "encoded" / "run=score-dead" / "refused=false" / "part-0.parquet"
     )
-    encoded.parent.mkdir(parents=True)
-    encoded.write_bytes(b"x")
+    kept = raw.lake / "visits" / "kept" / "run=etl-dead-0" / "plain-0-0.parquet"
+    for file in (encoded, kept):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
     assert vacuum(raw, "--dry-run") == 0
     assert "would remove" in capsys.readouterr().out
     assert dead.exists()
@@ -78,6 +80,7 @@ def test_only_what_the_newest_versions_name_stays(
     }
     assert not dead.exists()
     assert not encoded.exists()
+    assert not kept.exists()
     assert not state.parent.exists()
     runs = {shard.run for shard in examples_of(raw).shards()}
     manifests = raw.lake / "visits" / "examples" / "_manifests"
