@@ -10,42 +10,26 @@ that Spark's expressions give and no reason against it; the tests compare the tw
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
-from jobs.etl.fdlibm import log1p
 from jobs.etl.lines import BYTE_ORDER_MARK
-from jobs.etl.reasons import one_class
+from jobs.etl.plain_rules import Mask, broken_rules, knows, type_of
+from jobs.etl.plain_values import floats, number_values
 from schemas.dataset import Column, Dataset
 from schemas.field import Carried, Categorical, Clip, Field, Label, Log1p, Numeric, Scale, Weight
 
-Mask = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
-
-_TYPES = {
-    "tinyint": pa.int8(),
-    "smallint": pa.int16(),
-    "int": pa.int32(),
-    "integer": pa.int32(),
-    "bigint": pa.int64(),
-    "long": pa.int64(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "string": pa.string(),
-}
 # Digits that any of the types takes; others are left to Spark.
 _WHOLE, _DECIMAL = r"^-?[0-9]{1,18}$", r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"
 # Arrow reads whole numbers in base 16, too.
 _BASE_16 = r"0[xX]"
 _NAME, _LITERALS = re.compile(r"[A-Za-z_]\w*", re.ASCII), ("null", "true", "false")
-_TABLE_SIZE = 65_536
 _BLOCK_BYTES = 1 << 20
 
 
@@ -75,31 +59,17 @@ class PlainLane:
         return {column.name: column for column in self.dataset.row_source.columns}
 
     def covers(self) -> bool:
-        return all(map(self._knows, self.columns.values())) and all(
-            map(self._makes, self.dataset.fields)
-        )
+        return all(map(knows, self.columns.values())) and all(map(self._makes, self.dataset.fields))
 
     def _judges(self, column: Column) -> bool:
         return self.with_label or not column.of_label
-
-    def _knows(self, column: Column) -> bool:
-        type_ = _type(column)
-        bounds = [bound for bound in (column.min, column.max) if bound is not None]
-        if type_ is None or not all(_bounds(bound, type_) for bound in bounds):
-            return False
-        if column.pattern is not None:
-            of_class = one_class(column.pattern)
-            # RE2 takes no longer repetition.
-            if type_ != pa.string() or of_class is None or of_class[1] > 1000:
-                return False
-        return column.allowed is None or all(_compares(value, type_) for value in column.allowed)
 
     def _makes(self, f: Field) -> bool:
         column = self.columns.get(f.expr or f.name)
         # To Spark's SQL `null` is no column, and neither is `5`.
         if column is None or not _NAME.fullmatch(column.name) or column.name.lower() in _LITERALS:
             return False
-        type_ = _type(column)
+        type_ = type_of(column)
         number = type_ is not None and type_ != pa.string()
         if number and not self._judges(column):
             # Of these it is not known whether they are numbers.
@@ -135,7 +105,7 @@ class PlainLane:
         wrong = np.zeros(parsed.num_rows, bool)
         for column in self.columns.values():
             if self._judges(column):
-                wrong |= _broken(column, parsed[column.name])
+                wrong |= broken_rules(column, parsed[column.name])
         values = {}
         for f in self.dataset.fields:
             values[f.name], lost = self._value(f, parsed)
@@ -170,33 +140,31 @@ class PlainLane:
             # A text is no number: to find the line, all are read as texts.
             table, odd = self._read(lines, odd, typed=False)
         good = np.ones(table.num_rows, bool)
-        for name, column in self._numbers.items():
-            whole = pa.types.is_integer(_type(column))
+        for name, type_ in self._numbers.items():
+            whole = pa.types.is_integer(type_)
             like = pc.match_substring_regex(table[name], _WHOLE if whole else _DECIMAL)
             good &= np.asarray(like.fill_null(True))
         table = table.filter(pa.array(good))
         odd[np.flatnonzero(~odd)[~good]] = True
         good = np.ones(table.num_rows, bool)
-        for name, column in self._numbers.items():
+        for name, type_ in self._numbers.items():
             wide = table[name].cast(pa.float64()).to_numpy()
-            if pa.types.is_integer(_type(column)):
-                limits = np.iinfo(_TYPES[column.type.strip().lower()].to_pandas_dtype())
+            if pa.types.is_integer(type_):
+                limits = np.iinfo(type_.to_pandas_dtype())
                 # Null is NaN, which is within no limits and beyond none.
                 good &= ~((wide < limits.min) | (wide > limits.max))
         table = table.filter(pa.array(good))
         odd[np.flatnonzero(~odd)[~good]] = True
-        for name, column in self._numbers.items():
+        for name, type_ in self._numbers.items():
             place = table.column_names.index(name)
-            table = table.set_column(place, name, table[name].cast(_type(column)))
+            table = table.set_column(place, name, table[name].cast(type_))
         return table, odd
 
     @cached_property
-    def _numbers(self) -> dict[str, Column]:
-        return {
-            name: column
-            for name, column in self.columns.items()
-            if self._judges(column) and _type(column) != pa.string()
-        }
+    def _numbers(self) -> dict[str, pa.DataType]:
+        """Types of the columns that must be numbers."""
+        judged = {name: type_of(c) for name, c in self.columns.items() if self._judges(c)}
+        return {name: type_ for name, type_ in judged.items() if type_ != pa.string()}
 
     def _read(self, lines: pa.StringArray, odd: Mask, typed: bool) -> tuple[pa.Table, Mask]:
         odd = odd.copy()
@@ -210,14 +178,14 @@ class PlainLane:
 
         names = list(self.columns)
         if not len(rows):
-            types = {name: _type(self.columns[name]) for name in names}
+            types = {name: type_of(self.columns[name]) for name in names}
             return pa.schema(types.items()).empty_table(), odd
         content = _joined(rows)
         # Blocks that fit into the processor's cache are parsed a third faster; no line is longer.
         block_bytes = max(_BLOCK_BYTES, 2 * pc.max(pc.binary_length(rows)).as_py() + 2)
         types = dict.fromkeys(names, pa.string())
         if typed:
-            types |= {name: _type(column) for name, column in self._numbers.items()}
+            types |= self._numbers
         table = csv.read_csv(
             pa.BufferReader(content),
             csv.ReadOptions(use_threads=False, block_size=block_bytes, column_names=names),
@@ -245,12 +213,12 @@ class PlainLane:
         found = parsed[column.name].combine_chunks()
         match f:
             case Numeric():
-                return _number(f, found)
+                return number_values(f, found)
             case Label() if not self.with_label:
                 return pa.nulls(len(found), pa.float32()), False
             case Label() | Weight():
                 # From the column's own type in one step, as Spark does it.
-                value = _floats(found.fill_null(0).to_numpy(zero_copy_only=False))
+                value = floats(found.fill_null(0).to_numpy(zero_copy_only=False))
                 lost = ~np.isfinite(value) | np.asarray(found.is_null())
                 if isinstance(f, Weight):
                     lost |= value <= 0
@@ -259,134 +227,9 @@ class PlainLane:
                 return found, False
 
 
-def _type(column: Column | None) -> pa.DataType | None:
-    return _TYPES.get(column.type.strip().lower()) if column else None
-
-
 def _joined(lines: pa.StringArray) -> pa.Buffer:
     whole = pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines)
     return pc.binary_join(whole, "\n")[0].as_buffer()
-
-
-def _broken(column: Column, values: pa.ChunkedArray) -> Mask:
-    """Where a value breaks its column's rules."""
-    broken = np.zeros(len(values), bool)
-    if not column.nullable:
-        broken |= np.asarray(values.is_null())
-    tests = []
-    # Whole numbers of 64 bits are compared as such, all others as doubles.
-    wide = pa.int64() if values.type == pa.int64() else pa.float64()
-    if column.min is not None:
-        tests.append(pc.less(values.cast(wide), pa.scalar(column.min, wide)))
-    if column.max is not None:
-        tests.append(pc.greater(values.cast(wide), pa.scalar(column.max, wide)))
-    if column.allowed is not None:
-        allowed = _of_type(column.allowed, values.type)
-        tests.append(pc.and_(pc.invert(pc.is_in(values, value_set=allowed)), values.is_valid()))
-    if column.pattern is not None and not _all_match(column.pattern, values):
-        tests.append(pc.invert(pc.match_substring_regex(values, column.pattern)))
-    if pa.types.is_floating(values.type):
-        tests.append(pc.invert(pc.is_finite(values)))
-    for test in tests:
-        broken |= np.asarray(pc.fill_null(test, False))
-    return broken
-
-
-def _bounds(bound: float, type_: pa.DataType) -> bool:
-    """Whether a bound of a column of the type is what Spark compares with, without rounding."""
-    if type_ == pa.int64():
-        return isinstance(bound, int) and abs(bound) < 2**63
-    if type_ == pa.string():
-        return False
-    if type_ == pa.float32() and isinstance(bound, int):
-        # Spark makes it a float, too.
-        return float(np.float32(bound)) == bound
-    return float(bound) == bound
-
-
-def _compares(value: str | int, type_: pa.DataType) -> bool:
-    """Whether a value is compared with a column of the type as Spark does it, without rounding."""
-    if isinstance(value, str):
-        return bool(type_ == pa.string())
-    exact = type_ == pa.float64() and abs(value) <= 2**53
-    return isinstance(value, int) and bool(exact or pa.types.is_integer(type_))
-
-
-def _of_type(allowed: Sequence[str | int], type_: pa.DataType) -> pa.Array:
-    """Those of the values that a column of the type may hold."""
-    if pa.types.is_integer(type_):
-        limits = np.iinfo(type_.to_pandas_dtype())
-        allowed = [value for value in allowed if limits.min <= int(value) <= limits.max]
-    return pa.array(allowed, type_)
-
-
-def _all_match(pattern: str, values: pa.ChunkedArray) -> bool:
-    """Whether all texts match a pattern of one class, told from their bytes together."""
-    found = one_class(pattern)
-    assert found is not None
-    members, size = found
-    texts = values.combine_chunks()
-    if len(texts.buffers()[2] or b"") == 0 or texts.offset:
-        return False
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[: len(texts) + 1]
-    lengths = np.diff(offsets)
-    if not ((lengths == size) | (lengths == 0)).all():
-        return False
-    if ((lengths == 0) & np.asarray(texts.is_valid())).any():
-        return False
-    inside = np.zeros(256, bool)
-    inside[[ord(member) for member in members]] = True
-    content = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-    return bool(inside[content].all())
-
-
-def _number(f: Numeric, values: pa.Array) -> tuple[pa.Array, Mask]:
-    """The field's value of each number, and where it is no finite one."""
-    known = np.asarray(values.is_valid())
-    numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
-    if pa.types.is_integer(values.type) and f.transforms:
-        # Most whole numbers are small, and looked up sooner than computed.
-        small = (numbers >= 0) & (numbers < _TABLE_SIZE)
-        found = _table_of(f)[np.where(small, numbers, 0)]
-        if not small.all():
-            found[~small] = _transformed(f, numbers[~small].astype(np.float64))
-    else:
-        found = _transformed(f, numbers.astype(np.float64))
-    lost = known & ~np.isfinite(found)
-    return pa.array(found, mask=~known), lost
-
-
-_TABLES: dict[str, npt.NDArray[np.float32]] = {}
-
-
-def _table_of(f: Numeric) -> npt.NDArray[np.float32]:
-    # By their text: 0.0 and -0.0 are equal, and give different numbers.
-    key = repr(f.transforms)
-    if key not in _TABLES:
-        _TABLES[key] = _transformed(f, np.arange(_TABLE_SIZE, dtype=np.float64))
-    return _TABLES[key]
-
-
-def _transformed(f: Numeric, x: Doubles) -> npt.NDArray[np.float32]:
-    """As the transforms' SQL gives them; Spark gives null where this gives NaN or an infinity."""
-    for transform in f.transforms:
-        with np.errstate(over="ignore", invalid="ignore"):
-            match transform:
-                case Log1p():
-                    x = log1p(x)
-                case Clip():
-                    # What is no finite number passes.
-                    limited = np.where(x > transform.high, transform.high, x)
-                    limited = np.where(x < transform.low, transform.low, limited)
-                    x = np.where(np.isfinite(x), limited, x)
-                case Scale():
-                    x = x * transform.factor
-    return _floats(x)
-
-
-def _floats(x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return x.astype(np.float32)
 
 
 def plain_batches(
