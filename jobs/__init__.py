@@ -10,6 +10,7 @@
     cli.py      the commands, shared with the three spark-submit files (`*/job.py`);  commands.py
     settings.py one frozen tree of settings;  sections.py its parts;  spark.py the session
     examples.py a version of the examples and its shards
+    xxhash.py   Spark's hash, by NumPy
     lake.py     tables: read a version, commit (delta-rs);  manifest.py what a run wrote
     ledger.py   one row for each run, stage and date;  lock.py one writer a stage
     petastorm_arrow.py   Petastorm on today's Arrow;  petastorm_legacy/ what it misses there

@@ -27,9 +27,9 @@ from jobs.etl.lists import with_list_ids
 from jobs.etl.names import DS
 from jobs.etl.states import state_entries
 from jobs.etl.vocabulary import Ints, Vocabulary, vocabularies
-from jobs.etl.xxhash import xxhash64
 from jobs.lake import Lake, Table
 from jobs.state import State
+from jobs.xxhash import xxhash64
 from schemas.dataset import Dataset, struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID, Categorical, CategoricalList, WithIds
 from schemas.hashed import Bucketized

@@ -21,7 +21,7 @@ from pyspark.sql.types import BinaryType, IntegerType, StructField, StructType
 from jobs.etl.encode import Encoder
 from jobs.etl.kept import Kept, in_arrow
 from jobs.etl.names import DS, SPLIT
-from jobs.etl.xxhash import xxhash64_of_pair
+from jobs.xxhash import xxhash64_of_pair
 from schemas.dataset import ROW_ID, Dataset, StoredColumn, struct_type
 from schemas.field import Categorical, Label, Numeric, Weight
 from schemas.stored import arrow_schema

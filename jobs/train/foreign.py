@@ -15,7 +15,7 @@ import pyarrow as pa
 from jobs.errors import DataRefused
 from jobs.footers import partition_of
 from jobs.manifest import Shard
-from jobs.train.rowledger import hashes
+from jobs.xxhash import xxhash64_of_numbers
 from schemas.dataset import ROW_ID
 
 
@@ -77,7 +77,7 @@ class ForeignColumns:
         if self.key is None:
             file = int.from_bytes(hashlib.sha256(shard.path.encode()).digest()[:8])
             place = np.arange(first, first + rows.num_rows, dtype=np.uint64) + np.uint64(file)
-            return pa.array(hashes(place.view(np.int64)).view(np.int64))
+            return pa.array(xxhash64_of_numbers(place.view(np.int64)).view(np.int64))
         column = _found(rows, self.key)
         if column.null_count:
             raise DataRefused(f"key {self.key!r} has {column.null_count} nulls", "none")

@@ -10,25 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from jobs.errors import MillstreamError
 from jobs.manifest import UINT64, Shard
 from jobs.train.batch import Batch
 from jobs.train.step import Exchange
-
-_PRIME_1, _PRIME_2, _PRIME_3, _PRIME_4, _PRIME_5 = (
-    np.uint64(prime)
-    for prime in (
-        0x9E3779B185EBCA87,
-        0xC2B2AE3D27D4EB4F,
-        0x165667B19E3779F9,
-        0x85EBCA77C2B2AE63,
-        0x27D4EB2F165667C5,
-    )
-)
-_SPARK_SEED = np.uint64(42)
+from jobs.xxhash import xxhash64_of_numbers
 
 
 class RowsMissed(MillstreamError):
@@ -68,7 +56,7 @@ class RowLedger:
     def add(self, batch: Batch) -> None:
         ids = batch.row_id[batch.is_row].cpu().numpy()
         self._rows += len(ids)
-        self._id_sum = (self._id_sum + int(hashes(ids).sum(dtype=np.uint64))) % UINT64
+        self._id_sum = (self._id_sum + int(xxhash64_of_numbers(ids).sum(dtype=np.uint64))) % UINT64
 
     def total(self, exchange: Exchange) -> RowCount:
         """The count over all ranks."""
@@ -86,20 +74,6 @@ class RowLedger:
         rows, high, low = total.tolist()
         id_sum = self._before.id_sum + (high << 32) + low
         return RowCount(self._before.rows + rows, id_sum % UINT64)
-
-
-def hashes(row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Spark's xxhash64 of bigints, [n] -> [n]."""
-    hashed = _rotate(row_ids.view(np.uint64) * _PRIME_2, 31) * _PRIME_1
-    hashed ^= _SPARK_SEED + _PRIME_5 + np.uint64(8)
-    hashed = _rotate(hashed, 27) * _PRIME_1 + _PRIME_4
-    hashed = (hashed ^ (hashed >> np.uint64(33))) * _PRIME_2
-    hashed = (hashed ^ (hashed >> np.uint64(29))) * _PRIME_3
-    return hashed ^ (hashed >> np.uint64(32))
-
-
-def _rotate(x: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint64]:
-    return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
 
 
 def check(trained: RowCount, written: RowCount, epoch: int) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jobs.examples import Examples
 from jobs.lake import Lake, NewFile
 from jobs.manifest import Shard, write_manifest
-from jobs.train.rowledger import hashes
+from jobs.xxhash import xxhash64_of_numbers
 from schemas.dataset import ROW_ID, Column, Dataset, Source, StoredColumn
 from schemas.field import Carried, Categorical, Label, Numeric, Weight
 
@@ -150,5 +150,5 @@ def _shard(file: NewFile, number: int, rows: pa.Table) -> Shard:
         bytes=file.bytes,
         row_group_rows=file.row_group_rows,
         digest=int.from_bytes(content),
-        row_id_sum=int(hashes(ids).sum(dtype=np.uint64)),
+        row_id_sum=int(xxhash64_of_numbers(ids).sum(dtype=np.uint64)),
     )

@@ -23,9 +23,10 @@ from jobs.train.history import BestBy, EpochResult, History
 from jobs.train.loop import fit
 from jobs.train.models import build_model
 from jobs.train.progress import Silent
-from jobs.train.rowledger import RowCount, RowLedger, RowsMissed, check, hashes
+from jobs.train.rowledger import RowCount, RowLedger, RowsMissed, check
 from jobs.train.step import Alone, Exchange, Step
 from jobs.train.validation import NUM_BINS, area, bins, validate
+from jobs.xxhash import xxhash64_of_numbers
 from tests.builders.batches import SPEC, Memory, batch_of, in_ranks
 
 SEEDING = threading.Lock()
@@ -206,7 +207,7 @@ def test_hashes_are_sparks(spark: SparkSession) -> None:
     ids = [0, 1, -1, 42, 2**62, -(2**63), 2**63 - 1]
     rows = spark.createDataFrame([(i,) for i in ids], "id bigint")
     expected = [row[0] for row in rows.select(F.xxhash64("id")).collect()]
-    assert hashes(np.array(ids)).view(np.int64).tolist() == expected
+    assert xxhash64_of_numbers(np.array(ids)).view(np.int64).tolist() == expected
 
 
 def test_the_ledger_is_the_same_for_any_number_of_ranks() -> None:

@@ -1,4 +1,4 @@
-"""Spark's `xxhash64` of texts, by NumPy: many at a time, the same bits.
+"""Spark's `xxhash64` of texts and of bigints, by NumPy: many at a time, the same bits.
 
 The algorithm is XXH64 (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md) with the
 seed 42. Texts of one length are hashed together, eight bytes a step.
@@ -48,9 +48,14 @@ def xxhash64_of_pair(numbers: npt.NDArray[np.int64], text: str) -> npt.NDArray[n
     content = text.encode()
     padded = np.frombuffer(content.ljust(-(-len(content) // 8) * 8, b"\0"), np.uint8)
     with np.errstate(over="ignore"):
-        rounds = _round(np.uint64(0), numbers.view(np.uint64))
-        seeds = _rotated((_SEED + _P5 + np.uint64(8)) ^ rounds, 27) * _P1 + _P4
-        return _hashed(padded[None], len(content), _avalanched(seeds)).view(np.int64)
+        seeds = xxhash64_of_numbers(numbers)
+        return _hashed(padded[None], len(content), seeds).view(np.int64)
+
+
+def xxhash64_of_numbers(numbers: npt.NDArray[np.int64]) -> Words:
+    """The hash of each bigint [n], without sign."""
+    hashes = (_SEED + _P5 + np.uint64(8)) ^ _round(np.uint64(0), numbers.view(np.uint64))
+    return _avalanched(_rotated(hashes, 27) * _P1 + _P4)
 
 
 def _rows_of(

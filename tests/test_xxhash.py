@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.xxhash import xxhash64, xxhash64_of_pair
+from jobs.xxhash import xxhash64, xxhash64_of_pair
 
 # Of one to four bytes in UTF-8: NUL, the ends of each width, and letters that stand in real texts.
 _BY_WIDTH = (
