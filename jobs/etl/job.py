@@ -29,9 +29,9 @@ from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, UNDATED, read_errors
 from jobs.etl.judge import Judging
 from jobs.etl.kept import Kept, discard
+from jobs.etl.layout import Layout, sent_rows
 from jobs.etl.limits import check_limits
 from jobs.etl.names import SPLIT
-from jobs.etl.packing import Layout, packed_rows
 from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
 from jobs.etl.shards import stage_shards, verified_shards
 from jobs.etl.split import split_of
@@ -239,8 +239,8 @@ class Pass:
         valid = kept.of_splits(*{split for _, split in counts})
         rows, encoder = prepared(valid, self.dataset, entries, None, [SPLIT], large)
         layout = Layout.of(counts, etl.shard_rows)
-        packed = packed_rows(rows, self.dataset, layout, encoder)
-        files = stage_shards(packed, self.dataset, table, self.run_id, layout, etl.row_group_rows)
+        sent = sent_rows(rows, self.dataset, layout, encoder)
+        files = stage_shards(sent, self.dataset, table, self.run_id, layout, etl.row_group_rows)
         return verified_shards(self.spark, self.dataset, table, self.run_id, files)
 
     def _quarantine(self, rows: DataFrame) -> tuple[dict[str, int], int]:

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import fsspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from jobs.etl.exchange import arrived, exchanged
+from jobs.etl.layout import Layout
 from jobs.etl.names import DS, SPLIT
-from jobs.etl.packing import NUMBER, Layout, Packing
 from jobs.lake import NewFile, Table
 from jobs.manifest import UINT64, Shard
 from jobs.store import write_stream, write_whole
 from schemas.dataset import ROW_ID, Dataset, struct_type
+from schemas.stored import arrow_schema
 
 SHARD = "shard"
 _LAYOUT = (DS, SPLIT, SHARD)
@@ -31,7 +37,7 @@ _SHARDS_PER_TASK = 8
 
 
 def stage_shards(
-    packed: DataFrame,
+    sent: DataFrame,
     dataset: Dataset,
     table: Table,
     run: str,
@@ -41,105 +47,84 @@ def stage_shards(
     """Writes the shards into the run's folder; nothing is visible yet.
 
     Args:
-        packed: rows as `jobs.etl.packing` packs them for the layout.
+        sent: rows as `jobs.etl.layout` sends them.
         row_group_rows: rows a row group at most.
     """
-    url, packing = f"{table.url}/run={run}", Packing.of(dataset)
+    url = f"{table.url}/run={run}"
     fs, root = fsspec.core.url_to_fs(url)
     if fs.exists(root):
         fs.rm(root, recursive=True)
-    total, most = len(layout.shards), 4 * packed.sparkSession.sparkContext.defaultParallelism
-    num_tasks = max(1, min(total, most), -(-total // _SHARDS_PER_TASK))
-    # Shards are dealt to the tasks in turn: hashed, some tasks would get many.
-    task = F.pmod(F.col(NUMBER), F.lit(num_tasks)).cast("int")
-    # By shard and row id, mostly decided by one long, which Spark's sort holds beside its pointers.
-    place = F.shiftleft(F.col(NUMBER).cast("long"), 40) + F.shiftright(ROW_ID, 24)
-    ordered = packed.repartitionById(num_tasks, task).sortWithinPartitions(
-        place, NUMBER, ROW_ID, *dataset.key
-    )
+    total, most = len(layout.shards), 4 * sent.sparkSession.sparkContext.defaultParallelism
+    tasks = max(1, min(total, most), -(-total // _SHARDS_PER_TASK))
     folders = tuple(f"{DS}={ds}/{SPLIT}={split}/{SHARD}={n}" for ds, split, n in layout.shards)
-    writer = _Writer(url, folders, packing, row_group_rows)
-    ordered.select(*packing.columns).mapInArrow(writer, "path string").collect()
+    schema = arrow_schema(dataset.stored_columns())
+    writer = _Writer(url, folders, schema, dataset.key, row_group_rows)
+    exchanged(sent, tasks).mapInArrow(writer, "path string").collect()
     return table.staged(run, (DS, SPLIT))
 
 
 @dataclass(frozen=True)
 class _Writer:
-    """A task's sorted rows to files, a shard a file, in a Python worker."""
+    """A task's parcels to files, a shard a file, in a Python worker."""
 
     url: str
     folders: tuple[str, ...]
-    packing: Packing
+    schema: pa.Schema
+    key: tuple[str, ...]
     row_group_rows: int
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        parts = _Ahead(_by_number(batches))
-        while (number := parts.number) is not None:
+        for number, parts in arrived(batches, self.schema):
             path = f"{self.folders[number]}/part-0.parquet"
-            with write_stream(f"{self.url}/{path}") as file:
-                self._write(file, parts.of(number))
+            with write_stream(f"{self.url}/{path}") as file, self._opened(file) as writer:
+                for group in _groups(parts, self.key, self.row_group_rows):
+                    writer.write_table(group, row_group_size=self.row_group_rows)
             yield pa.RecordBatch.from_arrays([pa.array([path])], ["path"])
 
-    def _write(self, file: object, parts: Iterator[pa.Table]) -> None:
-        writer = None
-        for rows in _groups(parts, self.row_group_rows):
-            table = self.packing.unpacked(rows)
-            if writer is None:
-                # Row ids differ, so a dictionary of them would only be in the way.
-                repeating = [name for name in table.column_names if name != ROW_ID]
-                writer = pq.ParquetWriter(
-                    file,
-                    table.schema,
-                    compression="zstd",
-                    use_dictionary=repeating,
-                    write_page_checksum=True,
-                )
-            writer.write_table(table, row_group_size=self.row_group_rows)
-        assert writer is not None
-        writer.close()
+    def _opened(self, file: Any) -> pq.ParquetWriter:
+        return pq.ParquetWriter(
+            file,
+            self.schema,
+            compression="zstd",
+            # Row ids differ, so a dictionary of them would only be in the way.
+            use_dictionary=[name for name in self.schema.names if name != ROW_ID],
+            write_page_checksum=True,
+        )
 
 
-def _by_number(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of each shard number in a batch; numbers ascend."""
-    for batch in batches:
-        numbers = batch.column(0).to_numpy()
-        start = 0
-        while start < len(numbers):
-            end = int(numbers.searchsorted(numbers[start], "right"))
-            yield int(numbers[start]), pa.Table.from_batches([batch.slice(start, end - start)])
-            start = end
+def _groups(parts: Sequence[pa.RecordBatch], key: Sequence[str], size: int) -> Iterator[pa.Table]:
+    """The rows in order of their row ids, `size` a table, the last one shorter.
+
+    Args:
+        parts: each in this order, so that a table is made of a stretch of each.
+    """
+    ends = np.cumsum([part.num_rows for part in parts])
+    starts = ends - [part.num_rows for part in parts]
+    order = _order(parts, key)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        inside = np.sort(rows)
+        limits = zip(np.searchsorted(inside, starts), np.searchsorted(inside, ends), strict=True)
+        stretches, shifts, count = [], np.zeros(len(parts), np.int64), 0
+        for number, (low, high) in enumerate(limits):
+            if low < high:
+                first, length = inside[low], inside[high - 1] + 1 - inside[low]
+                stretches.append(parts[number].slice(first - starts[number], length))
+                shifts[number] = count - first
+                count += length
+        places = rows + shifts[np.searchsorted(ends, rows, side="right")]
+        yield pa.Table.from_batches(stretches).combine_chunks().take(places)
 
 
-class _Ahead:
-    """Parts by number, of which the next number is known before its parts are taken."""
-
-    def __init__(self, parts: Iterator[tuple[int, pa.Table]]) -> None:
-        self._parts = parts
-        self._next = next(parts, None)
-
-    @property
-    def number(self) -> int | None:
-        return self._next[0] if self._next is not None else None
-
-    def of(self, number: int) -> Iterator[pa.Table]:
-        while self._next is not None and self._next[0] == number:
-            yield self._next[1]
-            self._next = next(self._parts, None)
-
-
-def _groups(parts: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The rows in tables of `rows` rows, the last one shorter."""
-    held: list[pa.Table] = []
-    count = 0
-    for part in parts:
-        held.append(part)
-        count += part.num_rows
-        while count >= rows:
-            table = pa.concat_tables(held)
-            yield table.slice(0, rows)
-            held, count = [table.slice(rows)], count - rows
-    if count:
-        yield pa.concat_tables(held)
+def _order(parts: Sequence[pa.RecordBatch], key: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Places of the rows by row id, and by key where the ids of two keys are the same."""
+    ids = np.concatenate([part.column(ROW_ID).to_numpy() for part in parts])
+    order: npt.NDArray[np.int64] = np.argsort(ids)
+    if (np.diff(ids[order]) == 0).any():
+        rows = pa.Table.from_batches([part.select([ROW_ID, *key]) for part in parts])
+        by = [(name, "ascending") for name in rows.column_names]
+        order = pc.sort_indices(rows, sort_keys=by).to_numpy().astype(np.int64)
+    return order
 
 
 def verified_shards(

@@ -8,8 +8,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.etl.ingest import DS
+from jobs.etl.layout import Layout, sent_rows
 from jobs.etl.names import SPLIT
-from jobs.etl.packing import Layout, packed_rows
 from jobs.etl.shards import stage_shards, verified_shards
 from jobs.lake import Lake, NewFile
 from jobs.lock import StageLock
@@ -39,8 +39,8 @@ def lay_out(rows: DataFrame, settings: Settings, lake: Lake, run_id: str) -> lis
         for row in rows.groupBy(DS, SPLIT).agg(F.count(F.lit(1)).alias("rows")).collect()
     }
     layout = Layout.of(counts, etl.shard_rows)
-    packed = packed_rows(rows, dataset, layout)
-    files = stage_shards(packed, dataset, table, run_id, layout, etl.row_group_rows)
+    sent = sent_rows(rows, dataset, layout)
+    files = stage_shards(sent, dataset, table, run_id, layout, etl.row_group_rows)
     return verified_shards(rows.sparkSession, dataset, table, run_id, files)
 
 

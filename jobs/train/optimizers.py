@@ -43,7 +43,8 @@ class RowWise(torch.optim.Optimizer, ABC):
     def _update_in_parts(self, table: Tensor, ids: Tensor, values: Tensor, rate: float) -> None:
         state = self.state[table]
         self._begin(table, state)
-        rows = max(1, _PART // table.shape[1])
+        # A GPU is faster the more rows it gets at once.
+        rows = max(1, len(ids) if table.is_cuda else _PART // table.shape[1])
         for some, of_some in zip(torch.split(ids, rows), torch.split(values, rows), strict=True):
             self._update(table, some, of_some, state, rate)
 

@@ -126,7 +126,7 @@ def device_of_rank() -> torch.device:
 
 
 class MappedStream:
-    """A stream whose ids become those of the model's state, on the rank's device.
+    """A stream whose ids become those of the model's state.
 
     Args:
         maps: field -> id by id.
@@ -148,9 +148,8 @@ class MappedStream:
         return self._stream.fingerprint
 
     def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
-        device = device_of_rank()
         for batch in self._stream.epoch(epoch, start_row):
-            yield (self._mapped(batch) if self._maps else batch).to(device)
+            yield self._mapped(batch) if self._maps else batch
 
     def _mapped(self, batch: Batch) -> Batch:
         sparse = batch.sparse.clone()

@@ -133,7 +133,8 @@ class Step:
         """One step over the rows of one batch, or of several together.
 
         Args:
-            batches: this rank's pieces of global batches.
+            batches: this rank's pieces of global batches, on the CPU: asking a GPU which rows are
+                padding would wait for all that it has to do.
             rate: factor on the learning rate, from the schedule.
 
         Raises:
@@ -144,6 +145,9 @@ class Step:
         loss_and_weight = torch.stack([self._backward(batch) for batch in batches]).sum(0)
         dense = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._dense]
         rows = [self._sent(touched_rows(name, table)) for name, table in self._tables]
+        if loss_and_weight.is_cuda:
+            # What the GPU still computes would count as the exchange's time.
+            torch.cuda.synchronize()
 
         sending = time.perf_counter()
         (*dense, loss_and_weight), rows = self.exchange.merge([*dense, loss_and_weight], rows)
@@ -168,6 +172,7 @@ class Step:
         if not batch.rows:
             # No forward: a model of the user's own may not take a piece without rows.
             return reference.new_zeros(2)
+        batch = batch.to(reference.device)
         weight = batch.weight.to(reference.dtype)
         if settings.positive_weight != 1.0:
             weight = weight * torch.where(batch.label > 0.5, settings.positive_weight, 1.0)
@@ -262,19 +267,16 @@ def coalesced(rows: Rows) -> Rows:
     adds up in the same order on every rank, so that the ranks' tables stay equal.
     """
     ids, values = rows.ids, rows.values
+    # Short of bits, values of several ranks are added up in float32.
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    if not len(ids):
+        return Rows(ids.long(), values)
     if values.is_cuda:
-        shape = (int(ids.max()) + 1 if len(ids) else 0, values.shape[1])
+        shape = (int(ids.max()) + 1, values.shape[1])
         whole = torch.sparse_coo_tensor(ids.long().unsqueeze(0), values, shape).coalesce()
         return Rows(whole.indices()[0], whole.values())
-    if not len(ids):
-        return Rows(ids.long(), values.to(_sum_dtype(values)))
     # Stable, so that values are added up in the order in which they came.
     ordered, order = torch.sort(ids.to(torch.int32), stable=True)
     firsts = torch.cat([ordered.new_ones(1), ordered.diff()]).nonzero().squeeze(1)
-    # Short of bits, values of several ranks are added up in float32.
-    total = F.embedding_bag(order, values.to(_sum_dtype(values)), firsts, mode="sum")
+    total = F.embedding_bag(order, values, firsts, mode="sum")
     return Rows(ordered.index_select(0, firsts).long(), total)
-
-
-def _sum_dtype(values: Tensor) -> torch.dtype:
-    return torch.promote_types(values.dtype, torch.float32)

@@ -47,13 +47,14 @@ def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Vali
     Raises:
         Diverged: the loss is not finite.
     """
+    device = next(model.parameters()).device
     # Row 0: loss and weight; then the weight of negatives and of positives by bin.
-    sums = torch.zeros(2 + 2 * NUM_BINS, dtype=torch.float64)
+    sums = torch.zeros(2 + 2 * NUM_BINS, dtype=torch.float64, device=device)
     model.eval()
     with torch.inference_mode():
         for batch in batches:
             if batch.rows:
-                _add(sums, model(batch), batch, model)
+                _add(sums, batch.to(device), model)
     model.train()
     (total,), _ = exchange.merge([sums])
     loss, weight = total[:2].tolist()
@@ -68,14 +69,14 @@ def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Vali
     return Validation(loss / weight, auc, auc_error, weight)
 
 
-def _add(sums: Tensor, logits: Tensor, batch: Batch, model: Model) -> None:
-    weight = batch.weight.double()
+def _add(sums: Tensor, batch: Batch, model: Model) -> None:
+    logits, weight = model(batch), batch.weight.double()
     loss = (row_losses(logits, batch, model.task).double() * weight).sum()
-    sums[0] += loss.cpu()
-    sums[1] += weight.sum().cpu()
+    sums[0] += loss
+    sums[1] += weight.sum()
     if model.task == "binary":
         cells = bins(logits) + NUM_BINS * (batch.label > 0.5).long()
-        sums[2:] += torch.bincount(cells, weight, 2 * NUM_BINS).cpu()
+        sums[2:] += torch.bincount(cells, weight, 2 * NUM_BINS)
 
 
 def bins(logits: Tensor) -> Tensor:

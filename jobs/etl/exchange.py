@@ -1,0 +1,115 @@
+"""Exchange: rows go from Python workers to Python workers as few large binaries.
+
+What Spark's shuffle costs is mostly one for each row and each column that it moves and sorts. Here
+it moves *parcels*: the rows of a task that belong to one part, as one batch in Arrow's format.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+PART = "part"
+CONTENT = "content"
+PARCELS = f"{PART} int, {CONTENT} binary"
+# Rows are gathered so far, to make few parcels.
+_GATHERED_BYTES = 128 << 20
+# So much of a part is held in memory, and the rest of it in a file.
+_HELD_BYTES = 512 << 20
+
+Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32]
+
+
+def parcels(rows: pa.Table, parts: Numbers, order: Ints | None = None) -> pa.RecordBatch:
+    """A parcel for each part that has rows.
+
+    Args:
+        parts: of each row [n], n > 0.
+        order: in which a part's rows come; None: as they are.
+    """
+    # Numbers of two bytes are sorted by counting them.
+    keys = parts.astype(np.uint16) if parts.max() < 1 << 16 else parts
+    if order is None:
+        order = np.argsort(keys, kind="stable")
+    else:
+        order = order[np.argsort(keys[order], kind="stable")]
+    found, starts = np.unique(parts[order], return_index=True)
+    sizes = np.diff(starts, append=len(parts))
+    (batch,) = rows.combine_chunks().take(order).to_batches()
+    ranges = zip(starts.tolist(), sizes.tolist(), strict=True)
+    content = _binaries([batch.slice(start, size).serialize() for start, size in ranges])
+    return pa.RecordBatch.from_arrays([pa.array(found, pa.int32()), content], [PART, CONTENT])
+
+
+def _binaries(contents: Sequence[pa.Buffer]) -> pa.BinaryArray:
+    ends = np.cumsum([0, *[content.size for content in contents]]).astype(np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(contents))]
+    return pa.Array.from_buffers(pa.binary(), len(contents), buffers)
+
+
+def gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables' rows in fewer and larger ones."""
+    held: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        held.append(table)
+        size += table.nbytes
+        if size >= _GATHERED_BYTES:
+            yield pa.concat_tables(held)
+            held, size = [], 0
+    if held:
+        yield pa.concat_tables(held)
+
+
+def exchanged(sent: DataFrame, tasks: int) -> DataFrame:
+    """The parcels of part p at task p mod `tasks`, each part's together, parts ascending."""
+    task = F.pmod(F.col(PART), F.lit(tasks))
+    return sent.repartitionById(tasks, task).sortWithinPartitions(PART)
+
+
+def arrived(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema
+) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
+    """Each part with the content of its parcels, in no order."""
+    rows = (
+        (part, content.as_buffer())
+        for batch in batches
+        for part, content in zip(batch.column(0).to_pylist(), batch.column(1), strict=True)
+    )
+    for part, own in groupby(rows, key=itemgetter(0)):
+        yield part, [pa.ipc.read_record_batch(content, schema) for content in _held(own)]
+
+
+def _held(parcels: Iterable[tuple[int, pa.Buffer]]) -> list[pa.Buffer]:
+    """The parcels' content, that of large parts mapped from a file that has no name any more."""
+    held: list[pa.Buffer] = []
+    size = 0
+    with tempfile.NamedTemporaryFile(dir=local_folder()) as file:
+        spilled = []
+        for _, content in parcels:
+            size += content.size
+            if size <= _HELD_BYTES:
+                held.append(content)
+            else:
+                file.write(content)
+                spilled.append(content.size)
+        if spilled:
+            file.flush()
+            mapped = pa.memory_map(file.name)
+            held += [mapped.read_buffer(length) for length in spilled]
+    return held
+
+
+def local_folder() -> str | None:
+    """Where a Python worker may put files; None: the system's temporary folder."""
+    return os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or None
