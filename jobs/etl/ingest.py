@@ -13,7 +13,7 @@ from jobs.etl.files import ds_from_path, find_files, read_errors
 from jobs.etl.formats import MALFORMED, check_header, data_lines, parsed_csv, parsed_json
 from jobs.etl.images import read_images
 from jobs.etl.lines import MISCODED, read_lines
-from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE, UNDATED, text_column
+from jobs.etl.names import DS, ORDINAL, RAW, REASONS, SOURCE_FILE, UNDATED, text_column
 from jobs.etl.reasons import apart, joined, suspects
 from schemas.dataset import Column, Source
 
@@ -44,7 +44,8 @@ def read_source(
     Args:
         required: columns that may not be null, besides those declared so.
         with_label: False leaves the columns known only with the label unjudged.
-        lines: those to parse, as `raw_lines` gives them, instead of the files'.
+        lines: those to parse, as `raw_lines` gives them, instead of the files'; perhaps with
+            their ordinals, which the rows have then, too.
 
     Returns:
         The declared columns in their types; `raw`, the line (the row as JSON for Parquet and ORC);
@@ -71,6 +72,7 @@ def read_source(
         joined(refusals).alias(REASONS),
         *[value.alias(name) for name, value in typed.items()],
         *suspects(judged),
+        *[name for name in (ORDINAL,) if name in rows.columns],
     )
 
 

@@ -10,16 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import Broadcast
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from jobs.etl.identity import Survey, id_of_single_line, is_repeated
+from jobs.etl.identity import Ints, Survey, id_of_line, ids_of_first_lines, ordered_by_line
 from jobs.etl.kept import (
     STAGED,
     Kept,
+    KeptFile,
     KeptWriter,
     discard,
     folder_of,
@@ -28,14 +32,16 @@ from jobs.etl.kept import (
     staged_batch,
 )
 from jobs.etl.lines import MISCODED
-from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE, SPLIT
+from jobs.etl.names import DS, ORDINAL, RAW, REASONS, SOURCE_FILE, SPLIT
 from jobs.etl.plain import PlainLane, plain_batches, plain_lane
 from jobs.etl.validate import checked_rows, dated_lines
 from jobs.lake import Lake
 from schemas.dataset import ROW_ID, Dataset
 
-_ODD = "odd"
-_LINES = f"{RAW} string, {SOURCE_FILE} string, {MISCODED} boolean"
+# Kinds of files: plain rows, lines that Spark must judge, and lines whose ordinal is not known yet.
+_PLAIN, _ODD, _REPEATED = "plain", "odd", "repeated"
+_LINES = f"{RAW} string, {SOURCE_FILE} string, {MISCODED} boolean, {DS} string, {ORDINAL} int"
+_TEXT_OF_LINE = (RAW, SOURCE_FILE, MISCODED, DS)
 # So many lines are judged together; fewer where they are long.
 _ROWS, _BYTES = 65_536, 64 << 20
 
@@ -73,26 +79,41 @@ class Judging:
             return keep(self._checked(None), url)
         return self._by_lanes(lane, self.found.repeated, url)
 
-    def _by_lanes(self, lane: PlainLane, repeated: Sequence[int], url: str) -> Kept:
+    def _by_lanes(self, lane: PlainLane, repeated: Ints, url: str) -> Kept:
         lines = dated_lines(self.spark, self.dataset, self.sources, self.dates)
-        places = {SPLIT: self.split} if self.split is not None else {}
-        judged = lines.select(
-            RAW,
-            SOURCE_FILE,
-            MISCODED,
-            DS,
-            id_of_single_line(self.dataset).alias(ROW_ID),
-            *[value.alias(name) for name, value in places.items()],
-            (F.col(MISCODED) | is_repeated(self.dataset, repeated)).alias(_ODD),
-        )
-        staged = kept_files(judged.mapInArrow(partial(_written, lane, tuple(places), url), STAGED))
-        plain = [file for file in staged if not file.path.startswith(_ODD)]
-        odd = [f"{url}/{file.path}" for file in staged if file.path.startswith(_ODD)]
-        schema = from_arrow_schema(_schema(lane, tuple(places)))
+        first_ids = ids_of_first_lines(repeated)
+        files = self._in_lane(lane, lines.withColumn(ORDINAL, F.lit(1)), first_ids, url)
+        if again := files.pop(_REPEATED, []):
+            counted = ordered_by_line(self._lines_of(url, again), self.dataset)
+            for kind, more in self._in_lane(lane, counted, first_ids[:0], url).items():
+                files.setdefault(kind, []).extend(more)
+        plain, odd = files.get(_PLAIN, []), files.get(_ODD, [])
+        schema = from_arrow_schema(_schema(lane, self._places))
         if odd:
-            rest = self._checked(self.spark.read.schema(_LINES).parquet(*odd))
+            rest = self._checked(self._lines_of(url, odd))
             plain += keep(rest.select(*schema.names), url).files
-        return Kept(self.spark, url, tuple(plain), schema)
+        return Kept(self.spark, url, tuple(sorted(plain)), schema)
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        return (SPLIT,) if self.split is not None else ()
+
+    def _lines_of(self, url: str, files: Sequence[KeptFile]) -> DataFrame:
+        return self.spark.read.schema(_LINES).parquet(*[f"{url}/{file.path}" for file in files])
+
+    def _in_lane(
+        self, lane: PlainLane, lines: DataFrame, repeated_ids: Ints, url: str
+    ) -> dict[str, list[KeptFile]]:
+        """The files by kind: plain rows, odd lines, and the lines that have one of the ids."""
+        split = [self.split.alias(SPLIT)] if self.split is not None else []
+        row_id = id_of_line(self.dataset, F.col(ORDINAL)).alias(ROW_ID)
+        judged = lines.select(*_TEXT_OF_LINE, ORDINAL, row_id, *split)
+        repeated = self.spark.sparkContext.broadcast(repeated_ids)
+        work = partial(_written, lane, self._places, repeated, url)
+        files: dict[str, list[KeptFile]] = {}
+        for file in kept_files(judged.mapInArrow(work, STAGED)):
+            files.setdefault(file.path.split("-", 1)[0], []).append(file)
+        return files
 
     def _checked(self, lines: DataFrame | None) -> DataFrame:
         """Judged by Spark, with the split of valid rows, and the text of refused ones alone."""
@@ -118,12 +139,21 @@ def _schema(lane: PlainLane, places: Sequence[str]) -> pa.Schema:
 
 
 def _written(
-    lane: PlainLane, places: Sequence[str], url: str, batches: Iterator[pa.RecordBatch]
+    lane: PlainLane,
+    places: Sequence[str],
+    repeated: Broadcast[Ints],
+    url: str,
+    batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """A task's lines into two files: plain rows, and odd lines as they are."""
-    schema = _schema(lane, places)
-    with KeptWriter(url, "plain") as plain, KeptWriter(url, _ODD) as odd:
-        for values, rows, odd_rows in plain_batches(lane, _tables(batches), RAW, _ODD):
+    """A task's lines into files: plain rows, and the odd and the repeated lines as they are."""
+    schema, of_line = _schema(lane, places), list(_TEXT_OF_LINE)
+    with (
+        KeptWriter(url, _PLAIN) as plain,
+        KeptWriter(url, _ODD) as odd,
+        KeptWriter(url, _REPEATED) as again,
+    ):
+        single = _single(_tables(batches), repeated.value, again)
+        for values, rows, odd_rows in plain_batches(lane, single, RAW, MISCODED):
             count = rows.num_rows
             empty = pa.ListArray.from_arrays(
                 pa.array([0] * (count + 1), pa.int32()), pa.array([], pa.string())
@@ -131,8 +161,20 @@ def _written(
             columns = {name: rows[name] for name in (DS, SOURCE_FILE, ROW_ID, *places)}
             columns |= {RAW: pa.nulls(count, pa.string()), REASONS: empty, **values}
             plain.add(pa.table([columns[name] for name in schema.names], schema=schema))
-            odd.add(odd_rows.select([RAW, SOURCE_FILE, MISCODED]))
-    yield staged_batch([plain, odd])
+            odd.add(odd_rows.select([*of_line, ORDINAL]))
+    yield staged_batch([plain, odd, again])
+
+
+def _single(tables: Iterator[pa.Table], repeated: Ints, again: KeptWriter) -> Iterator[pa.Table]:
+    """The rows whose ids are not among those repeated; the lines of the others are written."""
+    for table in tables:
+        if len(repeated):
+            ids = table[ROW_ID].to_numpy()
+            places = np.minimum(np.searchsorted(repeated, ids), len(repeated) - 1)
+            found = pa.array(repeated[places] == ids)
+            again.add(table.filter(found).select([*_TEXT_OF_LINE]))
+            table = table.filter(pc.invert(found))
+        yield table
 
 
 def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -35,7 +35,7 @@ _ROWS_PER_TASK = 2_500_000
 STAGED = "path string, row_group_rows array<bigint>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class KeptFile:
     """A file of kept rows: path below the run's folder, rows by row group."""
 

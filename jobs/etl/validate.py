@@ -27,6 +27,7 @@ from jobs.etl.ingest import (
     raw_lines,
     read_source,
 )
+from jobs.etl.names import ORDINAL
 from jobs.etl.reasons import apart, joined, pattern_reasons
 from schemas.dataset import Column, Dataset, Join, Source
 from schemas.field import (
@@ -129,7 +130,8 @@ def checked_rows(
         dates: as YYYY-MM-DD.
         found: of these dates, where it was made before.
         with_label: False in scoring: rules of label columns do not apply, labels are null.
-        lines: the lines to take instead of all that the files have; repetitions all or none.
+        lines: the lines to take instead of all that the files have; repetitions all or none, but
+            where they have their ordinals.
 
     Returns:
         `ds`, `row_id`, the key columns, one column a field (before encoding), `reasons`, `raw`,
@@ -213,6 +215,7 @@ def _judged(rows: DataFrame, dataset: Dataset, with_label: bool) -> DataFrame:
             REASONS
         ),
         *[value.alias(name) for name, value in {**values, **bases}.items()],
+        *[name for name in (ORDINAL,) if name in rows.columns],
     )
     reasons = joined(_field_reasons(dataset, with_label), F.col(REASONS))
     judged = first.withColumns({REASONS: reasons, SOURCE_FILE: apart(F.col(SOURCE_FILE))})

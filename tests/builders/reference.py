@@ -33,7 +33,7 @@ def fresh_model(name: str = "wide_deep", seed: int = 3) -> Model:
 
 
 def weights_of(model: Model) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
 
 
 def trained(

@@ -78,16 +78,17 @@ def test_numbers_that_float32_would_merge_have_ids_of_their_own(
     assert len(pairs) == len({user for _, user in pairs}) == 4
 
 
-@pytest.mark.parametrize("many", [identity._MANY, 1])
+@pytest.mark.parametrize("limit", [None, "MANY", "_MANY_LITERALS"])
 def test_order_files_and_the_way_of_comparing_change_nothing(
     reference: tuple[Examples, job.EtlResult],
     tmp_path: Path,
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,
-    many: int,
+    limit: str | None,
 ) -> None:
-    monkeypatch.setattr(identity, "_MANY", many)
-    shuffled = random.Random(many).sample(LINES, len(LINES))
+    if limit is not None:
+        monkeypatch.setattr(identity, limit, 1)
+    shuffled = random.Random(limit).sample(LINES, len(LINES))
     examples, result = etl(tmp_path, spark, [shuffled[:90], shuffled[90:]])
     assert result.tallies == reference[1].tallies
     content = [(s.split, s.number, s.row_group_rows, s.digest) for s in examples.shards()]

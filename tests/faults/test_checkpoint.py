@@ -27,6 +27,7 @@ from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import Snapshot, restore, take
 from jobs.train.step import Alone, Step
 from tests.builders.batches import SPEC, batch_of
+from tests.builders.devices import DEVICES
 from tests.builders.s3 import S3
 
 IDENTITY = {
@@ -39,10 +40,10 @@ IDENTITY = {
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", COMMIT)
 
 
-def step_of(optimizer: str = "adam", steps: int = 0) -> Step:
+def step_of(optimizer: str = "adam", steps: int = 0, device: str = "cpu") -> Step:
     torch.manual_seed(1)
     settings = TrainSettings.model_validate({"optimizer": optimizer, "learning_rate": 0.1})
-    step = Step(build_model("wide_deep", SPEC), settings, Alone())
+    step = Step(build_model("wide_deep", SPEC).to(device), settings, Alone())
     for number in range(steps):
         step.run(batch_of(16, seed=number))
     return step
@@ -80,20 +81,25 @@ def test_what_is_read_is_what_was_written(folder: str) -> None:
     assert found.name.startswith("train-a/at-")
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
-def test_a_restored_training_goes_on_with_the_same_bits(optimizer: str, folder: str) -> None:
-    step = step_of(optimizer, steps=3)
+def test_a_restored_training_goes_on_with_the_same_bits(
+    optimizer: str, device: str, folder: str
+) -> None:
+    step = step_of(optimizer, steps=3, device=device)
     url = write(folder, take(step, Position(), RowLedger()), IDENTITY)
-    other = step_of(optimizer)
+    other = step_of(optimizer, device=device)
     torch.manual_seed(99)
     restore(other, load(verified(url)))
-    drawn = torch.rand(3)
+    drawn = torch.rand(3, device=device)
     batches: list[Batch] = [batch_of(16, seed=number) for number in (7, 8)]
     for each in (step, other):
         for batch in batches:
             each.run(batch)
     restore(step, replace(load(verified(url)), weights=dict(step.model.state_dict())))
-    assert torch.equal(drawn, torch.rand(3)), "the random numbers go on where they were"
+    assert torch.equal(drawn, torch.rand(3, device=device)), (
+        "the random numbers go on where they were"
+    )
     for ours, theirs in zip(step.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

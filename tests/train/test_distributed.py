@@ -25,6 +25,7 @@ from jobs.train.failures import RankFailed
 from jobs.train.rank import RankResult, TrainJob, train_rank
 from jobs.train.step import Exchange, Rows
 from jobs.train.wire import pack, unpack
+from tests.builders.devices import DEVICES
 from tests.builders.examples import write_examples
 from tests.builders.reference import (
     BATCHES,
@@ -217,9 +218,13 @@ def test_packed_rows_of_all_ranks_are_unpacked_table_by_table(
     dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.float16]))
     tables = min(len(rank) for rank in ranks)
     dims = data.draw(st.lists(st.integers(1, 5), min_size=tables, max_size=tables))
+    device = data.draw(st.sampled_from(DEVICES))
     sent = [
         [
-            Rows(torch.tensor(sorted(ids), dtype=torch.int64), torch.randn(len(ids), dim).to(dtype))
+            Rows(
+                torch.tensor(sorted(ids), dtype=torch.int64, device=device),
+                torch.randn(len(ids), dim, dtype=dtype, device=device),
+            )
             for ids, dim in zip(rank[:tables], dims, strict=True)
         ]
         for rank in ranks

@@ -28,6 +28,7 @@ from jobs.train.step import Alone, Exchange, Step
 from jobs.train.validation import NUM_BINS, area, bins, validate
 from jobs.xxhash import xxhash64_of_numbers
 from tests.builders.batches import SPEC, Memory, batch_of, in_ranks
+from tests.builders.devices import DEVICES
 
 SEEDING = threading.Lock()
 ROWS = (64, 64, 64, 17)
@@ -111,12 +112,13 @@ def test_training_learns_and_times_add_up() -> None:
 # Validation
 
 
-def test_validation_is_the_whole_sets_loss_and_auc() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_validation_is_the_whole_sets_loss_and_auc(device: str) -> None:
     torch.manual_seed(1)
     model = build_model("wide_deep", SPEC).double()
     with torch.no_grad():
         model.net.deep.mlp[-1].weight.mul_(5)
-    measured = validate(model, VAL, Alone())
+    measured = validate(copy.deepcopy(model).to(device), VAL, Alone())
     label, weight = (
         torch.cat([getattr(batch, name) for batch in VAL]).double().numpy()
         for name in ("label", "weight")

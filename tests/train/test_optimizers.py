@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.sections import TrainSettings
 from jobs.train.optimizers import RowSGD, base_rate, schedule_factor
+from tests.builders.devices import DEVICES
 
 
 def settings_of(**changes: Any) -> TrainSettings:
@@ -58,15 +59,16 @@ def test_schedules_at_known_rows() -> None:
     st.integers(1, 9),
     st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     st.integers(0, 3),
+    st.sampled_from(DEVICES),
 )
 def test_rows_of_any_width_and_place_are_updated_and_no_others(
-    width: int, dtype: torch.dtype, offset: int
+    width: int, dtype: torch.dtype, offset: int, device: str
 ) -> None:
-    numbers = torch.arange(offset + 6 * width, dtype=dtype)
+    numbers = torch.arange(offset + 6 * width, dtype=dtype, device=device)
     table = torch.nn.Parameter(numbers[offset:].view(6, width))
     expected = table.detach().clone()
-    ids = torch.tensor([1, 4])
-    gradient = torch.ones(2, width, dtype=dtype)
+    ids = torch.tensor([1, 4], device=device)
+    gradient = torch.ones(2, width, dtype=dtype, device=device)
     expected[ids] -= 0.5 * gradient
     table.grad = torch.sparse_coo_tensor(ids.unsqueeze(0), gradient, table.shape, is_coalesced=True)
     RowSGD([table], lr=0.5).step()

@@ -17,6 +17,7 @@ from jobs.train.batch import Batch
 from jobs.train.models import Model, build_model, row_losses
 from jobs.train.step import Alone, Diverged, Exchange, Step
 from tests.builders.batches import SPEC, batch_of, in_ranks, padding, pieces_of
+from tests.builders.devices import DEVICES
 from tests.builders.reference import (
     BATCHES,
     fresh_model,
@@ -28,14 +29,23 @@ from tests.builders.reference import (
 )
 
 
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def assert_all_equal_the_plain_loop(
-    model: Model, settings: TrainSettings, size: int, atol: float
+    model: Model, settings: TrainSettings, size: int, atol: float, device: str
 ) -> None:
-    """Trains over BATCHES both ways; the ranks' weights must also have equal bits."""
+    """Trains over BATCHES on a device, and by the plain loop on the CPU.
+
+    The ranks' weights must also have equal bits.
+    """
     groups = in_groups(BATCHES, settings.accumulate_steps)
     expected = plain_loop(copy.deepcopy(model), settings, groups)
+    own = model.to(device)
     found = in_ranks(
-        lambda exchange: trained(exchange, copy.deepcopy(model), settings, BATCHES), size
+        lambda exchange: trained(exchange, copy.deepcopy(own), settings, BATCHES), size
     )
     for weights in found:
         for name, weight in expected.items():
@@ -50,20 +60,21 @@ CHANGES = [{}, {"accumulate_steps": 3}, {"clip_norm": 0.05}]
 @pytest.mark.parametrize("changes", CHANGES, ids=["plain", "accumulated", "clipped"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 def test_any_number_of_ranks_trains_as_one_plain_loop_does(
-    optimizer: str, changes: dict[str, Any], size: int
+    optimizer: str, changes: dict[str, Any], size: int, device: str
 ) -> None:
     settings = settings_of(optimizer=optimizer, **changes)
-    assert_all_equal_the_plain_loop(fresh_model().double(), settings, size, 1e-10)
+    assert_all_equal_the_plain_loop(fresh_model().double(), settings, size, 1e-10, device)
 
 
 @pytest.mark.parametrize("name", ["dlrm", "dcn_v2"])
-def test_other_models_train_as_one_plain_loop_does(name: str) -> None:
-    assert_all_equal_the_plain_loop(fresh_model(name).double(), settings_of(), 3, 1e-10)
+def test_other_models_train_as_one_plain_loop_does(name: str, device: str) -> None:
+    assert_all_equal_the_plain_loop(fresh_model(name).double(), settings_of(), 3, 1e-10, device)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_float32_sgd_stays_near_the_plain_loop(size: int) -> None:
-    assert_all_equal_the_plain_loop(fresh_model(), settings_of(optimizer="sgd"), size, 1e-5)
+def test_float32_sgd_stays_near_the_plain_loop(size: int, device: str) -> None:
+    sgd = settings_of(optimizer="sgd")
+    assert_all_equal_the_plain_loop(fresh_model(), sgd, size, 1e-5, device)
 
 
 def test_the_reference_would_notice_a_mean_of_means() -> None:
@@ -77,8 +88,8 @@ def test_the_reference_would_notice_a_mean_of_means() -> None:
     assert any(not torch.allclose(mean[n], whole[n], rtol=0, atol=1e-4) for n in whole)
 
 
-def test_a_batch_of_padding_beside_rows_changes_nothing() -> None:
-    model = fresh_model().double()
+def test_a_batch_of_padding_beside_rows_changes_nothing(device: str) -> None:
+    model = fresh_model().double().to(device)
     alone = trained(Alone(), copy.deepcopy(model), settings_of(), BATCHES[:1])
 
     def work(exchange: Exchange) -> dict[str, Tensor]:
@@ -222,10 +233,11 @@ def test_what_only_classes_have_is_refused_for_numbers(name: str, value: float) 
 
 
 @pytest.mark.parametrize(("wire", "digits"), [("float16", 1e-3), ("bfloat16", 1e-2)])
-def test_a_short_wire_keeps_ranks_equal_and_near(wire: str, digits: float) -> None:
+def test_a_short_wire_keeps_ranks_equal_and_near(wire: str, digits: float, device: str) -> None:
     model = fresh_model()
     sgd = settings_of(optimizer="sgd", wire_dtype=wire)
     exact = plain_loop(copy.deepcopy(model), sgd, in_groups(BATCHES, 1))
+    model.to(device)
     found = in_ranks(lambda exchange: trained(exchange, copy.deepcopy(model), sgd, BATCHES), 3)
     changed = False
     for name, weight in exact.items():
@@ -235,17 +247,19 @@ def test_a_short_wire_keeps_ranks_equal_and_near(wire: str, digits: float) -> No
     assert changed, "the wire was not short"
 
 
-def test_a_gradient_too_large_for_the_wire_is_cut() -> None:
+def test_a_gradient_too_large_for_the_wire_is_cut(device: str) -> None:
     batch = batch_of(64, seed=1)
     batch.weight[:] = 1e7
     sgd = settings_of(optimizer="sgd", wire_dtype="float16")
-    for weights in in_ranks(lambda exchange: trained(exchange, fresh_model(), sgd, [batch]), 2):
+    model = fresh_model().to(device)
+    found = in_ranks(lambda exchange: trained(exchange, copy.deepcopy(model), sgd, [batch]), 2)
+    for weights in found:
         assert all(weight.isfinite().all() for weight in weights.values())
 
 
-def test_bfloat16_is_near_and_keeps_weights_in_float32() -> None:
+def test_bfloat16_is_near_and_keeps_weights_in_float32(device: str) -> None:
     batch = batch_of(64, seed=1)
-    model = fresh_model()
+    model = fresh_model().to(device)
     step = Step(model, settings_of(precision="bfloat16"), Alone())
     exact, _ = loss_of(batch)
     low = step.run(batch).loss

@@ -28,6 +28,7 @@ from jobs.train.moments import moments_of
 from jobs.train.step import Alone, Step
 from jobs.train.warm_start import WarmStart, warm, warm_moments
 from tests.builders.batches import SPEC, batch_of
+from tests.builders.devices import DEVICES
 from tests.builders.lakes import lake_of, run_etl
 from tests.builders.models import register_model
 from tests.builders.visits import VISITS, Raw, rows_of
@@ -160,18 +161,20 @@ def stepped(step: Step, seed: int) -> Batch:
     return batch
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 @pytest.mark.parametrize("name", ["wide_deep", "dlrm", "tests.train.test_warm_start:OwnTables"])
 def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
-    name: str, optimizer: str, tmp_path: Path
+    name: str, optimizer: str, device: str, tmp_path: Path
 ) -> None:
     settings = TrainSettings(optimizer=optimizer, learning_rate=0.1)
-    source = Step(build_model(name, SPEC), settings, Alone())
+    source = Step(build_model(name, SPEC).to(device), settings, Alone())
     stepped(source, 1)
     card = {"optimizer": optimizer}
     save_model(str(tmp_path), source.model, name, SPEC, card, moments_of(source))
     after, start = grown_from(name, tmp_path)
     origins = warm(after, replace(SPEC, table_rows=GROWN), start)
+    after.to(device)
     step, fresh = Step(after, settings, Alone()), Step(deepcopy(after), settings, Alone())
     assert [int(origin.new.sum()) for origin in origins.values()].count(3) >= 1
     assert "weights and moments go on" in warm_moments(step, start, origins, optimizer)
@@ -184,7 +187,7 @@ def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
             assert rows is None or not rows[origin.new].any()
             assert rows is None or rows.any()
     for both in (source, step, fresh):
-        batch = stepped(both, 2)
+        batch = stepped(both, 2).to(device)
     expected = predict(source.model, batch)
     assert torch.equal(predict(step.model, batch), expected), "it went on as its source does"
     assert optimizer == "sgd" or not torch.allclose(predict(fresh.model, batch), expected)
