@@ -146,9 +146,17 @@ class Table:
         Whatever an earlier attempt of the same run left there is replaced. Folders below those of
         `partition_by` are no part of the partition.
         """
-        folder = f"{self.url}/run={run}"
+        folder = self.fresh_folder(run)
         rows.write.mode("overwrite").partitionBy(*partition_by).parquet(folder)
         return self.staged(run, partition_by)
+
+    def fresh_folder(self, run: str) -> str:
+        """URL of the run's folder, without what an earlier attempt left there."""
+        url = f"{self.url}/run={run}"
+        fs, root = fsspec.core.url_to_fs(url)
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+        return url
 
     def staged(self, run: str, partition_by: Sequence[str]) -> list[NewFile]:
         """The Parquet files in a run's folder, in order of their paths."""

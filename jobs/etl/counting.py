@@ -1,9 +1,11 @@
-"""Counting in Python workers: what a task's rows add to fitting, merged by Spark afterwards."""
+"""Counting: what the rows of one task add to fitting."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,10 @@ Ints = npt.NDArray[np.int64]
 # are summed apart, so that the bits are the same in any order of rows.
 LIMB_BITS = (88, 56, 28, 0)
 LIMBS = tuple(f"l{i}" for i in range(2 * len(LIMB_BITS)))
-VALUES = "number int, value string, count bigint"
-NUMBERS = ", ".join(
-    [
-        "number int, bucket int, count bigint, low double, high double",
-        *[f"{name} bigint" for name in LIMBS],
-    ]
-)
-_NUMBERS = pa.schema(
+# Of more than this a sum of squares could overflow in 2^34 rows.
+LARGEST, UNIT = 1e9, 2**56
+VALUES = pa.schema([("number", pa.int32()), ("value", pa.string()), ("count", pa.int64())])
+NUMBERS = pa.schema(
     [
         ("number", pa.int32()),
         ("bucket", pa.int32()),
@@ -37,22 +35,45 @@ _NUMBERS = pa.schema(
         *[(name, pa.int64()) for name in LIMBS],
     ]
 )
-_BATCH_ROWS = 65_536
 # Of fewer each is counted in a place of its own, which takes no sorting.
 _MANY_BUCKETS = 100_000
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Numbers for pairs of a date and a name; `columns` gives each column's name among `names`."""
+    """Numbers for pairs of a date and a vocabulary or a numeric field.
+
+    Attributes:
+        counted: columns of values, each with its vocabulary's name.
+        measured: columns of numbers.
+    """
 
     dates: tuple[str, ...]
-    names: tuple[str, ...]
-    columns: tuple[tuple[str, str], ...]
+    counted: tuple[tuple[str, str], ...]
+    measured: tuple[str, ...]
 
     @property
-    def read(self) -> list[str]:
-        return [DS, *[column for column, _ in self.columns]]
+    def columns(self) -> list[str]:
+        return [*[column for column, _ in self.counted], *self.measured]
+
+    @cached_property
+    def logs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(log for _, log in self.counted))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.logs, *self.measured)
+
+    def days(self, numbers: npt.NDArray[np.int32]) -> Ints:
+        """The place among the dates of each number [n]."""
+        return numbers.astype(np.int64) // len(self.names)
+
+    def names_of(self, numbers: npt.NDArray[Any]) -> pa.StringArray:
+        """The name of each number [n]."""
+        return pa.array(self.names, pa.string()).take(pa.array(numbers % len(self.names)))
+
+    def is_counted(self, number: int) -> bool:
+        return number % len(self.names) < len(self.logs)
 
     def parts(self, table: pa.Table) -> Iterator[tuple[int, pa.Array]]:
         """The values of each column and date, lists opened, with the pair's number."""
@@ -64,11 +85,15 @@ class Groups:
             days = [int(day) for day in np.unique(place)]
         for day in days:
             rows = table if len(days) == 1 else table.filter(pa.array(place == day))
-            for column, name in self.columns:
-                values = rows[column]
-                if pa.types.is_list(values.type):
-                    values = pc.list_flatten(values)
-                yield day * len(self.names) + self.names.index(name), values
+            first = day * len(self.names)
+            for column, log in self.counted:
+                yield first + self.logs.index(log), _elements(rows[column])
+            for number, column in enumerate(self.measured, first + len(self.logs)):
+                yield number, _elements(rows[column])
+
+
+def _elements(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.list_flatten(column) if pa.types.is_list(column.type) else column
 
 
 @dataclass
@@ -102,19 +127,6 @@ class _Counts:
             values = pa.chunked_array([*values.chunks, pa.nulls(1, pa.string())])
             counts = pa.chunked_array([*counts.chunks, pa.array([self.nulls], pa.int64())])
         return values.combine_chunks(), counts.combine_chunks()
-
-
-def count_values(groups: Groups, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-    """How often each value stood: `VALUES`, each pair of number and value once."""
-    found: dict[int, _Counts] = {}
-    for table in tables:
-        for number, values in groups.parts(table):
-            found.setdefault(number, _Counts()).add(values)
-    for number in list(found):
-        values, counts = found.pop(number).merged()
-        numbers = pa.array(np.full(len(values), number, np.int32))
-        table = pa.table([numbers, values, counts], ["number", "value", "count"])
-        yield from table.to_batches(max_chunksize=_BATCH_ROWS)
 
 
 @dataclass
@@ -153,15 +165,29 @@ class _Sums:
             yield {"number": number, "bucket": bucket, "count": count, **dict.fromkeys(LIMBS, 0)}
 
 
-def sum_numbers(groups: Groups, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-    """Sums and counts by bucket: `NUMBERS`; a row without bucket has the sums and the nulls."""
-    found: dict[int, _Sums] = {}
+def counted(groups: Groups, tables: Iterator[pa.Table]) -> tuple[Iterator[pa.Table], pa.Table]:
+    """How often each value stood, as `VALUES`, and sums and counts by bucket, as `NUMBERS`.
+
+    Each pair of number and value comes once. A row without bucket has the sums and the nulls.
+    """
+    counts: dict[int, _Counts] = {}
+    sums: dict[int, _Sums] = {}
     for table in tables:
         for number, values in groups.parts(table):
-            x = values.drop_null().to_numpy().astype(np.float64)
-            found.setdefault(number, _Sums()).add(x, values.null_count)
-    rows = [row for number, sums in found.items() for row in sums.rows(number)]
-    yield from pa.Table.from_pylist(rows, schema=_NUMBERS).to_batches()
+            if groups.is_counted(number):
+                counts.setdefault(number, _Counts()).add(values)
+            else:
+                x = values.drop_null().to_numpy().astype(np.float64)
+                sums.setdefault(number, _Sums()).add(x, values.null_count)
+    rows = [row for number, found in sums.items() for row in found.rows(number)]
+    return _merged(counts), pa.Table.from_pylist(rows, schema=NUMBERS)
+
+
+def _merged(counts: dict[int, _Counts]) -> Iterator[pa.Table]:
+    for number in list(counts):
+        values, seen = counts.pop(number).merged()
+        numbers = pa.array(np.full(len(values), number, np.int32))
+        yield pa.table([numbers, values, seen], schema=VALUES)
 
 
 def buckets_of(x: Doubles) -> npt.NDArray[np.int32]:

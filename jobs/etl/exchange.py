@@ -77,21 +77,24 @@ def exchanged(sent: DataFrame, tasks: int) -> DataFrame:
     return sent.repartitionById(tasks, task).sortWithinPartitions(PART)
 
 
-def arrived(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema
-) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
-    """Each part with the content of its parcels, in no order."""
+def arrived(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.Buffer]]]:
+    """Each part with its parcels, in no order."""
     rows = (
         (part, content.as_buffer())
         for batch in batches
         for part, content in zip(batch.column(0).to_pylist(), batch.column(1), strict=True)
     )
     for part, own in groupby(rows, key=itemgetter(0)):
-        yield part, [pa.ipc.read_record_batch(content, schema) for content in _held(own)]
+        yield part, _held(own)
+
+
+def opened(contents: Iterable[pa.Buffer], schema: pa.Schema) -> list[pa.RecordBatch]:
+    """The rows in parcels."""
+    return [pa.ipc.read_record_batch(content, schema) for content in contents]
 
 
 def _held(parcels: Iterable[tuple[int, pa.Buffer]]) -> list[pa.Buffer]:
-    """The parcels' content, that of large parts mapped from a file that has no name any more."""
+    """The parcels, those of large parts mapped from a file that has no name any more."""
     held: list[pa.Buffer] = []
     size = 0
     with tempfile.NamedTemporaryFile(dir=local_folder()) as file:

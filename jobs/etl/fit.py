@@ -1,43 +1,19 @@
-"""Fit: what train rows teach, kept by date so that it merges.
+"""Fit: vocabularies from contributions.
 
-A date's contribution is counts by value for categorical fields and exact sums for numeric ones.
-Vocabularies are one append-only id log: values get ids in the order in which they became frequent
-enough, by date, then by descending count up to that date, ties by value. All sums are of whole
-numbers, so the bits are the same in any order of rows.
+They are one append-only id log: values get ids in the order in which they became frequent enough,
+by date, then by descending count up to that date, ties by value.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, StructField, StructType
 
-from jobs.etl.counting import LIMBS, NUMBERS, VALUES, Groups, count_values, sum_numbers
-from jobs.etl.kept import Kept, in_arrow
 from jobs.etl.names import DS
 from schemas.dataset import Dataset, struct_type
 
-UNIT = 2**56
-# The limbs of larger values' squares could overflow in 2^34 rows.
-LARGEST = 1e9
-
-CONTRIBUTIONS = StructType(
-    [
-        StructField("field", StringType()),
-        StructField("value", StringType()),
-        StructField("count", LongType()),
-        StructField("nulls", LongType()),
-        StructField("total", ArrayType(LongType())),
-        StructField("total_squares", ArrayType(LongType())),
-        StructField("low", DoubleType()),
-        StructField("high", DoubleType()),
-        StructField(DS, StringType()),
-    ]
-)
 ID_LOG = struct_type(
     [
         ("field", "string"),
@@ -48,89 +24,6 @@ ID_LOG = struct_type(
     ]
 )
 ENTRY = ("field", "value", "id", "from_ds")
-
-
-def contributions(train: DataFrame | Kept, dataset: Dataset, dates: Sequence[str]) -> DataFrame:
-    """What the train rows of each date add: see `CONTRIBUTIONS` for the columns.
-
-    A categorical row counts one value (null is one of them), a list each of its elements. A
-    numeric field has one row a date with its sums, and one for each bucket of its values, whose
-    number is the `value`.
-
-    Args:
-        dates: those of the rows.
-    """
-    counted, measured = dataset.counted, [f.name for f in dataset.measured]
-    found = []
-    if counted:
-        logs = tuple(dict.fromkeys(f.log_name for f in counted))
-        columns = tuple((f.name, f.log_name) for f in counted)
-        found.append(_value_counts(train, Groups(tuple(dates), logs, columns)))
-    if measured:
-        columns = tuple((name, name) for name in measured)
-        found.append(_number_counts(train, Groups(tuple(dates), tuple(measured), columns)))
-    if not found:
-        # A data set of images alone has nothing to fit.
-        spark = train.spark if isinstance(train, Kept) else train.sparkSession
-        return spark.createDataFrame([], CONTRIBUTIONS)
-    return functools.reduce(DataFrame.unionByName, found)
-
-
-def _names(groups: Groups) -> dict[str, SparkColumn]:
-    """The date and the name of a `number`."""
-    names, dates = (F.array(*map(F.lit, texts)) for texts in (groups.names, groups.dates))
-    size = len(groups.names)
-    return {DS: dates[F.expr(f"int(number div {size})")], "field": names[F.col("number") % size]}
-
-
-def _value_counts(train: DataFrame | Kept, groups: Groups) -> DataFrame:
-    parts = in_arrow(train, groups.read, functools.partial(count_values, groups), VALUES)
-    # A task has each pair once: to add up before the shuffle would find nothing to add.
-    parts = parts.repartition("number", "value")
-    counts = parts.groupBy("number", "value").agg(F.sum("count").alias("count"))
-    columns = {**_names(groups), "value": F.col("value"), "count": F.col("count")}
-    return counts.select(*_cast(columns))
-
-
-def _cast(columns: Mapping[str, SparkColumn]) -> Iterator[SparkColumn]:
-    """The columns of `CONTRIBUTIONS`, null where not given."""
-    for column in CONTRIBUTIONS.fields:
-        value = columns.get(column.name, F.lit(None))
-        yield value.cast(column.dataType).alias(column.name)
-
-
-def _number_counts(train: DataFrame | Kept, groups: Groups) -> DataFrame:
-    """Of each task's buckets and sums one row a field with its sums, and one for each bucket."""
-    parts = in_arrow(train, groups.read, functools.partial(sum_numbers, groups), NUMBERS)
-    sums = {name: F.sum(name).alias(name) for name in ("count", *LIMBS)}
-    ends = (F.min("low").alias("low"), F.max("high").alias("high"))
-    by_bucket = parts.groupBy("number", "bucket").agg(*sums.values(), *ends)
-    known, counts = F.col("bucket").isNotNull(), F.struct("bucket", "count")
-    by_number = by_bucket.groupBy("number").agg(
-        F.coalesce(F.sum(F.when(known, F.col("count"))), F.lit(0)).alias("count"),
-        F.coalesce(F.sum(F.when(~known, F.col("count"))), F.lit(0)).alias("nulls"),
-        *ends,
-        F.collect_list(F.when(known, counts)).alias("buckets"),
-        *[F.sum(name).alias(name) for name in LIMBS],
-    )
-    return _long(by_number, groups)
-
-
-def _long(by_number: DataFrame, groups: Groups) -> DataFrame:
-    """A row with a field's sums, and one for each of its buckets."""
-    group, half = _names(groups), len(LIMBS) // 2
-    of_field = {name: F.col(name) for name in ("count", "nulls", "low", "high")} | {
-        **group,
-        "total": F.array(*LIMBS[:half]),
-        "total_squares": F.array(*LIMBS[half:]),
-    }
-
-    def of_bucket(bucket: SparkColumn) -> SparkColumn:
-        values = {"value": bucket["bucket"], "count": bucket["count"]}
-        return F.struct(*_cast({**group, **values}))
-
-    rows = F.concat(F.array(F.struct(*_cast(of_field))), F.transform("buckets", of_bucket))
-    return by_number.select(F.inline(rows))
 
 
 def new_entries(

@@ -18,7 +18,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from jobs.etl.exchange import PARCELS, arrived, exchanged, gathered, parcels
+from jobs.etl.exchange import PARCELS, arrived, exchanged, gathered, opened, parcels
 from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
 from jobs.etl.names import ORDINAL
 from jobs.etl.reasons import joined
@@ -84,8 +84,8 @@ def _repetitions(days: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Re
     """The number of rows by day, and the hashes that stand repeatedly: no more of these than tell
     that they are too many."""
     counts, found, size = np.zeros(days, np.int64), [], 0
-    for _, parts in arrived(batches, _HASHED):
-        table = pa.Table.from_batches(parts)
+    for _, contents in arrived(batches):
+        table = pa.Table.from_batches(opened(contents, _HASHED))
         counts += np.bincount(table[DS].to_numpy(), minlength=days)
         hashes = np.sort(table[_SAME].to_numpy())
         again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])[: MANY + 1 - size]

@@ -21,9 +21,10 @@ from jobs.declaration import refuse_changed_declaration
 from jobs.errors import ConfigError, DataRefused
 from jobs.etl.accounts import ledger_rows, refusal
 from jobs.etl.backfill import Backfill, Progress, chunks_of
+from jobs.etl.contributions import CONTRIBUTIONS, stage_contributions
 from jobs.etl.encode import large_vocabularies, prepared
 from jobs.etl.expect import Findings
-from jobs.etl.fit import CONTRIBUTIONS, ENTRY, ID_LOG, contributions, new_entries
+from jobs.etl.fit import ENTRY, ID_LOG, new_entries
 from jobs.etl.generation import next_generation, refused_dates
 from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, UNDATED, read_errors
@@ -48,8 +49,6 @@ from jobs.state import State, save_state
 from schemas.dataset import Dataset
 
 log = logging.getLogger("millstream.etl")
-# Each task may write a file for each of so many dates; more dates are brought together first.
-_FEW_DATES = 8
 
 
 @dataclass(frozen=True)
@@ -197,10 +196,8 @@ class Pass:
     ) -> tuple[dict[str, State], dict[str, int]]:
         """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
         table = self.lake.table("contributions")
-        by_date = contributions(kept.of_splits("train"), self.dataset, self.dates)
-        if len(self.dates) > _FEW_DATES:
-            by_date = by_date.repartition(DS)
-        files = table.stage(by_date, self.run_id, [DS])
+        train = kept.of_splits("train")
+        files = stage_contributions(train, self.dataset, self.dates, table, self.run_id)
         versions = {
             "contributions": self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
         }

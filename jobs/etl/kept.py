@@ -67,14 +67,18 @@ class Kept:
         rows = self.spark.read.schema(self.schema).parquet(*paths)
         return rows if self.splits is None else rows.where(rows[SPLIT].isin(*self.splits))
 
+    @property
+    def count(self) -> int:
+        """Rows of all splits."""
+        return sum(sum(file.row_group_rows) for file in self.files)
+
     def of_splits(self, *splits: str) -> Kept:
         return replace(self, splits=splits)
 
     def in_arrow(self, columns: Sequence[str], step: Step, schema: StructType | str) -> DataFrame:
         """What `step` makes of the rows, a row group a table; texts come as dictionaries."""
         groups = [(f.path, n) for f in self.files for n in range(len(f.row_group_rows))]
-        count = sum(sum(file.row_group_rows) for file in self.files)
-        enough = max(self.spark.sparkContext.defaultParallelism, count // _ROWS_PER_TASK)
+        enough = max(self.spark.sparkContext.defaultParallelism, self.count // _ROWS_PER_TASK)
         tasks = max(1, min(len(groups), enough))
         texts = tuple(f.name for f in self.schema if f.dataType.simpleString() == "string")
         shared = self.spark.sparkContext.broadcast(groups)

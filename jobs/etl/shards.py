@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from jobs.etl.exchange import arrived, exchanged
+from jobs.etl.exchange import arrived, exchanged, opened
 from jobs.etl.layout import Layout
 from jobs.etl.names import DS, SPLIT
 from jobs.lake import NewFile, Table
@@ -50,10 +49,7 @@ def stage_shards(
         sent: rows as `jobs.etl.layout` sends them.
         row_group_rows: rows a row group at most.
     """
-    url = f"{table.url}/run={run}"
-    fs, root = fsspec.core.url_to_fs(url)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
+    url = table.fresh_folder(run)
     total, most = len(layout.shards), 4 * sent.sparkSession.sparkContext.defaultParallelism
     tasks = max(1, min(total, most), -(-total // _SHARDS_PER_TASK))
     folders = tuple(f"{DS}={ds}/{SPLIT}={split}/{SHARD}={n}" for ds, split, n in layout.shards)
@@ -74,7 +70,8 @@ class _Writer:
     row_group_rows: int
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for number, parts in arrived(batches, self.schema):
+        for number, contents in arrived(batches):
+            parts = opened(contents, self.schema)
             path = f"{self.folders[number]}/part-0.parquet"
             with write_stream(f"{self.url}/{path}") as file, self._opened(file) as writer:
                 for group in _groups(parts, self.key, self.row_group_rows):

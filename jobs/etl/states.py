@@ -14,8 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.errors import DataRefused
-from jobs.etl.counting import total_of
-from jobs.etl.fit import ENTRY, ID_LOG, LARGEST, UNIT
+from jobs.etl.counting import LARGEST, UNIT, total_of
+from jobs.etl.fit import ENTRY, ID_LOG
 from jobs.etl.ingest import DS
 from jobs.lake import Lake
 from jobs.manifest import UINT64

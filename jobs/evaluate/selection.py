@@ -159,7 +159,8 @@ def early_share(
     Told from the train rows of the dates, whose values are counted in the contributions; the rows
     of other splits are drawn from the same days.
     """
-    from jobs.etl.fit import CONTRIBUTIONS, ID_LOG
+    from jobs.etl.contributions import CONTRIBUTIONS
+    from jobs.etl.fit import ID_LOG
 
     versions = selection.examples.info["versions"]
     known_by = max(state.ds for state in states)

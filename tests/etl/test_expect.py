@@ -17,13 +17,14 @@ from pyspark.sql import SparkSession
 
 from jobs.cli import main
 from jobs.errors import ConfigError, DateRefused
+from jobs.etl.contributions import CONTRIBUTIONS
 from jobs.etl.expect import Findings, stability_index
-from jobs.etl.fit import CONTRIBUTIONS, contributions
 from jobs.etl.limits import check_limits, possible_reasons
 from jobs.etl.tally import Tally, refuse_bad
 from jobs.ledger import read_ledger
 from schemas.dataset import DeclarationError
 from schemas.expect import Drift, Nulls, Rows, Share
+from tests.builders.fitting import contributions
 from tests.builders.lakes import example_rows, lake_of, run_etl
 from tests.builders.poison import POISON_CSV, POISON_JSON, POISON_PARQUET, write_poison
 from tests.builders.visits import VISITS, Raw, rows_of

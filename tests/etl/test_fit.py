@@ -9,10 +9,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.errors import DataRefused
-from jobs.etl.fit import CONTRIBUTIONS, ID_LOG, contributions, new_entries
+from jobs.etl.contributions import CONTRIBUTIONS
+from jobs.etl.fit import ID_LOG, new_entries
 from jobs.etl.states import states
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Categorical, Label, Numeric
+from tests.builders.fitting import contributions
 
 Count = tuple[str, str, int]
 Entry = tuple[str, int, str]

@@ -10,13 +10,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.etl.encode import encode, large_vocabularies
-from jobs.etl.fit import ID_LOG, contributions, new_entries
+from jobs.etl.fit import ID_LOG, new_entries
 from jobs.etl.states import states
 from jobs.lake import NewFile, Table
 from schemas.dataset import Column, Dataset, DeclarationError, Source
 from schemas.field import FIRST_OOV_ID, NULL_ID, Categorical, Label
 from schemas.hashed import Bucketized, Hashed
 from schemas.text import Lower, Replace, Trim
+from tests.builders.fitting import contributions
 
 DS = "2024-01-01"
 FIELDS = (

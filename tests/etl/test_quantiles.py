@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from jobs.etl.counting import buckets_of
-from jobs.etl.fit import contributions
 from jobs.etl.states import states
 from jobs.quantiles import bounds, merged, quantiles
 from jobs.state import NumericStats
+from tests.builders.fitting import contributions
 from tests.etl.test_fit import dataset, log_of
 
 FRACTIONS = (0.0, 0.01, 0.25, 0.5, 0.9, 1.0)
