@@ -20,7 +20,7 @@ from jobs.train.history import Position
 from jobs.train.loop import Batches, Commits, fit
 from jobs.train.models import ModelSpec, build_model
 from jobs.train.progress import Silent
-from jobs.train.rank import TrainJob, step_threads
+from jobs.train.rank import TrainJob, device_of_rank, step_threads
 from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import take
 from jobs.train.step import Exchange, Step
@@ -112,7 +112,8 @@ def by_source(job: TrainJob, repeats: int, exchange: Exchange, memory: Memory) -
 def _by_source(job: TrainJob, repeats: int, exchange: Exchange) -> Sources:
     settings = job.settings.train
     torch.manual_seed(settings.seed)
-    step = Step(build_model(settings.model, job.spec), settings, exchange)
+    model = build_model(settings.model, job.spec).to(device_of_rank())
+    step = Step(model, settings, exchange)
     stream = job.stream("train", exchange)
     kept = InMemory(stream)
     written = RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds))

@@ -39,10 +39,24 @@ export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET
 export HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
 if [ "$cuda" != cpu ]; then
     export HOROVOD_GPU_OPERATIONS=NCCL
+    # torch is asked for its libraries, and knows the toolkit by another name.
+    if [ -n "${HOROVOD_CUDA_HOME:-}" ]; then
+        export CUDA_HOME=${CUDA_HOME:-$HOROVOD_CUDA_HOME}
+    fi
+    # The NCCL that torch loads is there already, but not under the name that linkers look for.
+    own_nccl=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib") + "/nvidia/nccl")')
+    if [ -z "${HOROVOD_NCCL_HOME:-}" ] && [ -f "$own_nccl/lib/libnccl.so.2" ]; then
+        mkdir -p "$work/nccl/lib"
+        ln -s "$own_nccl/include" "$work/nccl/include"
+        ln -s "$own_nccl/lib/libnccl.so.2" "$work/nccl/lib/libnccl.so"
+        export HOROVOD_NCCL_HOME="$work/nccl" HOROVOD_NCCL_LINK=SHARED
+    fi
 fi
 log="$work/build.log"
 if ! "$python" -m pip wheel --quiet --no-deps --no-build-isolation "$source" -w "$work/wheel" >"$log" 2>&1; then
-    tail -40 "$log" >&2
+    # CMake's reason comes long before the end.
+    grep -A4 -e 'CMake Error' -e 'error:' "$log" | head -40 >&2 || true
+    tail -20 "$log" >&2
     echo "Horovod did not build; the log above says why. It needs g++, cmake and make." >&2
     exit 1
 fi

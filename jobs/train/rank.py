@@ -188,7 +188,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
         StoreHangs: a checkpoint cannot be written.
     """
     settings = job.settings.train
-    with step_threads(settings.threads_per_rank):
+    with step_threads(settings.threads_per_rank), exact_convolutions():
         torch.manual_seed(settings.seed)
         model = build_model(settings.model, job.spec, job.settings.base)
         origins = warm(model, job.spec, job.warm_start) if job.warm_start else {}
@@ -291,3 +291,14 @@ def step_threads(threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         sys.setswitchinterval(switched)
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions on a GPU in whole float32, and with the same bits from run to run.
+
+    cuDNN's own choice is TF32, which has 10 bits of a number, and sums in any order: a resumed
+    training would not be the one that was not interrupted.
+    """
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +14,10 @@ from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.columns import padded
 from jobs.train.models import MODELS, ModelSpec, build_model, embedding_tables, row_losses
-from jobs.train.models.layers import Embeddings
 from jobs.train.step import Alone, Step
 from schemas.dataset import Column, Dataset, DeclarationError, Source
 from schemas.field import Categorical, CategoricalList, Label, NumericList
 from tests.builders.batches import SPEC, batch_of
-from tests.builders.devices import DEVICES
-from tests.builders.reference import weights_of
 
 SPEC_L = replace(
     SPEC,
@@ -132,33 +128,3 @@ def test_a_declaration_says_the_longest_list_and_leaves_the_name_of_its_length()
                 Categorical("tags_length", "k"),
             ),
         )
-
-
-# Other devices
-
-
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_model_computes_where_its_weights_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device `meta` has shapes alone, and refuses tensors of the CPU as a GPU does."""
-    monkeypatch.setattr(Embeddings, "_check", lambda *_: None)
-    model, batch = build_model(name, SPEC_L).to("meta"), with_lists(12).to("meta")
-    logits = model(batch)
-    losses = row_losses(logits, batch, "binary", smoothing=0.1)
-    assert (logits.device.type, losses.device.type) == ("meta", "meta")
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_inputs_of_all_kinds_train_on_a_device_as_on_the_cpu(name: str, device: str) -> None:
-    torch.manual_seed(0)
-    model = build_model(name, SPEC_L).double()
-    settings = TrainSettings(learning_rate=0.05, clip_norm=0.5)
-    ours, theirs = (
-        Step(copy.deepcopy(model).to(place), settings, Alone()) for place in (device, "cpu")
-    )
-    for rows in (12, 5, 30):
-        batch = with_lists(rows)
-        assert ours.run(batch).loss == pytest.approx(theirs.run(batch).loss, rel=1e-12)
-    expected = weights_of(theirs.model)
-    for parameter, weight in weights_of(ours.model).items():
-        assert torch.allclose(weight, expected[parameter], rtol=0, atol=1e-10), parameter
