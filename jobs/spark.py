@@ -31,7 +31,8 @@ SEMANTICS = {
     "spark.sql.constraintPropagation.enabled": "false",
     "spark.sql.maxConcurrentOutputFileWriters": str(OPEN_FILES),
     "spark.sql.execution.arrow.pyspark.enabled": "true",
-    # Ten thousand rows, the other limit of what goes to Python at once, may be as many images.
+    # What goes to Python at once: rows mostly, but images are larger.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
     "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
     # Rows are kept for a few passes only, which do not earn the compressing back.
     "spark.sql.inMemoryColumnarStorage.compressed": "false",

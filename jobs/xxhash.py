@@ -1,10 +1,13 @@
-"""Spark's `xxhash64` of texts and of bigints, by NumPy: many at a time, the same bits.
+"""Spark's `xxhash64` of texts, of numbers and of rows of these, by NumPy: many at a time, the same
+bits.
 
 The algorithm is XXH64 (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md) with the
 seed 42. Texts of one length are hashed together, eight bytes a step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +57,67 @@ def xxhash64_of_pair(numbers: npt.NDArray[np.int64], text: str) -> npt.NDArray[n
 
 def xxhash64_of_numbers(numbers: npt.NDArray[np.int64]) -> Words:
     """The hash of each bigint [n], without sign."""
-    hashes = (_SEED + _P5 + np.uint64(8)) ^ _round(np.uint64(0), numbers.view(np.uint64))
+    return _of_eight(numbers.view(np.uint64), np.full(len(numbers), _SEED))
+
+
+def hashes_as_numbers(kind: pa.DataType) -> bool:
+    """Whether `xxhash64_of_rows` takes a column of this type."""
+    return _takes_four_bytes(kind) or _takes_eight_bytes(kind)
+
+
+def xxhash64_of_rows(columns: Iterable[pa.Array]) -> npt.NDArray[np.int64]:
+    """The hash of each row [n] of numbers, dates, times and booleans, in which nulls are skipped.
+
+    Args:
+        columns: one at least.
+    """
+    hashes: Words | None = None
+    with np.errstate(over="ignore"):
+        for column in columns:
+            words = _words(column)
+            before = np.full(len(words), _SEED) if hashes is None else hashes
+            of = _of_four if _takes_four_bytes(column.type) else _of_eight
+            hashes = of(words, before)
+            if column.null_count:
+                hashes = np.where(np.asarray(column.is_valid()), hashes, before)
+    assert hashes is not None
+    return hashes.view(np.int64)
+
+
+def _takes_four_bytes(kind: pa.DataType) -> bool:
+    return kind in (pa.int8(), pa.int16(), pa.int32(), pa.float32(), pa.bool_(), pa.date32())
+
+
+def _takes_eight_bytes(kind: pa.DataType) -> bool:
+    return kind in (pa.int64(), pa.float64()) or bool(pa.types.is_timestamp(kind))
+
+
+def _words(column: pa.Array) -> Words:
+    """The bits that Spark hashes; any where the column is null."""
+    kind = column.type
+    if pa.types.is_floating(kind):
+        bits = {4: np.uint32, 8: np.uint64}[kind.bit_width // 8]
+        # Minus zero is zero, and a number that is none has one form.
+        numbers = column.fill_null(0).to_numpy() + kind.to_pandas_dtype()(0)
+        numbers[np.isnan(numbers)] = np.nan
+        return np.asarray(numbers.view(bits), np.uint64)
+    if pa.types.is_boolean(kind):
+        return np.asarray(column.fill_null(False)).astype(np.uint64)
+    if pa.types.is_temporal(kind):
+        column = column.view(pa.int32() if kind == pa.date32() else pa.int64())
+    numbers = column.fill_null(0).to_numpy()
+    if kind.bit_width == 64:
+        return np.asarray(numbers.view(np.uint64))
+    return np.asarray(numbers.astype(np.int32).view(np.uint32), np.uint64)
+
+
+def _of_four(words: Words, seeds: Words) -> Words:
+    hashes = (seeds + (_P5 + np.uint64(4))) ^ (words * _P1)
+    return _avalanched(_rotated(hashes, 23) * _P2 + _P3)
+
+
+def _of_eight(words: Words, seeds: Words) -> Words:
+    hashes = (seeds + (_P5 + np.uint64(8))) ^ _round(np.uint64(0), words)
     return _avalanched(_rotated(hashes, 27) * _P1 + _P4)
 
 

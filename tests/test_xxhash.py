@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.xxhash import xxhash64, xxhash64_of_pair
+from jobs.xxhash import hashes_as_numbers, xxhash64, xxhash64_of_pair, xxhash64_of_rows
 
 # Of one to four bytes in UTF-8: NUL, the ends of each width, and letters that stand in real texts.
 _BY_WIDTH = (
@@ -98,3 +98,49 @@ def test_a_number_with_a_text_has_sparks_hash_of_both(spark: SparkSession) -> No
     assert max(len(name.encode()) for name in names) > 24
     for i, name in enumerate(names):
         assert xxhash64_of_pair(given_numbers, name).tolist() == found[f"h{i}"].to_pylist(), name
+
+
+def _numbers() -> pa.Table:
+    """Columns of every type that is hashed as a number, with the ends of each and with nulls."""
+    random_ = random.Random(3)
+    columns = {}
+    for bits in (8, 16, 32, 64):
+        ends = [0, 1, -1, 2 ** (bits - 1) - 1, -(2 ** (bits - 1))]
+        values = [*ends, *(random_.getrandbits(bits) - 2 ** (bits - 1) for _ in range(30))]
+        columns[f"i{bits}"] = pa.array(values, pa.int64()).cast(f"int{bits}")
+    odd = [0.0, -0.0, float("nan"), -float("nan"), float("inf"), -float("inf"), 1e-45, 3.4e38]
+    floats = [*odd, *(random_.gauss(0, 1e3) for _ in range(27))]
+    columns |= {"f32": pa.array(floats, pa.float32()), "f64": pa.array(floats, pa.float64())}
+    columns["bool"] = pa.array([value > 0 for value in floats])
+    columns["day"] = columns["i16"].cast(pa.int32()).cast(pa.date32())
+    columns["at"] = columns["i32"].cast(pa.int64()).cast(pa.timestamp("us", "UTC"))
+    some = [
+        [None if random_.random() < 0.3 else x for x in c.to_pylist()] for c in columns.values()
+    ]
+    nulls = {
+        f"{name}_": pa.array(x, columns[name].type) for name, x in zip(columns, some, strict=True)
+    }
+    return pa.table({**columns, **nulls})
+
+
+def test_rows_of_numbers_have_sparks_hash(spark: SparkSession) -> None:
+    table = _numbers()
+    names, rows = table.column_names, spark.createDataFrame(table)
+    assert all(hashes_as_numbers(kind) for kind in table.schema.types)
+    found = rows.select(
+        "*", F.xxhash64(*names).alias("all"), *[F.xxhash64(n).alias(f"h_{n}") for n in names]
+    )
+    read = found.toArrow().combine_chunks()
+    columns = [read[name].chunk(0) for name in names]
+    assert xxhash64_of_rows(columns).tolist() == read["all"].to_pylist()
+    for name, column in zip(names, columns, strict=True):
+        assert xxhash64_of_rows([column]).tolist() == read[f"h_{name}"].to_pylist(), name
+        part = column.slice(7, 20)
+        assert xxhash64_of_rows([part]).tolist() == read[f"h_{name}"].to_pylist()[7:27], name
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.binary(), pa.list_(pa.int32()), pa.decimal128(9, 2), pa.uint32()]
+)
+def test_other_types_are_not_hashed_as_numbers(kind: pa.DataType) -> None:
+    assert not hashes_as_numbers(kind)

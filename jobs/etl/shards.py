@@ -17,20 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from jobs.etl.digests import SHARD, digests, shard_of
 from jobs.etl.exchange import arrived, exchanged, opened
 from jobs.etl.layout import Layout
 from jobs.etl.names import DS, SPLIT
 from jobs.lake import NewFile, Table
-from jobs.manifest import UINT64, Shard
+from jobs.manifest import Shard
 from jobs.store import write_stream, write_whole
 from schemas.dataset import ROW_ID, Dataset, struct_type
 from schemas.stored import arrow_schema
 
-SHARD = "shard"
-_LAYOUT = (DS, SPLIT, SHARD)
 # A task writes one after the other.
 _SHARDS_PER_TASK = 8
 
@@ -128,45 +126,24 @@ def verified_shards(
     spark: SparkSession, dataset: Dataset, table: Table, run: str, files: Sequence[NewFile]
 ) -> list[Shard]:
     """Reads back what was written: rows and content digests of each shard, for the manifest."""
-    names = [column.name for column in dataset.stored_columns()]
-    schema = dataset.examples_schema().add(SHARD, "string")
-    folder = f"{table.url}/run={run}"
-    written = spark.read.schema(schema).option("basePath", folder).parquet(folder)
-    # xxhash64 skips nulls, so where they stand is hashed too.
-    nulls = [F.col(c.name).isNull() for c in dataset.stored_columns() if c.nullable]
-    hashed = written.select(
-        *_LAYOUT,
-        ROW_ID,
-        F.xxhash64(*names, *nulls).alias("row"),
-        F.col("_metadata.row_index").alias("place"),
-    )
-    digests = hashed.groupBy(*_LAYOUT).agg(
-        F.count(F.lit(1)).alias("rows"),
-        F.sum("row").alias("digest"),
-        F.sum(F.xxhash64("row", "place")).alias("order_digest"),
-        F.sum(F.xxhash64(ROW_ID)).alias("row_id_sum"),
-    )
-    # One row a shard.
-    found = {tuple(row[name] for name in _LAYOUT): row for row in digests.collect()}
-    shards = []
-    for file in files:
-        number = file.path.split(f"/{SHARD}=", 1)[1].split("/", 1)[0]
-        row = found.pop((file.partition[DS], file.partition[SPLIT], number))
-        assert row["rows"] == file.rows, f"{file.path}: footer {file.rows}, read {row['rows']}"
+    folder, shards = f"{table.url}/run={run}", []
+    found = digests(spark, dataset, folder, files)
+    assert len({(*file.partition.values(), shard_of(file)) for file in files}) == len(files)
+    for file, read in zip(files, found, strict=True):
+        assert read.rows == file.rows, f"{file.path}: footer {file.rows}, read {read.rows}"
         shards.append(
             Shard(
                 ds=file.partition[DS],
                 split=file.partition[SPLIT],
-                number=int(number),
+                number=int(shard_of(file)),
                 path=file.path,
                 bytes=file.bytes,
                 row_group_rows=file.row_group_rows,
-                digest=row["digest"] % UINT64,
-                row_id_sum=row["row_id_sum"] % UINT64,
-                order_digest=row["order_digest"] % UINT64,
+                digest=read.digest,
+                row_id_sum=read.row_id_sum,
+                order_digest=read.order_digest,
             )
         )
-    assert not found, f"shards in more than one file, or in none: {sorted(found)}"
     if dataset.tensors or dataset.lists:
         _describe_for_petastorm(dataset, folder, shards)
     return sorted(shards)
