@@ -125,7 +125,9 @@ class PlainLane:
         for mark in {source.quote.encode(), b"\0"} - {b""}:
             if mark in found:
                 odd |= np.asarray(pc.match_substring(lines, mark.decode()))
-        if BYTE_ORDER_MARK.encode() in found:
+        mark = BYTE_ORDER_MARK.encode()
+        # One byte is found ten times as fast as three are.
+        if mark[:1] in found and mark in found:
             odd |= np.asarray(pc.starts_with(lines, BYTE_ORDER_MARK))
         if b"x" in found or b"X" in found:
             start = f"(^|{re.escape(source.delimiter)})"

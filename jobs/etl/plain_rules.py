@@ -5,7 +5,7 @@ What cannot be judged alike, to the last bit, is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +115,17 @@ def _all_match(pattern: str, values: pa.ChunkedArray) -> bool:
         return False
     if ((lengths == 0) & np.asarray(texts.is_valid())).any():
         return False
-    inside = np.zeros(256, bool)
-    inside[[ord(member) for member in members]] = True
     content = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-    return bool(inside[content].all())
+    outside = np.ones(len(content), bool)
+    for first, last in _ranges(members):
+        # Below the first, the difference of bytes starts again at 255.
+        outside &= content - first > last - first
+    return not outside.any()
+
+
+def _ranges(members: str) -> Iterator[tuple[np.uint8, np.uint8]]:
+    """First and last of each unbroken range of characters."""
+    codes = np.array(sorted(map(ord, members)), np.uint8)
+    breaks = np.flatnonzero(np.diff(codes) != 1) + 1
+    for part in np.split(codes, breaks):
+        yield part[0], part[-1]
