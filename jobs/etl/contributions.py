@@ -106,7 +106,7 @@ def _sent(parts: _Parts, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]
     values, numbers = counted(parts.groups, tables)
     for table in (*gathered(values), numbers):
         if table.num_rows:
-            yield parcels(table, parts.of_rows(table))
+            yield from parcels(table, parts.of_rows(table))
 
 
 def _written(

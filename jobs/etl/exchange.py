@@ -23,6 +23,8 @@ CONTENT = "content"
 PARCELS = f"{PART} int, {CONTENT} binary"
 # Rows are gathered so far, to make few parcels.
 _GATHERED_BYTES = 128 << 20
+# The JVM holds a few parcels of each task, some copies of each.
+_PARCEL_BYTES = 16 << 20
 # So much of a part is held in memory, and the rest of it in a file.
 _HELD_BYTES = 512 << 20
 
@@ -30,8 +32,8 @@ Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]
 
 
-def parcels(rows: pa.Table, parts: Numbers, order: Ints | None = None) -> pa.RecordBatch:
-    """A parcel for each part that has rows.
+def parcels(rows: pa.Table, parts: Numbers, order: Ints | None = None) -> Iterator[pa.RecordBatch]:
+    """A parcel, or several, for each part that has rows.
 
     Args:
         parts: of each row [n], n > 0.
@@ -43,18 +45,35 @@ def parcels(rows: pa.Table, parts: Numbers, order: Ints | None = None) -> pa.Rec
         order = np.argsort(keys, kind="stable")
     else:
         order = order[np.argsort(keys[order], kind="stable")]
-    found, starts = np.unique(parts[order], return_index=True)
-    sizes = np.diff(starts, append=len(parts))
     (batch,) = rows.combine_chunks().take(order).to_batches()
-    ranges = zip(starts.tolist(), sizes.tolist(), strict=True)
-    content = _binaries([batch.slice(start, size).serialize() for start, size in ranges])
-    return pa.RecordBatch.from_arrays([pa.array(found, pa.int32()), content], [PART, CONTENT])
+    numbers: list[int] = []
+    contents: list[pa.Buffer] = []
+    held = 0
+    for part, start, size in _stretches(parts[order], _PARCEL_BYTES * len(parts) // batch.nbytes):
+        numbers.append(part)
+        contents.append(batch.slice(start, size).serialize())
+        held += contents[-1].size
+        if held >= _PARCEL_BYTES:
+            yield _batch(numbers, contents)
+            numbers, contents, held = [], [], 0
+    if contents:
+        yield _batch(numbers, contents)
 
 
-def _binaries(contents: Sequence[pa.Buffer]) -> pa.BinaryArray:
+def _stretches(parts: Numbers, most: int) -> Iterator[tuple[int, int, int]]:
+    """Part, first row and number of rows, about `most`, of each stretch of rows of one part."""
+    found, starts = np.unique(parts, return_index=True)
+    sizes = np.diff(starts, append=len(parts))
+    for part, start, size in zip(found.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        for first in range(0, size, max(1, most)):
+            yield part, start + first, min(max(1, most), size - first)
+
+
+def _batch(numbers: Sequence[int], contents: Sequence[pa.Buffer]) -> pa.RecordBatch:
     ends = np.cumsum([0, *[content.size for content in contents]]).astype(np.int32)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(contents))]
-    return pa.Array.from_buffers(pa.binary(), len(contents), buffers)
+    binaries = pa.Array.from_buffers(pa.binary(), len(contents), buffers)
+    return pa.RecordBatch.from_arrays([pa.array(numbers, pa.int32()), binaries], [PART, CONTENT])
 
 
 def gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -77,7 +77,7 @@ def _sent(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for table in gathered(pa.Table.from_batches([batch]) for batch in batches):
         if table.num_rows:
             numbers = (table[_SAME].to_numpy() >> 56) + _PARTS // 2
-            yield parcels(table.cast(_HASHED), numbers.astype(np.int32))
+            yield from parcels(table.cast(_HASHED), numbers.astype(np.int32))
 
 
 def _repetitions(days: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -83,4 +83,4 @@ def _sent(
         if table.num_rows:
             rows = table.select(schema.names).cast(schema)
             order = np.argsort(rows[ROW_ID].to_numpy())
-            yield parcels(rows, layout.numbers(table), order)
+            yield from parcels(rows, layout.numbers(table), order)
