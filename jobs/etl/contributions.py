@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ class _Parts:
 
 def _sent(parts: _Parts, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
     values, numbers = counted(parts.groups, tables)
-    for table in (*gathered(values), numbers):
+    for table in chain(gathered(values), [numbers]):
         if table.num_rows:
             yield from parcels(table, parts.of_rows(table))
 
