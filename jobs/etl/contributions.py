@@ -20,7 +20,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, StructField, StructType
 
 from jobs.etl.counting import LIMBS, NUMBERS, VALUES, Groups, counted
-from jobs.etl.exchange import PARCELS, arrived, exchanged, gathered, opened, parcels
+from jobs.etl.exchange import PARCELS, Numbers, arrived, exchanged, gathered, opened, parcels
 from jobs.etl.kept import Kept
 from jobs.etl.names import DS
 from jobs.lake import NewFile, Table
@@ -86,7 +86,7 @@ class _Parts:
     def count(self) -> int:
         return len(self.groups.dates) * (self.of_values + 1)
 
-    def of_rows(self, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    def of_rows(self, table: pa.Table) -> Numbers:
         """The part of each row of `VALUES` or of `NUMBERS`."""
         number = table["number"].to_numpy()
         first = self.groups.days(number) * (self.of_values + 1)

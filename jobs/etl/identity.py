@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from jobs.etl.exchange import PARCELS, arrived, exchanged, gathered, opened, parcels
+from jobs.etl.exchange import PARCELS, Ints, arrived, exchanged, gathered, opened, parcels
 from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
 from jobs.etl.names import ORDINAL
 from jobs.etl.reasons import joined
 from jobs.xxhash import xxhash64_of_pair
 from schemas.dataset import ROW_ID, Dataset
-
-Ints = npt.NDArray[np.int64]
 
 # The driver holds so many hashes at most; so many a query takes as literals.
 MANY, _MANY_LITERALS = 100_000, 10_000

@@ -19,7 +19,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from jobs.etl.identity import Ints, Survey, id_of_line, ids_of_first_lines, ordered_by_line
+from jobs.etl.exchange import Ints
+from jobs.etl.identity import Survey, id_of_line, ids_of_first_lines, ordered_by_line
 from jobs.etl.kept import (
     STAGED,
     Kept,
@@ -42,8 +43,6 @@ from schemas.dataset import ROW_ID, Dataset
 _PLAIN, _ODD, _REPEATED = "plain", "odd", "repeated"
 _LINES = f"{RAW} string, {SOURCE_FILE} string, {MISCODED} boolean, {DS} string, {ORDINAL} int"
 _TEXT_OF_LINE = (RAW, SOURCE_FILE, MISCODED, DS)
-# So many lines are judged together; fewer where they are long.
-_ROWS, _BYTES = 65_536, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _written(
         KeptWriter(url, _ODD) as odd,
         KeptWriter(url, _REPEATED) as again,
     ):
-        single = _single(_tables(batches), repeated.value, again)
+        single = _single(batches, repeated.value, again)
         for values, rows, odd_rows in plain_batches(lane, single, RAW, MISCODED):
             count = rows.num_rows
             empty = pa.ListArray.from_arrays(
@@ -165,9 +164,12 @@ def _written(
     yield staged_batch([plain, odd, again])
 
 
-def _single(tables: Iterator[pa.Table], repeated: Ints, again: KeptWriter) -> Iterator[pa.Table]:
+def _single(
+    batches: Iterator[pa.RecordBatch], repeated: Ints, again: KeptWriter
+) -> Iterator[pa.Table]:
     """The rows whose ids are not among those repeated; the lines of the others are written."""
-    for table in tables:
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
         if len(repeated):
             ids = table[ROW_ID].to_numpy()
             places = np.minimum(np.searchsorted(repeated, ids), len(repeated) - 1)
@@ -175,17 +177,3 @@ def _single(tables: Iterator[pa.Table], repeated: Ints, again: KeptWriter) -> It
             again.add(table.filter(found).select([*_TEXT_OF_LINE]))
             table = table.filter(pc.invert(found))
         yield table
-
-
-def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The rows in tables of a size that is worth Arrow's while."""
-    held: list[pa.RecordBatch] = []
-    rows = size = 0
-    for batch in batches:
-        held.append(batch)
-        rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows >= _ROWS or size >= _BYTES:
-            yield pa.Table.from_batches(held)
-            held, rows, size = [], 0, 0
-    if held:
-        yield pa.Table.from_batches(held)
