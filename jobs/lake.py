@@ -152,11 +152,14 @@ class Table:
 
     def fresh_folder(self, run: str) -> str:
         """URL of the run's folder, without what an earlier attempt left there."""
-        url = f"{self.url}/run={run}"
-        fs, root = fsspec.core.url_to_fs(url)
+        self.discard(run)
+        return f"{self.url}/run={run}"
+
+    def discard(self, run: str) -> None:
+        """Removes a run's staged files, which no commit will name."""
+        fs, root = fsspec.core.url_to_fs(f"{self.url}/run={run}")
         if fs.exists(root):
             fs.rm(root, recursive=True)
-        return url
 
     def staged(self, run: str, partition_by: Sequence[str]) -> list[NewFile]:
         """The Parquet files in a run's folder, in order of their paths."""

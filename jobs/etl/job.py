@@ -29,7 +29,7 @@ from jobs.etl.generation import next_generation, refused_dates
 from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, UNDATED, read_errors
 from jobs.etl.judge import Judging
-from jobs.etl.kept import Kept, discard
+from jobs.etl.kept import Kept
 from jobs.etl.layout import Layout, sent_rows
 from jobs.etl.limits import check_limits
 from jobs.etl.names import SPLIT
@@ -166,7 +166,7 @@ class Pass:
             log.info("wrote %s shards", f"{len(shards):,}")
             quarantined, versions["quarantine"] = self._quarantine(rows)
         finally:
-            discard(self.lake, self.run_id)
+            self.lake.table("kept").discard(self.run_id)
         assert_conserved(tallies, shards, quarantined)
         version = self._commit(before, fitted, shards, versions)
         seconds = time.monotonic() - started

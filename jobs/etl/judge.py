@@ -26,8 +26,6 @@ from jobs.etl.kept import (
     Kept,
     KeptFile,
     KeptWriter,
-    discard,
-    folder_of,
     keep,
     kept_files,
     staged_batch,
@@ -71,8 +69,7 @@ class Judging:
         Raises:
             DataRefused, ConfigError: see `checked_rows`.
         """
-        discard(lake, run)
-        url = folder_of(lake, run)
+        url = lake.table("kept").fresh_folder(run)
         lane = plain_lane(self.dataset, self.with_label)
         if lane is None or self.found.repeated is None:
             return keep(self._checked(None), url)

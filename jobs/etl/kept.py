@@ -22,7 +22,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from jobs.etl.names import SPLIT
-from jobs.lake import Lake
 
 # From Arrow tables to Arrow batches; a step sees all tables of its task.
 Step = Callable[[Iterator[pa.Table]], Iterator[pa.RecordBatch]]
@@ -125,17 +124,6 @@ def _from_files(
                 yield table.select(list(columns))
 
     return step(tables())
-
-
-def folder_of(lake: Lake, run: str) -> str:
-    return f"{lake.table('kept').url}/run={run}"
-
-
-def discard(lake: Lake, run: str) -> None:
-    """Removes a run's kept rows."""
-    fs, root = fsspec.core.url_to_fs(folder_of(lake, run))
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
 
 
 def keep(rows: DataFrame, url: str) -> Kept:

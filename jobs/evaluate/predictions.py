@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import fsspec
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -94,10 +93,3 @@ def refused_content(rows: DataFrame) -> dict[str, Content]:
         F.sum(F.xxhash64(REASONS, RAW, SOURCE_FILE)).alias("digest"),
     )
     return {row[DS]: Content(row["rows"], row["digest"] % UINT64) for row in found.collect()}
-
-
-def discard(table: Table, run: str) -> None:
-    """Removes a run's staged files, which no commit will name."""
-    fs, folder = fsspec.core.url_to_fs(f"{table.url}/run={run}")
-    if fs.exists(folder):
-        fs.rm(folder, recursive=True)

@@ -25,7 +25,6 @@ from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
 from jobs.etl.judge import Judging
 from jobs.etl.kept import Kept
-from jobs.etl.kept import discard as discard_kept
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.states import state_entries
 from jobs.etl.validate import survey
@@ -38,7 +37,6 @@ from jobs.evaluate.predictions import (
     RUN_ID,
     Content,
     content,
-    discard,
     kept_columns,
     predictions_schema,
     refused_content,
@@ -168,12 +166,12 @@ class Scoring:
             quarantine = self._quarantine(rows) if changed else -1
             log.info("refused %s rows", f"{sum(t.quarantined for t in tallies.values()):,}")
         finally:
-            discard_kept(self.lake, self.run_id)
-            discard(self.lake.table("encoded"), self.run_id)
+            for name in ("kept", "encoded"):
+                self.lake.table(name).discard(self.run_id)
         table = self.lake.table("predictions")
         committed = self._commit(files, quarantine) if changed else table.version()
         if not changed:
-            discard(table, self.run_id)
+            table.discard(self.run_id)
         seconds = time.monotonic() - started
         result = ScoreResult(table.url, committed, version, tallies, changed, seconds)
         record(self.lake, self._ledger_rows(result, found))

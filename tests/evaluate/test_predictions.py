@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.errors import DataRefused
-from jobs.evaluate.predictions import content, discard, predictions_schema, verified
+from jobs.evaluate.predictions import content, predictions_schema, verified
 from jobs.lake import Table
 from tests.builders.visits import VISITS
 
@@ -41,7 +41,7 @@ def test_a_key_stands_once_with_a_number(
 
     with pytest.raises(DataRefused, match=message):
         verified(spark, VISITS, table, bad)
-    discard(table, "score-2")
+    table.discard("score-2")
     assert [path.name for path in Path(table.url).iterdir()] == ["run=score-1"]
 
 
