@@ -25,13 +25,14 @@ from benchmarks.common import machine, print_figures, print_table
 from benchmarks.train_sources import job_of
 from jobs.settings import load_settings
 from jobs.train.batch import Batch
+from jobs.train.exchange import Alone
 from jobs.train.loop import fit
 from jobs.train.models import ModelSpec, build_model, predict
 from jobs.train.models.layers import Embeddings, InputLayer
 from jobs.train.progress import Console
 from jobs.train.rank import TrainJob
 from jobs.train.rowledger import RowCount
-from jobs.train.step import Alone, Step
+from jobs.train.step import Step
 from jobs.train.stream import Stream
 
 LOGISTIC = "benchmarks.bench_quality:LogisticRegression"

@@ -29,9 +29,9 @@ from jobs.spark import session
 from jobs.train.batch import Batch
 from jobs.train.commits import Memory, Recovery
 from jobs.train.distributed import launch
+from jobs.train.exchange import Exchange
 from jobs.train.progress import Console, relayed
 from jobs.train.rank import MappedStream, RankResult, TrainJob, train_rank
-from jobs.train.step import Exchange
 from tests.builders.examples import write_examples
 from tests.builders.training import job_of
 

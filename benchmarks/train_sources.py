@@ -16,6 +16,7 @@ from jobs.settings import Settings, load_settings
 from jobs.state import load_state
 from jobs.train.batch import Batch
 from jobs.train.commits import Committer, Memory, Writer
+from jobs.train.exchange import Exchange
 from jobs.train.history import Position
 from jobs.train.loop import Batches, Commits, fit
 from jobs.train.models import ModelSpec, build_model
@@ -23,7 +24,7 @@ from jobs.train.progress import Silent
 from jobs.train.rank import TrainJob, device_of_rank, step_threads
 from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import take
-from jobs.train.step import Exchange, Step
+from jobs.train.step import Step
 
 OVERRIDES = (
     "train.model=dlrm",

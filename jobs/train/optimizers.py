@@ -12,14 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.sections import TrainSettings
 
 # Numbers at a time: what a part touches stays in the cache until it is written back.
-_PART = 65_536
+_PART = 131_072
 
 
 class RowWise(torch.optim.Optimizer, ABC):
@@ -123,20 +125,20 @@ def _rows(table: Tensor, ids: Tensor) -> Tensor:
 def _set_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
     """Overwrites rows `ids` of a table, each once.
 
-    `index_copy_` pays for each element, so rows are copied in the widest elements that fit: 16
-    numbers in four took 0.4 of the time.
+    torch's `index_copy_` pays for each element on the CPU; NumPy's `put` moves whole rows, in half
+    of the time.
     """
-    for wide in (torch.complex128, torch.float64):
-        if _fits(table, wide):
-            table, rows = table.detach().view(wide), rows.view(wide)
-            break
-    table.index_copy_(0, ids, rows)
+    if table.is_cuda or not table.is_contiguous():
+        table.index_copy_(0, ids, rows)
+    else:
+        np.put(_whole_rows(table), ids.numpy(), _whole_rows(rows))
 
 
-def _fits(table: Tensor, wide: torch.dtype) -> bool:
-    """Whether the rows of a table can be seen as elements of a wider dtype."""
-    ends = (table.shape[1], table.storage_offset())
-    return table.is_contiguous() and not any(end * table.itemsize % wide.itemsize for end in ends)
+def _whole_rows(rows: Tensor) -> NDArray[np.void]:
+    """Rows [r, E] as r elements, in the same memory."""
+    whole = np.dtype((np.void, rows.shape[1] * rows.itemsize))
+    seen: NDArray[np.void] = rows.detach().view(torch.uint8).numpy().view(whole)
+    return seen[:, 0]
 
 
 def _add_quotient(table: Tensor, ids: Tensor, above: Tensor, below: Tensor, factor: float) -> None:

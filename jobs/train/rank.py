@@ -25,6 +25,7 @@ from jobs.train.artifact import CARD, save_model
 from jobs.train.batch import Batch, Layout
 from jobs.train.checkpoint import Checkpoint, listed, load
 from jobs.train.commits import Committer, Memory, Recovery, Writer
+from jobs.train.exchange import Alone, Exchange
 from jobs.train.fingerprint import fingerprint_of
 from jobs.train.history import EpochResult, History, Position
 from jobs.train.loop import fit
@@ -33,7 +34,7 @@ from jobs.train.moments import moments_of
 from jobs.train.progress import Console, Notes, Reporter, Silent
 from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import Snapshot, restore, take
-from jobs.train.step import Alone, Exchange, Step
+from jobs.train.step import Step
 from jobs.train.stream import Stream
 from jobs.train.warm_start import WarmStart, warm, warm_moments
 from jobs.train.watch import Watch
@@ -225,7 +226,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
         if writer is not None:
             writer.close()
         # No rank returns before the last checkpoint is written: the others would be ended.
-        exchange.merge([torch.zeros(1)])
+        exchange.start_sums([torch.zeros(1)])()
     assert history.best is not None
     digest = None
     if exchange.rank == 0:

@@ -15,7 +15,7 @@ import torch
 from jobs.errors import MillstreamError
 from jobs.manifest import UINT64, Shard
 from jobs.train.batch import Batch
-from jobs.train.step import Exchange
+from jobs.train.exchange import Exchange
 from jobs.xxhash import xxhash64_of_numbers
 
 
@@ -60,7 +60,7 @@ class RowLedger:
 
     def total(self, exchange: Exchange) -> RowCount:
         """The count over all ranks."""
-        (total,), _ = exchange.merge([self.parts()])
+        (total,) = exchange.start_sums([self.parts()])()
         return self.of_parts(total)
 
     def parts(self) -> torch.Tensor:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from jobs.train.exchange import Exchange
 from jobs.train.history import Position
 from jobs.train.rowledger import RowLedger
-from jobs.train.step import Exchange, Step
+from jobs.train.step import Step
 
 Tensors = dict[str, Tensor]
 
@@ -133,7 +134,7 @@ def _summed(exchange: Exchange, ledger: RowLedger, random: Tensor) -> tuple[Tens
     words = torch.zeros(exchange.size, len(padded) // 8, dtype=torch.int64)
     # A sum in which all ranks but one add zeros gathers, with what every exchange has.
     words[exchange.rank] = padded.view(torch.int64)
-    (parts, gathered), _ = exchange.merge([ledger.parts(), words])
+    parts, gathered = exchange.start_sums([ledger.parts(), words])()
     return parts, gathered.view(torch.uint8)[:, : len(random)].clone()
 
 

@@ -11,80 +11,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from jobs.errors import ConfigError, MillstreamError
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
+from jobs.train.exchange import Exchange, PendingRows
 from jobs.train.models import Model, embedding_tables, row_losses
 from jobs.train.optimizers import make_optimizers
+from jobs.train.rows import Rows
 
 # Sparse gradients are built from indices that were made here, so checking them buys nothing.
 torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a table: those that a piece touched, each once.
-
-    Attributes:
-        ids: int64 [r], below 2^31; int32 where they come from other ranks.
-        values: [r, E].
-    """
-
-    ids: Tensor
-    values: Tensor
-
-
-class Exchange(Protocol):
-    """How ranks add up. Every rank calls the same methods in the same order.
-
-    Attributes:
-        rank, size: this rank, and how many there are.
-        bytes_sent: by this rank, so far.
-    """
-
-    rank: int
-    size: int
-    bytes_sent: int
-
-    def merge(
-        self, tensors: Sequence[Tensor], tables: Sequence[Rows] = ()
-    ) -> tuple[list[Tensor], list[Rows]]:
-        """Adds up the tensors and collects the rows of all ranks, in one round.
-
-        Args:
-            tensors: at least one, all of one dtype; the same shapes on all ranks.
-            tables: of this rank, one piece a table; any number of rows.
-
-        Returns:
-            The sums, and for each table the rows of all ranks, one rank's after the other's.
-        """
-
-    def start_equal(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites the tensors with those of rank 0."""
-
-
-class Alone:
-    """The exchange of a single rank."""
-
-    rank = 0
-    size = 1
-    bytes_sent = 0
-
-    def merge(
-        self, tensors: Sequence[Tensor], tables: Sequence[Rows] = ()
-    ) -> tuple[list[Tensor], list[Rows]]:
-        return list(tensors), list(tables)
-
-    def start_equal(self, tensors: Iterable[Tensor]) -> None:
-        pass
 
 
 class Diverged(MillstreamError):
@@ -127,6 +70,12 @@ class Step:
         self._tables = [(n, p) for n, p in parameters if n in tables]
         self.optimizers = make_optimizers(settings, self._dense, [p for _, p in self._tables])
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self._started: dict[int, PendingRows] = {}
+        self._is_last = False
+        for number, (_, table) in enumerate(self._tables):
+            table.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                partial(self._has_gradient, number)
+            )
         exchange.start_equal(p.data for _, p in parameters)
 
     def run(self, *batches: Batch, rate: float = 1.0) -> StepResult:
@@ -140,19 +89,14 @@ class Step:
         Raises:
             Diverged: the loss of the global batch is not finite.
         """
-        started = time.perf_counter()
+        started, waited_s = time.perf_counter(), self.exchange.waited_s
         self.model.train()
-        loss_and_weight = torch.stack([self._backward(batch) for batch in batches]).sum(0)
+        loss_and_weight = self._backward_all(batches)
         dense = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._dense]
-        rows = [self._sent(touched_rows(name, table)) for name, table in self._tables]
-        if loss_and_weight.is_cuda:
-            # What the GPU still computes would count as the exchange's time.
-            torch.cuda.synchronize()
-
-        sending = time.perf_counter()
-        (*dense, loss_and_weight), rows = self.exchange.merge([*dense, loss_and_weight], rows)
-        received = time.perf_counter()
-
+        sums = self.exchange.start_sums([*dense, loss_and_weight])
+        # Merged while the sums travel.
+        rows = [self._started[number]() for number in range(len(self._tables))]
+        *dense, loss_and_weight = sums()
         loss, weight = loss_and_weight.tolist()
         if not math.isfinite(loss) or weight <= 0:
             raise Diverged(
@@ -162,9 +106,36 @@ class Step:
             )
         self._set_gradients(dense, rows, weight)
         self._update(rate)
-        done = time.perf_counter()
-        exchange_s = received - sending
-        return StepResult(loss / weight, weight, done - started - exchange_s, exchange_s)
+        exchange_s = self.exchange.waited_s - waited_s
+        compute_s = time.perf_counter() - started - exchange_s
+        return StepResult(loss / weight, weight, compute_s, exchange_s)
+
+    def _backward_all(self, batches: Sequence[Batch]) -> Tensor:
+        """The gradients of all batches, and the rows of all tables on their way to the other
+        ranks; returns the sums of losses and weights, [2]."""
+        *others, last = batches
+        found = [self._backward(batch) for batch in others]
+        self._started, self._is_last = {}, True
+        found.append(self._backward(last))
+        self._is_last = False
+        for number in range(len(self._tables)):
+            if number not in self._started:
+                self._start_rows(number)
+        loss_and_weight = torch.stack(found).sum(0)
+        if loss_and_weight.is_cuda:
+            # What the GPU still computes would count as the exchange's time.
+            torch.cuda.synchronize()
+        return loss_and_weight
+
+    def _has_gradient(self, number: int, _: Tensor) -> None:
+        """Its rows travel while the gradients of other parameters are computed."""
+        if self._is_last:
+            self._start_rows(number)
+
+    def _start_rows(self, number: int) -> None:
+        name, table = self._tables[number]
+        rows = gradient_rows(name, table)
+        self._started[number] = self.exchange.start_rows(name, rows, self._wire)
 
     def _backward(self, batch: Batch) -> Tensor:
         """Adds the gradients of the summed loss; returns that loss and the weight, [2]."""
@@ -185,22 +156,9 @@ class Step:
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss.detach(), weight.sum()])
 
-    def _sent(self, rows: Rows) -> Rows:
-        if self._wire is None:
-            return rows
-        # float16 ends at 65,504; a gradient beyond it is cut, not made infinite.
-        most = torch.finfo(self._wire).max
-        return Rows(rows.ids, rows.values.clamp(-most, most).to(self._wire))
-
-    def _set_gradients(self, dense: Sequence[Tensor], rows: Sequence[Rows], weight: float) -> None:
+    def _set_gradients(self, dense: list[Tensor], rows: Sequence[Rows], weight: float) -> None:
         """Sets the gradients of the mean loss, cut to `train.clip_norm` together."""
-        if self.exchange.size > 1:
-            rows = [coalesced(piece) for piece in rows]
-        values = [
-            piece.values.to(table.dtype)
-            for (_, table), piece in zip(self._tables, rows, strict=True)
-        ]
-        gradients = [*dense, *values]
+        gradients = [*dense, *(merged.values for merged in rows)]
         scale, limit = 1 / weight, self._settings.clip_norm
         if limit is not None:
             norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
@@ -209,9 +167,9 @@ class Step:
         torch._foreach_mul_(gradients, scale)
         for parameter, gradient in zip(self._dense, dense, strict=True):
             parameter.grad = gradient
-        for (_, table), piece, value in zip(self._tables, rows, values, strict=True):
+        for (_, table), merged in zip(self._tables, rows, strict=True):
             table.grad = torch.sparse_coo_tensor(
-                piece.ids.unsqueeze(0), value, table.shape, is_coalesced=True
+                merged.ids.unsqueeze(0), merged.values, table.shape, is_coalesced=True
             )
 
     def _update(self, rate: float) -> None:
@@ -222,8 +180,6 @@ class Step:
 
 
 _MOST_ROWS = 2**31 - 1
-# That one thread of a GPU adds up.
-_PART_ROWS = 64
 _WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -249,8 +205,12 @@ def _refuse_unfit(settings: TrainSettings, model: Model) -> None:
         )
 
 
-def touched_rows(name: str, table: Tensor) -> Rows:
-    """The rows of a table's gradient, duplicates added up; none where it has no gradient."""
+def gradient_rows(name: str, table: Tensor) -> Rows:
+    """The rows of a table's gradient, as lookups made them; none where it has no gradient.
+
+    Raises:
+        ValueError: the gradient is dense.
+    """
     if table.grad is None:
         no_ids = torch.empty(0, dtype=torch.int64, device=table.device)
         return Rows(no_ids, table.new_empty((0, table.shape[1])))
@@ -259,29 +219,4 @@ def touched_rows(name: str, table: Tensor) -> Rows:
             f"the gradient of embedding table {name!r} is dense; a table must be used through its "
             "own forward alone (nn.Embedding, nn.EmbeddingBag in mode sum or mean)"
         )
-    return coalesced(Rows(table.grad._indices()[0], table.grad._values()))
-
-
-def coalesced(rows: Rows) -> Rows:
-    """Each id once, ascending, with its values added up, in the same order on every rank.
-
-    Sparse tensors' own `coalesce` took twice the time on the CPU.
-    """
-    ids, values = rows.ids, rows.values
-    # Short of bits, values of several ranks are added up in float32.
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
-    if not len(ids):
-        return Rows(ids.long(), values)
-    # Stable, so that values are added up in the order in which they came.
-    ordered, order = torch.sort(ids.to(torch.int32), stable=True)
-    begins = torch.cat([ordered.new_ones(1), ordered.diff()]) != 0
-    if values.is_cuda:
-        # A GPU adds up the rows of an id one by one, which takes long where an id has many.
-        parts = (begins | (torch.arange(len(ids), device=ids.device) % _PART_ROWS == 0)).nonzero()
-        firsts = parts.squeeze(1)
-        values = F.embedding_bag(order, values, firsts, mode="sum")
-        ordered, begins = ordered.index_select(0, firsts), begins.index_select(0, firsts)
-        order = torch.arange(len(firsts), device=ids.device)
-    firsts = begins.nonzero().squeeze(1)
-    total = F.embedding_bag(order, values, firsts, mode="sum")
-    return Rows(ordered.index_select(0, firsts).long(), total)
+    return Rows(table.grad._indices()[0], table.grad._values())

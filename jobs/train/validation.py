@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from jobs.train.batch import Batch
+from jobs.train.exchange import Exchange
 from jobs.train.models import Model, row_losses
-from jobs.train.step import Diverged, Exchange
+from jobs.train.step import Diverged
 
 NUM_BINS = 65_536
 LARGEST_LOGIT = 16.0
@@ -56,7 +57,7 @@ def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Vali
             if batch.rows:
                 _add(sums, batch.to(device), model)
     model.train()
-    (total,), _ = exchange.merge([sums])
+    (total,) = exchange.start_sums([sums])()
     loss, weight = total[:2].tolist()
     if not math.isfinite(loss) or weight <= 0:
         raise Diverged(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from jobs.train.batch import NO_POSITION, Batch
+from jobs.train.exchange import Exchange, Merging, Pending
 from jobs.train.models import ModelSpec
-from jobs.train.step import Exchange, Rows
-from jobs.train.wire import pack, unpack
 
 R = TypeVar("R")
 
@@ -81,70 +82,92 @@ class Memory:
         yield from self._pieces
 
 
-class _Table:
-    """Where the threads of `in_ranks` lay what they exchange."""
+class _Desk:
+    """Where the threads of `in_ranks` lay what they exchange, by name and number of use."""
 
     def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size, timeout=60)
-        self.sent: list[tuple[list[Tensor], Tensor | None]] = [([], None)] * size
+        self.size = size
+        self._sent: dict[tuple[str, int], dict[int, list[Tensor]]] = {}
+        self._changed = threading.Condition()
+        self.failed = False
+
+    def lay(self, key: tuple[str, int], rank: int, tensors: list[Tensor]) -> None:
+        with self._changed:
+            self._sent.setdefault(key, {})[rank] = tensors
+            self._changed.notify_all()
+
+    def take(self, key: tuple[str, int]) -> list[list[Tensor]]:
+        """What all ranks laid there, once they have."""
+        with self._changed:
+            done = self._changed.wait_for(
+                lambda: self.failed or len(self._sent[key]) == self.size, timeout=60
+            )
+            if self.failed or not done:
+                raise PeerFailed(f"{key} did not come from all ranks")
+            return [self._sent[key][rank] for rank in range(self.size)]
+
+    def fail(self) -> None:
+        with self._changed:
+            self.failed = True
+            self._changed.notify_all()
 
 
-class InProcess:
-    """An exchange between threads, with the packing that goes over the wire."""
+class PeerFailed(Exception):
+    """Another rank raised, or never sent what this one waits for."""
+
+
+class InProcess(Merging):
+    """An exchange between threads."""
 
     bytes_sent = 0
+    waited_s = 0.0
 
-    def __init__(self, rank: int, table: _Table) -> None:
-        self.rank, self.size, self._table = rank, len(table.sent), table
+    def __init__(self, rank: int, desk: _Desk) -> None:
+        self.rank, self.size, self._desk = rank, desk.size, desk
+        self._uses: Counter[str] = Counter()
 
-    def merge(
-        self, tensors: Sequence[Tensor], tables: Sequence[Rows] = ()
-    ) -> tuple[list[Tensor], list[Rows]]:
-        sent = self._exchanged(list(tensors), pack(tables) if tables else None)
-        sums = [
-            sum(parts, torch.zeros_like(parts[0]))
-            for parts in zip(*(s for s, _ in sent), strict=True)
-        ]
-        if not tables:
-            return sums, []
-        return sums, unpack(torch.cat([p for _, p in sent if p is not None]), tables)
+    def start_sum(self, name: str, tensor: Tensor) -> Pending:
+        wait = self._start(name, [tensor])
+        return lambda: sum((part for (part,) in wait()), torch.zeros_like(tensor))
+
+    def start_gather(self, name: str, piece: Tensor) -> Pending:
+        wait = self._start(name, [piece])
+        return lambda: torch.cat([part for (part,) in wait()])
 
     def start_equal(self, tensors: Iterable[Tensor]) -> None:
         own = list(tensors)
-        first = self._exchanged([tensor.clone() for tensor in own], None)[0][0]
+        first = self._start("start", [tensor.clone() for tensor in own])()[0]
         for tensor, theirs in zip(own, first, strict=True):
             tensor.copy_(theirs)
 
-    def _exchanged(
-        self, tensors: list[Tensor], packed: Tensor | None
-    ) -> list[tuple[list[Tensor], Tensor | None]]:
-        self._table.sent[self.rank] = (tensors, packed)
-        self._table.barrier.wait()
-        sent = list(self._table.sent)
-        self._table.barrier.wait()
-        return sent
+    def _start(self, name: str, tensors: list[Tensor]) -> Callable[[], list[list[Tensor]]]:
+        self._uses[name] += 1
+        key = (name, self._uses[name])
+        self._desk.lay(key, self.rank, tensors)
+        return partial(self._desk.take, key)
 
 
 def in_ranks(work: Callable[[Exchange], R], size: int) -> list[R]:
     """Runs `work` on each of `size` ranks, each a thread; results in order of the ranks."""
-    table = _Table(size)
+    desk = _Desk(size)
     results: dict[int, R] = {}
     failures: list[BaseException] = []
+    unheard: list[BaseException] = []
 
     def run(rank: int) -> None:
         try:
-            results[rank] = work(InProcess(rank, table))
-        except threading.BrokenBarrierError:
-            pass
+            results[rank] = work(InProcess(rank, desk))
+        except PeerFailed as error:
+            unheard.append(error)
         except BaseException as error:
             failures.append(error)
-            table.barrier.abort()
+            desk.fail()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=120)
-    if failures:
-        raise failures[0]
+    for error in failures + unheard:
+        raise error
     return [results[rank] for rank in range(size)]

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
+from jobs.train.exchange import Exchange
 from jobs.train.models import Model, build_model, embedding_tables, row_losses
-from jobs.train.step import Exchange, Step
+from jobs.train.step import Step
 from tests.builders.batches import SPEC, batch_of, pieces_of
 
 # A full batch, ragged ones, one with fewer rows than ranks; the second column is never touched in

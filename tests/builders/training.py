@@ -12,10 +12,10 @@ from jobs.examples import Examples
 from jobs.settings import Settings
 from jobs.train.batch import Batch
 from jobs.train.commits import Memory
+from jobs.train.exchange import Exchange
 from jobs.train.models import ModelSpec
 from jobs.train.rank import TrainJob
 from jobs.train.snapshot import Snapshot
-from jobs.train.step import Exchange
 from tests.builders.examples import CLICKS
 
 TRAIN = {"batch_rows": 256, "epochs": 3, "learning_rate": 0.01, "stall_s": 60}

@@ -20,12 +20,13 @@ from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.checkpoint import COMMIT, Damaged, listed, load, prune, verified, write
 from jobs.train.commits import Committer, Memory, StoreHangs, Writer
+from jobs.train.exchange import Alone
 from jobs.train.history import Position
 from jobs.train.models import build_model
 from jobs.train.resume import select
 from jobs.train.rowledger import RowCount, RowLedger
 from jobs.train.snapshot import Snapshot, restore, take
-from jobs.train.step import Alone, Step
+from jobs.train.step import Step
 from tests.builders.batches import SPEC, batch_of
 from tests.builders.devices import DEVICES
 from tests.builders.s3 import S3

@@ -12,10 +12,10 @@ from jobs.errors import DataRefused
 from jobs.examples import Examples
 from jobs.lake import Lake
 from jobs.train.commits import Memory
+from jobs.train.exchange import Alone, Exchange
 from jobs.train.history import EpochResult
 from jobs.train.rank import RankResult, TrainJob, train_rank
 from jobs.train.resume import select
-from jobs.train.step import Alone, Exchange
 from tests.builders.batches import in_ranks
 from tests.builders.examples import write_examples
 from tests.builders.training import (

@@ -13,11 +13,13 @@ from torch import Tensor
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.commits import Memory
+from jobs.train.exchange import Alone
 from jobs.train.models import MODELS, build_model, row_losses
 from jobs.train.models.layers import Embeddings
 from jobs.train.models.mlp import MLP
 from jobs.train.rank import exact_convolutions, train_rank
-from jobs.train.step import Alone, Rows, Step, coalesced
+from jobs.train.rows import Rows, coalesced
+from jobs.train.step import Step
 from tests.builders.devices import DEVICES
 from tests.builders.examples import write_examples
 from tests.builders.reference import weights_of

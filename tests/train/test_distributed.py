@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from jobs.errors import ConfigError, DataRefused
@@ -21,11 +19,9 @@ from jobs.examples import Examples
 from jobs.sections import TrainSettings
 from jobs.train.commits import Memory
 from jobs.train.distributed import launch
+from jobs.train.exchange import Exchange
 from jobs.train.failures import RankFailed
 from jobs.train.rank import RankResult, TrainJob, train_rank
-from jobs.train.step import Exchange, Rows
-from jobs.train.wire import pack, unpack
-from tests.builders.devices import DEVICES
 from tests.builders.examples import write_examples
 from tests.builders.reference import (
     BATCHES,
@@ -109,23 +105,23 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
 
 
 def refuses(exchange: Exchange, memory: Memory) -> None:
-    exchange.merge([torch.ones(3)])
+    exchange.start_sums([torch.ones(3)])()
     if exchange.rank == 1:
         raise DataRefused("shard 7 is torn", "a whole one", "restore it")
-    exchange.merge([torch.ones(3)])
+    exchange.start_sums([torch.ones(3)])()
 
 
 def breaks(exchange: Exchange, memory: Memory) -> None:
     if exchange.rank == 1:
         raise ZeroDivisionError("no such number")
-    exchange.merge([torch.ones(3)])
+    exchange.start_sums([torch.ones(3)])()
 
 
 def freezes(exchange: Exchange, memory: Memory) -> None:
-    exchange.merge([torch.ones(3)])
+    exchange.start_sums([torch.ones(3)])()
     if exchange.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
-    exchange.merge([torch.ones(3)])
+    exchange.start_sums([torch.ones(3)])()
 
 
 def test_what_a_user_can_cause_comes_back_as_itself_with_the_rank(
@@ -204,42 +200,3 @@ def test_the_watchdog_ends_with_its_block() -> None:
         "assert psutil.Process().children() == []\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
-
-
-# What goes over the wire
-
-pieces = st.lists(st.lists(st.integers(0, 99), max_size=6, unique=True), min_size=1, max_size=4)
-
-
-@given(st.lists(pieces, min_size=1, max_size=4), st.data())
-def test_packed_rows_of_all_ranks_are_unpacked_table_by_table(
-    ranks: list[list[list[int]]], data: st.DataObject
-) -> None:
-    dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.float16]))
-    tables = min(len(rank) for rank in ranks)
-    dims = data.draw(st.lists(st.integers(1, 5), min_size=tables, max_size=tables))
-    device = data.draw(st.sampled_from(DEVICES))
-    sent = [
-        [
-            Rows(
-                torch.tensor(sorted(ids), dtype=torch.int64, device=device),
-                torch.randn(len(ids), dim, dtype=dtype, device=device),
-            )
-            for ids, dim in zip(rank[:tables], dims, strict=True)
-        ]
-        for rank in ranks
-    ]
-    packed = torch.cat([pack(rank) for rank in sent])
-    for table, rows in enumerate(unpack(packed, sent[0])):
-        assert torch.equal(rows.ids, torch.cat([rank[table].ids for rank in sent]))
-        assert torch.equal(rows.values, torch.cat([rank[table].values for rank in sent]))
-
-
-def test_pieces_of_almost_the_same_rows_are_as_long_on_the_wire() -> None:
-    lengths = [
-        len(pack([Rows(torch.arange(rows), torch.zeros(rows, 16))])) for rows in range(900, 1100)
-    ]
-    assert len(set(lengths)) <= 8
-    assert all(
-        length < 1.07 * rows * 68 for length, rows in zip(lengths, range(900, 1100), strict=True)
-    )

@@ -21,7 +21,7 @@ from jobs.settings import load_settings
 from jobs.state import load_state
 from jobs.train import job
 from jobs.train.artifact import load_model
-from jobs.train.step import Alone
+from jobs.train.exchange import Alone
 from schemas.field import FIRST_OOV_ID
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.training import Killed, Mortal

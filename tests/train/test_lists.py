@@ -13,8 +13,9 @@ from jobs.errors import DataRefused
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
 from jobs.train.columns import padded
+from jobs.train.exchange import Alone
 from jobs.train.models import MODELS, ModelSpec, build_model, embedding_tables, row_losses
-from jobs.train.step import Alone, Step
+from jobs.train.step import Step
 from schemas.dataset import Column, Dataset, DeclarationError, Source
 from schemas.field import Categorical, CategoricalList, Label, NumericList
 from tests.builders.batches import SPEC, batch_of

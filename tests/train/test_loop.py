@@ -19,12 +19,13 @@ from sklearn.metrics import roc_auc_score
 
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
+from jobs.train.exchange import Alone, Exchange
 from jobs.train.history import BestBy, EpochResult, History
 from jobs.train.loop import fit
 from jobs.train.models import build_model
 from jobs.train.progress import Silent
 from jobs.train.rowledger import RowCount, RowLedger, RowsMissed, check
-from jobs.train.step import Alone, Exchange, Step
+from jobs.train.step import Step
 from jobs.train.validation import NUM_BINS, area, bins, validate
 from jobs.xxhash import xxhash64_of_numbers
 from tests.builders.batches import SPEC, Memory, batch_of, in_ranks

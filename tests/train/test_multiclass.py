@@ -10,8 +10,9 @@ import torch
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
+from jobs.train.exchange import Alone
 from jobs.train.models import MODELS, build_model, predict, row_losses
-from jobs.train.step import Alone, Step
+from jobs.train.step import Step
 from tests.builders.batches import SPEC, batch_of
 
 CLASSES = 3

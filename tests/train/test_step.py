@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 from jobs.train.batch import Batch
+from jobs.train.exchange import Alone, Exchange, PendingRows
 from jobs.train.models import Model, build_model, row_losses
-from jobs.train.step import Alone, Diverged, Exchange, Step
+from jobs.train.rows import Rows
+from jobs.train.step import Diverged, Step
 from tests.builders.batches import SPEC, batch_of, in_ranks, padding, pieces_of
 from tests.builders.devices import DEVICES
 from tests.builders.reference import (
@@ -201,6 +203,26 @@ def test_a_table_used_outside_its_own_forward_is_refused_by_name() -> None:
     step = Step(Model(Tied(), "binary"), settings_of(optimizer="sgd"), Alone())
     with pytest.raises(ValueError, match=r"net\.table\.weight"):
         step.run(BATCHES[0])
+
+
+def test_rows_of_tables_travel_while_other_gradients_are_computed() -> None:
+    model = fresh_model("dlrm")
+    bottom = model.get_submodule("net.bottom")[0]
+
+    class Watched(Alone):
+        def start_rows(self, name: str, rows: Rows, wire: torch.dtype | None) -> PendingRows:
+            seen.append((name, bottom.weight.grad is not None))
+            return super().start_rows(name, rows, wire)
+
+    seen: list[tuple[str, bool]] = []
+    step = Step(model, settings_of(accumulate_steps=2), Watched())
+    step.run(BATCHES[0], padding(BATCHES[0]))
+    assert len(seen) == 3, "every table once"
+    assert all(done for _, done in seen), "padding has no gradients to wait for"
+    seen.clear()
+    step.run(BATCHES[0])
+    assert len(seen) == 3
+    assert not any(done for _, done in seen)
 
 
 # Settings of the loss and of the gradient

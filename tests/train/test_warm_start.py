@@ -23,9 +23,10 @@ from jobs.state import load_state
 from jobs.train import job
 from jobs.train.artifact import MOMENTS, load_model, load_moments, save_model
 from jobs.train.batch import Batch, batch_from_arrow
+from jobs.train.exchange import Alone
 from jobs.train.models import Model, ModelSpec, build_model, predict
 from jobs.train.moments import moments_of
-from jobs.train.step import Alone, Step
+from jobs.train.step import Step
 from jobs.train.warm_start import WarmStart, warm, warm_moments
 from tests.builders.batches import SPEC, batch_of
 from tests.builders.devices import DEVICES

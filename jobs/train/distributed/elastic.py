@@ -13,9 +13,9 @@ from horovod.common.exceptions import HostsUpdatedInterrupt
 
 from jobs.train.commits import Memory
 from jobs.train.distributed.exchange import HorovodExchange
+from jobs.train.exchange import Exchange
 from jobs.train.failures import has_reasons
 from jobs.train.snapshot import Snapshot
-from jobs.train.step import Exchange
 
 R = TypeVar("R")
 

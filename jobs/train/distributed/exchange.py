@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import horovod.torch as hvd
-import torch
 from torch import Tensor
 
+from jobs.train.exchange import Merging, Pending
 from jobs.train.failures import PeersSilent
-from jobs.train.step import Rows
-from jobs.train.wire import pack, unpack
 
 _POLL_S = 2e-4
 
 
-class HorovodExchange:
+class HorovodExchange(Merging):
     """Adds up over Horovod's ranks. Made inside a rank, after `hvd.init()`.
 
-    One round a step, whatever the number of parameters: one allreduce of one flat tensor
-    (Horovod's own fusion gives other bits from run to run at three ranks or more) and one
-    allgather, which holds the touched rows of all embedding tables.
+    Dense parameters are one flat tensor: Horovod's own fusion gives other bits from run to run at
+    three ranks or more.
     """
 
     def __init__(self, stall_s: float, fail: Callable[[BaseException], None]) -> None:
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
         self.bytes_sent = 0
+        self.waited_s = 0.0
         self.waiting_since: float | None = None
         # A frozen peer's watchdog ends it within stall_s, and then training goes on without it.
         self._limit_s = 1.5 * stall_s
@@ -58,32 +57,35 @@ class HorovodExchange:
         yield
         self.waiting_since = None
 
-    def merge(
-        self, tensors: Sequence[Tensor], tables: Sequence[Rows] = ()
-    ) -> tuple[list[Tensor], list[Rows]]:
-        with self.waiting():
-            return self._merged(tensors, tables)
+    def start_sum(self, name: str, tensor: Tensor) -> Pending:
+        name = _promise(name, tensor)
+        return self._sent(tensor, hvd.allreduce_async_(tensor, op=hvd.Sum, name=name))
 
-    def _merged(
-        self, tensors: Sequence[Tensor], tables: Sequence[Rows]
-    ) -> tuple[list[Tensor], list[Rows]]:
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        packed = [pack(tables)] if tables else []
-        self.bytes_sent += flat.nbytes + sum(piece.nbytes for piece in packed)
-        # Both are handed over before the first is waited for, so that they share a round. A name
-        # is a promise of dtype and shape, which Horovod keeps in its cache.
-        handles = [hvd.allgather_async(piece, name="rows") for piece in packed]
-        name = f"sum.{flat.dtype}.{len(flat)}"
-        handles.append(hvd.allreduce_async_(flat, op=hvd.Sum, name=name))
-        # Horovod's own wait spins: it takes a core from the peers on this host that compute.
-        while not all(hvd.poll(handle) for handle in handles):
-            time.sleep(_POLL_S)
-        *gathered, summed = [hvd.synchronize(handle) for handle in handles]
-        parts = summed.split([tensor.numel() for tensor in tensors])
-        sums = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-        return sums, unpack(gathered[0], tables) if tables else []
+    def start_gather(self, name: str, piece: Tensor) -> Pending:
+        return self._sent(piece, hvd.allgather_async(piece, name=_promise(name, piece)))
+
+    def _sent(self, tensor: Tensor, handle: int) -> Pending:
+        self.bytes_sent += tensor.nbytes
+        return partial(self._wait, handle)
+
+    def _wait(self, handle: int) -> Tensor:
+        began = time.perf_counter()
+        with self.waiting():
+            # Horovod's own wait spins: it takes a core from the peers on this host that compute.
+            while not hvd.poll(handle):
+                time.sleep(_POLL_S)
+            received: Tensor = hvd.synchronize(handle)
+        self.waited_s += time.perf_counter() - began
+        return received
 
     def start_equal(self, tensors: Iterable[Tensor]) -> None:
         with self.waiting():
             for number, tensor in enumerate(tensors):
                 hvd.broadcast_(tensor, root_rank=0, name=f"start.{number}")
+
+
+def _promise(name: str, tensor: Tensor) -> str:
+    """A name for Horovod, which keeps dtype and shape in its cache by name: other tensors under
+    one name in turn would be negotiated each time.
+    """
+    return f"{name}, {tensor.dtype} of {tuple(tensor.shape)[1:]}"

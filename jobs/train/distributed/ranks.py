@@ -20,10 +20,10 @@ import jobs
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 from jobs.train.commits import Memory
+from jobs.train.exchange import Alone, Exchange
 from jobs.train.failures import explained, leave_reason
 from jobs.train.output import RankOutput, quiet_spark_thread
 from jobs.train.slots import environment, refuse_too_few_slots, ship_code, task_attempts
-from jobs.train.step import Alone, Exchange
 from jobs.train.watchdog import watched
 
 R = TypeVar("R")

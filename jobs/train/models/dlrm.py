@@ -52,15 +52,16 @@ class DLRM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B], or [B, classes]."""
-        found = self.embeddings.by_table(batch.sparse)
-        found += [vector.unsqueeze(1) for vector in self.pooled.by_list(batch)]
-        vectors = [project(v) for project, v in zip(self.projections, found, strict=True)]
-        features = []
+        features, vectors = [], []
+        # First, so that tables have their gradients before it, and exchange them meanwhile.
         if self.num_numbers:
             numbers = [self.inputs(batch.dense), self.number_lists(batch)]
             bottom = self.bottom(torch.cat(numbers, dim=1))
             features.append(bottom)
-            vectors.insert(0, bottom.unsqueeze(1))
+            vectors.append(bottom.unsqueeze(1))
+        found = self.embeddings.by_table(batch.sparse)
+        found += [vector.unsqueeze(1) for vector in self.pooled.by_list(batch)]
+        vectors += [project(v) for project, v in zip(self.projections, found, strict=True)]
         stacked = torch.cat(vectors, dim=1)
         products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1)
         features.append(products.index_select(1, self.get_buffer("pairs")))
