@@ -1,8 +1,8 @@
 """Quality on clicks with a known truth: DLRM against that truth and a logistic regression.
 
-    python benchmarks/make_criteo.py --rows 4000000 --days 2
+    python -m benchmarks.make_criteo --rows 4000000 --days 2
     millstream etl --config conf/criteo.yaml --dates 2026-01-01..2026-01-02
-    python benchmarks/make_criteo.py --truth --days 2 --out data/truth
+    python -m benchmarks.make_criteo --truth --days 2 --out data/truth
     python -m benchmarks.bench_quality --truth data/truth
 
 The logistic regression sees the same ids and numbers: a weight for each, no products.

@@ -42,7 +42,7 @@ def made_job(folder: Path, rows: int) -> TrainJob:
     if not config.exists():
         (folder / "raw").mkdir(parents=True)
         made = ("--rows", str(rows), "--days", "1", "--out", str(folder / "raw"))
-        measured([sys.executable, "benchmarks/make_criteo.py", *made])
+        measured([sys.executable, "-m", "benchmarks.make_criteo", *made])
         root = Path.cwd()
         text = (root / "conf/criteo.yaml").read_text()
         text = text.replace("../data/raw/criteo/", "raw/").replace("../data/lake", "lake")
