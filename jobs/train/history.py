@@ -18,7 +18,7 @@ class EpochResult:
     Attributes:
         train_loss: weighted mean over the epoch's batches, each before its step.
         val_auc_error: bound on the error of `val_auc`.
-        wait_s, compute_s, exchange_s: waiting for data, in the model and optimizer, in exchanges.
+        wait_s, exchange_s, compute_s: waiting for data, waiting for other ranks, and the rest.
         val_s: of the validation.
         bytes_sent: by rank 0 in exchanges.
     """
