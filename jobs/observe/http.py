@@ -31,6 +31,9 @@ def post_json(
         raise OSError(f"the server answered {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise OSError(f"no answer: {error.reason}") from None
+    except TimeoutError:
+        # After the connection; its own text says nothing.
+        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import DataRefused, GateRefused, Locked
+from jobs.observe.http import post_json
 from tests.observe.runs import run_of, settings_of
 from tests.observe.servers import Server, closed_url, serving
 
@@ -81,6 +82,14 @@ def warned(caplog: pytest.LogCaptureFixture) -> str:
     (record,) = [r for r in caplog.records if r.name == "millstream.observe"]
     assert record.levelno == logging.WARNING
     return record.getMessage()
+
+
+def test_a_server_that_takes_a_post_and_says_nothing_is_named_with_the_time() -> None:
+    with (
+        serving(Server(silent=True)) as server,
+        pytest.raises(TimeoutError, match=r"^no answer within 0\.1 s$"),
+    ):
+        post_json(server.url, {}, timeout_s=0.1)
 
 
 @pytest.mark.parametrize("trouble", ["refuses", "moved", "silent", "absent"])
