@@ -80,7 +80,7 @@ def grouped(ids: Tensor, numbers: Tensor | None = None) -> Groups:
     ordered, order = torch.sort(ids.to(torch.int32), stable=True)
     begins = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
-    firsts = _places(begins)
+    firsts = _where(begins)
     if numbers is not None:
         order = numbers.index_select(0, order)
     return Groups(ordered.index_select(0, firsts), order, firsts)
@@ -92,7 +92,7 @@ def coalesced(rows: Rows) -> Rows:
     return Rows(groups.ids.long(), groups.sums(rows.values))
 
 
-def _places(flags: Tensor) -> Tensor:
+def _where(flags: Tensor) -> Tensor:
     """Where flags are set, ascending; torch's `nonzero` takes six times as long on the CPU."""
     if flags.is_cuda:
         return flags.nonzero().squeeze(1)

@@ -113,10 +113,12 @@ class Step:
     def _backward_all(self, batches: Sequence[Batch]) -> Tensor:
         """The gradients of all batches, and the rows of all tables on their way to the other
         ranks; returns the sums of losses and weights, [2]."""
-        *others, last = batches
-        found = [self._backward(batch) for batch in others]
-        self._started, self._is_last = {}, True
-        found.append(self._backward(last))
+        found = []
+        self._started = {}
+        for number, batch in enumerate(batches, 1):
+            self._is_last = number == len(batches)
+            found.append(self._backward(batch))
+        # Another step may train the same model.
         self._is_last = False
         for number in range(len(self._tables)):
             if number not in self._started:

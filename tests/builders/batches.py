@@ -87,16 +87,16 @@ class _Desk:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._sent: dict[tuple[str, int], dict[int, list[Tensor]]] = {}
+        self._sent: dict[tuple[str, int], dict[int, Tensor]] = {}
         self._changed = threading.Condition()
         self.failed = False
 
-    def lay(self, key: tuple[str, int], rank: int, tensors: list[Tensor]) -> None:
+    def lay(self, key: tuple[str, int], rank: int, tensor: Tensor) -> None:
         with self._changed:
-            self._sent.setdefault(key, {})[rank] = tensors
+            self._sent.setdefault(key, {})[rank] = tensor
             self._changed.notify_all()
 
-    def take(self, key: tuple[str, int]) -> list[list[Tensor]]:
+    def take(self, key: tuple[str, int]) -> list[Tensor]:
         """What all ranks laid there, once they have."""
         with self._changed:
             done = self._changed.wait_for(
@@ -127,23 +127,21 @@ class InProcess(Merging):
         self._uses: Counter[str] = Counter()
 
     def start_sum(self, name: str, tensor: Tensor) -> Pending:
-        wait = self._start(name, [tensor])
-        return lambda: sum((part for (part,) in wait()), torch.zeros_like(tensor))
+        wait = self._start(name, tensor)
+        return lambda: sum(wait(), torch.zeros_like(tensor))
 
     def start_gather(self, name: str, piece: Tensor) -> Pending:
-        wait = self._start(name, [piece])
-        return lambda: torch.cat([part for (part,) in wait()])
+        wait = self._start(name, piece)
+        return lambda: torch.cat(wait())
 
     def start_equal(self, tensors: Iterable[Tensor]) -> None:
-        own = list(tensors)
-        first = self._start("start", [tensor.clone() for tensor in own])()[0]
-        for tensor, theirs in zip(own, first, strict=True):
-            tensor.copy_(theirs)
+        for tensor in tensors:
+            tensor.copy_(self._start("start", tensor.clone())()[0])
 
-    def _start(self, name: str, tensors: list[Tensor]) -> Callable[[], list[list[Tensor]]]:
+    def _start(self, name: str, tensor: Tensor) -> Callable[[], list[Tensor]]:
         self._uses[name] += 1
         key = (name, self._uses[name])
-        self._desk.lay(key, self.rank, tensors)
+        self._desk.lay(key, self.rank, tensor)
         return partial(self._desk.take, key)
 
 

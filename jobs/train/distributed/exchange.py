@@ -58,11 +58,11 @@ class HorovodExchange(Merging):
         self.waiting_since = None
 
     def start_sum(self, name: str, tensor: Tensor) -> Pending:
-        name = _promise(name, tensor)
+        name = _cached_name(name, tensor)
         return self._sent(tensor, hvd.allreduce_async_(tensor, op=hvd.Sum, name=name))
 
     def start_gather(self, name: str, piece: Tensor) -> Pending:
-        return self._sent(piece, hvd.allgather_async(piece, name=_promise(name, piece)))
+        return self._sent(piece, hvd.allgather_async(piece, name=_cached_name(name, piece)))
 
     def _sent(self, tensor: Tensor, handle: int) -> Pending:
         self.bytes_sent += tensor.nbytes
@@ -84,8 +84,7 @@ class HorovodExchange(Merging):
                 hvd.broadcast_(tensor, root_rank=0, name=f"start.{number}")
 
 
-def _promise(name: str, tensor: Tensor) -> str:
-    """A name for Horovod, which keeps dtype and shape in its cache by name: other tensors under
-    one name in turn would be negotiated each time.
-    """
+def _cached_name(name: str, tensor: Tensor) -> str:
+    """Horovod keeps dtype and shape in its cache by name: other tensors under one name in turn
+    would be negotiated each time."""
     return f"{name}, {tensor.dtype} of {tuple(tensor.shape)[1:]}"
