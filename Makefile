@@ -44,7 +44,7 @@ test: $(stamp)
 # Of the slow tests those that fit into CI's hour: not the seven nights, the browser, lost ranks,
 # Petastorm as it was, nor training of real sizes.
 test-slow: $(stamp)
-	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/test_size.py \
+	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/measure/test_size.py \
 		tests/laws tests/faults/test_etl_kills.py tests/faults/test_score_kills.py tests/nightly/test_deaths.py
 
 test-all: $(stamp)

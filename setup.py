@@ -56,5 +56,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": ["millstream=jobs.cli:main"]},
+    entry_points={"console_scripts": ["millstream=jobs.main:main"]},
 )

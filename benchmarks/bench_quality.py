@@ -23,17 +23,18 @@ from torch import Tensor, nn
 
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.train_sources import job_of
-from jobs.settings import load_settings
-from jobs.train.batch import Batch
-from jobs.train.exchange import Alone
-from jobs.train.loop import fit
-from jobs.train.models import ModelSpec, build_model, predict
-from jobs.train.models.layers import Embeddings, InputLayer
-from jobs.train.progress import Console
+from jobs.batch.batch import Batch
+from jobs.models.build import build_model, predict
+from jobs.models.layers import Embeddings, InputLayer
+from jobs.models.spec import ModelSpec
+from jobs.settings.load import load_settings
+from jobs.train.exchange.exchange import Alone
 from jobs.train.rank import TrainJob
-from jobs.train.rowledger import RowCount
-from jobs.train.step import Step
-from jobs.train.stream import Stream
+from jobs.train.read.stream import Stream
+from jobs.train.step.loop import fit
+from jobs.train.step.rowledger import RowCount
+from jobs.train.step.step import Step
+from jobs.train.watch.progress import Console
 
 LOGISTIC = "benchmarks.bench_quality:LogisticRegression"
 

@@ -25,13 +25,13 @@ from pyspark.sql import SparkSession
 
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.saboteur import Saboteur
-from jobs.spark import session
-from jobs.train.batch import Batch
-from jobs.train.commits import Memory, Recovery
-from jobs.train.distributed import launch
-from jobs.train.exchange import Exchange
-from jobs.train.progress import Console, relayed
+from jobs.base.spark import session
+from jobs.batch.batch import Batch
+from jobs.train.exchange.exchange import Exchange
+from jobs.train.keep.commits import Memory, Recovery
+from jobs.train.launch.ranks import launch
 from jobs.train.rank import MappedStream, RankResult, TrainJob, train_rank
+from jobs.train.watch.progress import Console, relayed
 from tests.builders.examples import write_examples
 from tests.builders.training import job_of
 

@@ -29,23 +29,27 @@ from pyspark.sql.types import FloatType
 
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.make_criteo import write_days
+from jobs.base.spark import session
+from jobs.batch.batch import Batch
+from jobs.batch.layout import batch_from_arrow
 from jobs.etl import job as etl
 from jobs.etl.job import source_paths
 from jobs.etl.states import state_entries
 from jobs.etl.validate import checked_rows
 from jobs.evaluate import score
-from jobs.evaluate.encoded import stage_encoded, valid
-from jobs.evaluate.predict import Predictor, predicted_files
-from jobs.evaluate.registry import ModelVersion, Registry
-from jobs.lake import Lake, NewFile
-from jobs.ledger import new_run_id
-from jobs.settings import Settings, load_settings
-from jobs.spark import session
-from jobs.state import load_state
+from jobs.evaluate.predict.encoded import stage_encoded, valid
+from jobs.evaluate.predict.predict import Predictor, predicted_files
+from jobs.lake.files import NewFile
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import new_run_id
+from jobs.lake.state import load_state
+from jobs.models.artifact import load_model
+from jobs.models.build import predict
+from jobs.registry.registry import Registry
+from jobs.registry.version import ModelVersion
+from jobs.settings.load import load_settings
+from jobs.settings.settings import Settings
 from jobs.train import job as train
-from jobs.train.artifact import load_model
-from jobs.train.batch import Batch, batch_from_arrow
-from jobs.train.models import predict
 from schemas.dataset import ROW_ID
 
 FIRST, SECOND = "2026-01-01", "2026-01-02"

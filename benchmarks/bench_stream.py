@@ -135,8 +135,8 @@ def _of_arrow(speeds: dict[str, float]) -> float:
 def _small(arguments: argparse.Namespace) -> dict[str, Any]:
     """Real small shards: from the table's version to the first batch."""
     from benchmarks import stream_data
-    from jobs.examples import Examples
-    from jobs.train.stream import Stream
+    from jobs.lake.examples import Examples
+    from jobs.train.read.stream import Stream
 
     url = f"{_small_shards(arguments)}/{stream_data.NARROW.name}/examples"
     before, began = _peak_mb(), time.monotonic()
@@ -155,7 +155,7 @@ def _simulated(arguments: argparse.Namespace) -> dict[str, Any]:
     """The plan of a line that nobody has, up to the windows of the first batch."""
     import numpy as np
 
-    from jobs.train.plan import EpochPlan, Share, windows_by_need
+    from jobs.train.order.plan import EpochPlan, Share, windows_by_need
 
     group_rows = np.full(_LINE_GROUPS, _LINE_ROWS // _LINE_GROUPS, np.int64)
     group_rows[: _LINE_ROWS % _LINE_GROUPS] += 1
@@ -200,7 +200,7 @@ def _print_planning(figures: dict[str, Any]) -> None:
 
 def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import stream_data
-    from jobs.train.stream import Stream
+    from jobs.train.read.stream import Stream
 
     examples = stream_data.wide(_wide(arguments), arguments.rows, arguments.group_rows)
     examples.shards("train")
@@ -253,7 +253,7 @@ def _mixing(arguments: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from benchmarks import stream_data, stream_quality
-    from jobs.sections import EtlSettings
+    from jobs.settings.etl import EtlSettings
 
     root, rows = Path(arguments.data).resolve(), arguments.rows
     group_rows = EtlSettings.model_fields["row_group_rows"].default

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.train_exchange import DIM, TABLE_ROWS, TABLES, Cost, exchanges
 from benchmarks.train_sources import OVERRIDES, by_source, made_job
-from jobs.settings import load_settings
-from jobs.train.distributed import launch
+from jobs.settings.load import load_settings
+from jobs.train.launch.ranks import launch
 from jobs.train.rank import TrainJob
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/bench-train"))
     asked = parser.parse_args()
 
-    from jobs.spark import session
+    from jobs.base.spark import session
 
     figures: dict[str, float] = {}
     job = None

@@ -117,11 +117,11 @@ def write_truth(config: Path, dates: list[str], seed: int, out: Path) -> None:
     """The truth of the rows as the ETL reads them, by the ETL's own ids and splits."""
     from pyspark.sql import functions as F
 
+    from jobs.base.spark import session
     from jobs.etl.job import source_paths
     from jobs.etl.split import split_of
     from jobs.etl.validate import checked_rows
-    from jobs.settings import load_settings
-    from jobs.spark import session
+    from jobs.settings.load import load_settings
 
     settings = load_settings(config, [])
     dataset = settings.dataset()

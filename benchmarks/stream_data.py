@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.examples import Examples
-from jobs.lake import Table
+from jobs.lake.examples import Examples
+from jobs.lake.tables import Table
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Categorical, Label, Numeric
 from tests.builders.examples import write_examples

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from jobs.examples import Examples
-from jobs.train.stream import Stream
+from jobs.lake.examples import Examples
+from jobs.train.read.stream import Stream
 from schemas.dataset import Dataset
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.stream_data import COLUMNS, WIDE
-from jobs.examples import Examples
-from jobs.train.stream import Stream
+from jobs.lake.examples import Examples
+from jobs.train.read.stream import Stream
 
 BATCH_ROWS = 8_192
 _SHUFFLED_ROWS = 262_144

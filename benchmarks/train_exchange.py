@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.train.batch import Batch
-from jobs.train.commits import Memory
-from jobs.train.exchange import Alone, Exchange
-from jobs.train.models import Model, ModelSpec, build_model, embedding_tables, row_losses
-from jobs.train.step import Step
+from jobs.batch.batch import Batch
+from jobs.models.build import Model, build_model, embedding_tables, row_losses
+from jobs.models.spec import ModelSpec
+from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.keep.commits import Memory
+from jobs.train.step.step import Step
 
 TABLES, TABLE_ROWS, DIM, NUMBERS = 26, 100_000, 16, 13
 DENSE = "dense allreduce"

@@ -10,21 +10,23 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import measured
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.settings import Settings, load_settings
-from jobs.state import load_state
-from jobs.train.batch import Batch
-from jobs.train.commits import Committer, Memory, Writer
-from jobs.train.exchange import Exchange
-from jobs.train.history import Position
-from jobs.train.loop import Batches, Commits, fit
-from jobs.train.models import ModelSpec, build_model
-from jobs.train.progress import Silent
+from jobs.batch.batch import Batch
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.state import load_state
+from jobs.models.build import build_model
+from jobs.models.spec import ModelSpec
+from jobs.settings.load import load_settings
+from jobs.settings.settings import Settings
+from jobs.train.exchange.exchange import Exchange
+from jobs.train.keep.commits import Committer, Memory, Writer
+from jobs.train.keep.snapshot import take
 from jobs.train.rank import TrainJob, device_of_rank, step_threads
-from jobs.train.rowledger import RowCount, RowLedger
-from jobs.train.snapshot import take
-from jobs.train.step import Step
+from jobs.train.step.history import Position
+from jobs.train.step.loop import Batches, Commits, fit
+from jobs.train.step.rowledger import RowCount, RowLedger
+from jobs.train.step.step import Step
+from jobs.train.watch.progress import Silent
 
 OVERRIDES = (
     "train.model=dlrm",
@@ -48,7 +50,7 @@ def made_job(folder: Path, rows: int) -> TrainJob:
         text = text.replace("../data/raw/criteo/", "raw/").replace("../data/lake", "lake")
         config.write_text(text.replace("spark/bulk.conf", f"{root}/conf/spark/bulk.conf"))
         etl = ("--config", str(config), "--date", "2026-01-01")
-        measured([sys.executable, "-m", "jobs.cli", "etl", *etl])
+        measured([sys.executable, "-m", "jobs.main", "etl", *etl])
     return job_of(load_settings(config, OVERRIDES), folder)
 
 

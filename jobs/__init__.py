@@ -1,19 +1,33 @@
 """Millstream's jobs: raw -> examples -> stream -> model -> predictions.
 
-    etl/        raw files become validated, split, encoded shards        (Spark)
-    train/      the stream of shards trains a model on Horovod ranks     (Petastorm, torch, Horovod)
-    evaluate/   a model is measured, gated, registered and scores dates  (Spark, torch, MLflow)
+Imports point up this list, and within a room up its own; `tests/test_house.py` holds that.
 
-    nightly/    the steps of a night, done by date and put on record, so that a rerun goes on
-    observe/    each run told to logs, metrics, lineage and a webhook
-    init/       a first declaration and settings from a user's own file
-    cli.py      the commands, shared with the three spark-submit files (`*/job.py`);  commands.py
-    settings.py one frozen tree of settings;  sections.py its parts;  spark.py the session
-    examples.py a version of the examples and its shards
-    xxhash.py   Spark's hash, by NumPy
-    lake.py     tables: read a version, commit (delta-rs);  manifest.py what a run wrote
-    ledger.py   one row for each run, stage and date;  lock.py one writer a stage
+    base/        errors and exit codes, the Spark session, digests, hashes
+    settings/    one frozen tree of settings, from YAML and `--set`
+    lake/        tables and commits, stores, lock, ledger, manifest, examples, state
+    etl/         raw files become validated, split, encoded shards        (Spark)
+    batch/       batches of tensors, from Arrow
+    models/      the models, and models as files                          (torch)
+    registry/    versions of models, the champion                         (MLflow)
+    train/       the stream of shards trains a model on Horovod's ranks
+      order/       which row comes when: pure
+      read/        shards to batches                                      (Petastorm)
+      exchange/    what ranks add up                                      (Horovod)
+      step/        a step, and the loop over them
+      keep/        snapshot, checkpoint, resume, warm start
+      launch/      ranks inside Spark                                     (Horovod)
+      watch/       progress, curves, gauges
+    evaluate/    a model is measured, gated, and scores dates             (Spark, torch)
+      predict/     scores of rows
+      export/      a model as ONNX or TorchScript
+      measure/     metrics
+      gate/        whether it may be the champion
+      report/      the HTML report
+    observe/     each run told to logs, metrics, lineage and a webhook
+    operations/  vacuum, retention, compact, erase
+    nightly/     the steps of a night, on record, so that a rerun goes on
+    init/        a first declaration and settings from a user's own file
+    commands.py  what each command does;  main.py  `millstream COMMAND`
+
     petastorm_arrow.py   Petastorm on today's Arrow;  petastorm_legacy/ what it misses there
-
-Imports point down this list or within one job; `evaluate` uses `train`'s batch and models.
 """

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
 
-from jobs.errors import ConfigError
-from jobs.ledger import new_run_id
+from jobs.base.errors import ConfigError
+from jobs.lake.ledger import new_run_id
 from jobs.observe import facts
 from jobs.observe.run import Run, observed
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from jobs.evaluate.registry import Registry
+    from jobs.registry.registry import Registry
 
 
 def _dates(arguments: argparse.Namespace) -> list[str]:
@@ -25,7 +25,7 @@ def _dates(arguments: argparse.Namespace) -> list[str]:
 
 
 def _spark(settings: Settings, stage: str) -> SparkSession:
-    from jobs.spark import session
+    from jobs.base.spark import session
 
     properties = settings.spark.properties_file
     return session(f"millstream {stage}", settings.path(properties) if properties else None)
@@ -150,7 +150,7 @@ def status(arguments: argparse.Namespace, settings: Settings) -> str:
 
 
 def rollback(arguments: argparse.Namespace, settings: Settings) -> str:
-    from jobs.evaluate.models import roll_back
+    from jobs.registry.listing import roll_back
 
     with _run(settings, "rollback") as run:
         registry = _registry(settings)
@@ -162,13 +162,13 @@ def rollback(arguments: argparse.Namespace, settings: Settings) -> str:
 
 
 def models(arguments: argparse.Namespace, settings: Settings) -> str:
-    from jobs.evaluate.models import models_table
+    from jobs.registry.listing import models_table
 
     return models_table(_registry(settings), settings.evaluate.split)
 
 
 def export(arguments: argparse.Namespace, settings: Settings) -> str:
-    from jobs.evaluate.export import export_version
+    from jobs.evaluate.export.export import export_version
 
     registry = _registry(settings)
     version = registry.resolve(arguments.model)
@@ -179,7 +179,7 @@ def export(arguments: argparse.Namespace, settings: Settings) -> str:
 
 def _registry(settings: Settings) -> Registry:
     from jobs.etl.job import lake_of
-    from jobs.evaluate.registry import Registry
+    from jobs.registry.registry import Registry
 
     return Registry(settings, lake_of(settings))
 
@@ -220,7 +220,7 @@ def vacuum(arguments: argparse.Namespace, settings: Settings) -> str:
 
 def files(arguments: argparse.Namespace, settings: Settings) -> str:
     from jobs.etl.job import lake_of
-    from jobs.examples import Examples
+    from jobs.lake.examples import Examples
 
     examples = Examples.open(lake_of(settings).table("examples").url, arguments.version)
     shards = examples.shards(arguments.split)

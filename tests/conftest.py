@@ -22,7 +22,7 @@ settings.load_profile("millstream")
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    from jobs.spark import session
+    from jobs.base.spark import session
 
     properties = tmp_path_factory.mktemp("spark") / "tests.conf"
     properties.write_text(

@@ -10,22 +10,22 @@ import sys
 import time
 from pathlib import Path
 
-from jobs.errors import MillstreamError
+from jobs.base.errors import MillstreamError
+from jobs.base.spark import session
 from jobs.etl import job as etl
 from jobs.etl.tally import summary
 from jobs.evaluate import job as evaluate
 from jobs.evaluate import score
-from jobs.evaluate.registry import Registry
-from jobs.ledger import new_run_id
-from jobs.settings import load_settings
-from jobs.spark import session
+from jobs.lake.ledger import new_run_id
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
 from jobs.train import job as train
 
 CONFIG = Path(__file__).parents[1] / "conf" / "flights.yaml"
 
 
 def days(first: str, last: str) -> list[str]:
-    from jobs.cli import date_range
+    from jobs.main import date_range
 
     return date_range(f"{first}..{last}")
 

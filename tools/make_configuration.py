@@ -11,7 +11,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
 

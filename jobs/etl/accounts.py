@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from jobs.errors import DataRefused, DateRefused
+from jobs.base.errors import DataRefused, DateRefused
 from jobs.etl.expect import Findings
 from jobs.etl.tally import Tally
-from jobs.ledger import LedgerRow
-from jobs.manifest import UINT64, Shard
-from jobs.state import State
+from jobs.lake.ledger import LedgerRow
+from jobs.lake.manifest import UINT64, Shard
+from jobs.lake.state import State
 
 
 def content_digests(shards: Sequence[Shard]) -> dict[str, dict[str, str]]:

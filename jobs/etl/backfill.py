@@ -17,8 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jobs.inputs import code_digest, digest_of
-from jobs.settings import Settings
+from jobs.base.code import code_digest, digest_of
+from jobs.settings.settings import Settings
 
 log = logging.getLogger("millstream.etl")
 

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.etl.files import unreadable
 from jobs.etl.lines import MISCODED
 from jobs.etl.names import RAW, SOURCE_FILE, text_column

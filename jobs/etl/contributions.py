@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, StructField, StructType
 
+from jobs.base.xxhash import xxhash64
 from jobs.etl.counting import LIMBS, NUMBERS, VALUES, Groups, counted
 from jobs.etl.exchange import PARCELS, Numbers, arrived, exchanged, gathered, opened, parcels
 from jobs.etl.kept import Kept
 from jobs.etl.names import DS
-from jobs.lake import NewFile, Table
-from jobs.store import write_stream
-from jobs.xxhash import xxhash64
+from jobs.lake.files import NewFile
+from jobs.lake.store import write_stream
+from jobs.lake.tables import Table
 from schemas.dataset import Dataset
 
 CONTRIBUTIONS = StructType(

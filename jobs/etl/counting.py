@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.base.quantiles import BUCKETS_A_ROOT
 from jobs.etl.names import DS
-from jobs.quantiles import BUCKETS_A_ROOT
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -191,7 +191,7 @@ def _merged(counts: dict[int, _Counts]) -> Iterator[pa.Table]:
 
 
 def buckets_of(x: Doubles) -> npt.NDArray[np.int32]:
-    """The bucket of each finite number, see `jobs.quantiles`."""
+    """The bucket of each finite number, see `jobs.base.quantiles`."""
     root = np.sqrt(np.sqrt(np.sqrt(np.abs(x))))
     bucket = np.floor(root * float(BUCKETS_A_ROOT)).astype(np.int32)
     return np.where(x < 0, -1 - bucket, bucket).astype(np.int32)

@@ -21,10 +21,10 @@ from pyspark import Broadcast
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from jobs.base.xxhash import hashes_as_numbers, xxhash64_of_rows
 from jobs.etl.names import DS, SPLIT
-from jobs.lake import NewFile
-from jobs.manifest import UINT64
-from jobs.xxhash import hashes_as_numbers, xxhash64_of_rows
+from jobs.lake.files import NewFile
+from jobs.lake.manifest import UINT64
 from schemas.dataset import ROW_ID, Dataset
 from schemas.stored import arrow_schema
 

@@ -21,15 +21,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from jobs.base.xxhash import xxhash64
 from jobs.etl.fit import ID_LOG
 from jobs.etl.kept import Kept, in_arrow
 from jobs.etl.lists import with_list_ids
 from jobs.etl.names import DS
 from jobs.etl.states import state_entries
 from jobs.etl.vocabulary import Ints, Vocabulary, vocabularies
-from jobs.lake import Lake, Table
-from jobs.state import State
-from jobs.xxhash import xxhash64
+from jobs.lake.lake import Lake
+from jobs.lake.state import State
+from jobs.lake.tables import Table
 from schemas.dataset import Dataset, struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID, Categorical, CategoricalList, WithIds
 from schemas.hashed import Bucketized

@@ -13,7 +13,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.errors import ConfigError, DateRefused
+from jobs.base.errors import ConfigError, DateRefused
 from jobs.etl.limits import refuse_unknown
 from jobs.etl.names import DS
 from schemas.dataset import Dataset

@@ -13,7 +13,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import DataRefused, NoRawFile
+from jobs.base.errors import DataRefused, NoRawFile
 from jobs.etl.names import SOURCE_FILE
 
 _DATE = r"\d{4}-\d{2}-\d{2}"

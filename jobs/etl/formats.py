@@ -13,7 +13,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.etl.files import first_lines
 from jobs.etl.lines import BYTE_ORDER_MARK, MISCODED, charset, decoded_blocks, needs_decoding
 from jobs.etl.names import RAW, text_column

@@ -7,8 +7,8 @@ from typing import Any
 
 from jobs.etl.ingest import DS, UNDATED
 from jobs.etl.quarantine import STAGE
-from jobs.examples import Examples
-from jobs.lake import Lake
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
 
 
 def next_generation(before: Mapping[str, Any]) -> dict[str, Any]:

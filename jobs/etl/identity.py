@@ -17,11 +17,11 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from jobs.base.xxhash import xxhash64_of_pair
 from jobs.etl.exchange import PARCELS, Ints, arrived, exchanged, gathered, opened, parcels
 from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
 from jobs.etl.names import ORDINAL
 from jobs.etl.reasons import joined
-from jobs.xxhash import xxhash64_of_pair
 from schemas.dataset import ROW_ID, Dataset
 
 # The driver holds so many hashes at most; so many a query takes as literals.

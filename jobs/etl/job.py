@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,8 +16,8 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.declaration import refuse_changed_declaration
-from jobs.errors import ConfigError, DataRefused
+from jobs.base.command import run_command
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.etl.accounts import ledger_rows, refusal
 from jobs.etl.backfill import Backfill, Progress, chunks_of
 from jobs.etl.contributions import CONTRIBUTIONS, stage_contributions
@@ -28,6 +27,7 @@ from jobs.etl.fit import ENTRY, ID_LOG, new_entries
 from jobs.etl.generation import next_generation, refused_dates
 from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, UNDATED, read_errors
+from jobs.etl.inputs import raw_digest
 from jobs.etl.judge import Judging
 from jobs.etl.kept import Kept
 from jobs.etl.layout import Layout, sent_rows
@@ -39,13 +39,14 @@ from jobs.etl.split import split_of
 from jobs.etl.states import states
 from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, summary, tally
 from jobs.etl.validate import survey
-from jobs.inputs import raw_digest
-from jobs.lake import Lake, NewFile
-from jobs.ledger import record
-from jobs.lock import StageLock, stage_lock
-from jobs.manifest import Shard, write_manifest
-from jobs.settings import Settings
-from jobs.state import State, save_state
+from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.files import NewFile
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import record
+from jobs.lake.lock import StageLock, stage_lock
+from jobs.lake.manifest import Shard, write_manifest
+from jobs.lake.state import State, save_state
+from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
 
 log = logging.getLogger("millstream.etl")
@@ -298,6 +299,4 @@ class Pass:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["etl", *sys.argv[1:]]))
+    run_command("etl")

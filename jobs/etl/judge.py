@@ -34,7 +34,7 @@ from jobs.etl.lines import MISCODED
 from jobs.etl.names import DS, ORDINAL, RAW, REASONS, SOURCE_FILE, SPLIT
 from jobs.etl.plain import PlainLane, plain_batches, plain_lane
 from jobs.etl.validate import checked_rows, dated_lines
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
 from schemas.dataset import ROW_ID, Dataset
 
 # Kinds of files: plain rows, lines that Spark must judge, and lines whose ordinal is not known yet.

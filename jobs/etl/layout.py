@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
+from jobs.base.xxhash import xxhash64_of_pair
 from jobs.etl.encode import Encoder
 from jobs.etl.exchange import PARCELS, gathered, parcels
 from jobs.etl.kept import Kept, in_arrow
 from jobs.etl.names import DS, SPLIT
-from jobs.xxhash import xxhash64_of_pair
 from schemas.dataset import ROW_ID, Dataset
 from schemas.stored import arrow_schema
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator
 
-from jobs.errors import ConfigError
+from jobs.base.errors import ConfigError
 from schemas.dataset import Column, Dataset
 from schemas.field import (
     CategoricalList,

@@ -8,7 +8,8 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE, UNDATED
 from jobs.etl.lines import readable
-from jobs.lake import NewFile, Table
+from jobs.lake.files import NewFile
+from jobs.lake.tables import Table
 
 STAGE = "stage"
 # Not `run`: that is a level of the folders, which Spark would take for the column.

@@ -23,9 +23,10 @@ from jobs.etl.digests import SHARD, digests, shard_of
 from jobs.etl.exchange import arrived, exchanged, opened
 from jobs.etl.layout import Layout
 from jobs.etl.names import DS, SPLIT
-from jobs.lake import NewFile, Table
-from jobs.manifest import Shard
-from jobs.store import write_stream, write_whole
+from jobs.lake.files import NewFile
+from jobs.lake.manifest import Shard
+from jobs.lake.store import write_stream, write_whole
+from jobs.lake.tables import Table
 from schemas.dataset import ROW_ID, Dataset, struct_type
 from schemas.stored import arrow_schema
 

@@ -8,7 +8,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import functions as F
 
 from jobs.etl.ingest import RAW
-from jobs.sections import SplitSettings
+from jobs.settings.etl import SplitSettings
 from schemas.dataset import Dataset
 
 _BUCKETS = 1_000_000

@@ -13,14 +13,14 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
+from jobs.base.quantiles import Buckets, merged
 from jobs.etl.counting import LARGEST, UNIT, total_of
 from jobs.etl.fit import ENTRY, ID_LOG
 from jobs.etl.ingest import DS
-from jobs.lake import Lake
-from jobs.manifest import UINT64
-from jobs.quantiles import Buckets, merged
-from jobs.state import NumericStats, State, Vocabulary, empty_stats
+from jobs.lake.lake import Lake
+from jobs.lake.manifest import UINT64
+from jobs.lake.state import NumericStats, State, Vocabulary, empty_stats
 from schemas.dataset import Dataset
 from schemas.field import WithIds
 

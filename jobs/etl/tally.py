@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 from pyspark.sql import DataFrame
 
-from jobs.errors import DataRefused, DateRefused
+from jobs.base.errors import DataRefused, DateRefused
 from jobs.etl.ingest import DS, REASONS, UNDATED
 from jobs.etl.names import SPLIT
 from jobs.etl.validate import LABEL_ABSENT
-from jobs.manifest import Shard
+from jobs.lake.manifest import Shard
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import ConfigError, DataRefused
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.etl.identity import Survey, identified, surveyed
 from jobs.etl.images import image_reason
 from jobs.etl.ingest import (

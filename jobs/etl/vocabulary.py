@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.xxhash import xxhash64
+from jobs.base.xxhash import xxhash64
 
 Ints = npt.NDArray[np.int64]
 

@@ -7,29 +7,37 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import dataclass, replace
 
 from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
-from jobs.declaration import refuse_changed_declaration
-from jobs.errors import DataRefused
+from jobs.base.command import run_command
+from jobs.base.errors import DataRefused
 from jobs.etl.encode import id_map
-from jobs.evaluate.gate import Verdict, judge
-from jobs.evaluate.metrics import Metrics, measure
-from jobs.evaluate.predict import IdMaps, Predictor, predicted
-from jobs.evaluate.promotions import champions
-from jobs.evaluate.read import read_by_etl
-from jobs.evaluate.registry import LATEST, ModelVersion, Registry
-from jobs.evaluate.report import Report, write_report
-from jobs.evaluate.selection import LABEL, WEIGHT, Selection, early_share, fresh, read_alike
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.ledger import LedgerRow, record
-from jobs.settings import Settings
-from jobs.state import load_state
+from jobs.evaluate.gate.gate import Verdict, judge
+from jobs.evaluate.measure.metrics import Metrics, measure
+from jobs.evaluate.measure.selection import (
+    LABEL,
+    WEIGHT,
+    Selection,
+    early_share,
+    fresh,
+    read_alike,
+)
+from jobs.evaluate.predict.predict import IdMaps, Predictor, predicted
+from jobs.evaluate.report.read import read_by_etl
+from jobs.evaluate.report.report import Report, write_report
+from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.state import load_state
+from jobs.registry.promotions import champions
+from jobs.registry.registry import Registry
+from jobs.registry.version import LATEST, ModelVersion
+from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
 
 log = logging.getLogger("millstream.evaluate")
@@ -303,6 +311,4 @@ def _early(selection: Selection) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    run_command("evaluate")

@@ -9,7 +9,6 @@ The same ingest, rules and encoder as the ETL's, with the state that the model w
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,8 @@ from functools import cached_property
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import DataRefused
+from jobs.base.command import run_command
+from jobs.base.errors import DataRefused
 from jobs.etl.identity import Survey
 from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
@@ -28,11 +28,11 @@ from jobs.etl.kept import Kept
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.states import state_entries
 from jobs.etl.validate import survey
-from jobs.evaluate.encoded import judged, refused_counts, stage_encoded, valid
-from jobs.evaluate.export import for_scoring
+from jobs.evaluate.export.export import for_scoring
 from jobs.evaluate.job import refuse_other_declaration
-from jobs.evaluate.predict import Predictor, check_weights, predicted_files
-from jobs.evaluate.predictions import (
+from jobs.evaluate.predict.encoded import judged, refused_counts, stage_encoded, valid
+from jobs.evaluate.predict.predict import Predictor, check_weights, predicted_files
+from jobs.evaluate.predict.predictions import (
     MODEL_VERSION,
     RUN_ID,
     Content,
@@ -42,12 +42,14 @@ from jobs.evaluate.predictions import (
     refused_content,
     verified,
 )
-from jobs.evaluate.registry import CHAMPION, ModelVersion, Registry
-from jobs.lake import Lake, NewFile
-from jobs.ledger import LedgerRow, record
-from jobs.lock import StageLock, stage_lock
-from jobs.settings import Settings
-from jobs.state import State, load_state
+from jobs.lake.files import NewFile
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.lock import StageLock, stage_lock
+from jobs.lake.state import State, load_state
+from jobs.registry.registry import Registry
+from jobs.registry.version import CHAMPION, ModelVersion
+from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID, Dataset
 
 log = logging.getLogger("millstream.score")
@@ -328,6 +330,4 @@ def _assert_conserved(tallies: Mapping[str, Tally]) -> None:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["score", *sys.argv[1:]]))
+    run_command("score")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from jobs.errors import ConfigError, DataRefused
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.init.sample import Profile, Sample
 
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.init.dates import DatePlan
 from jobs.init.names import unique
 from jobs.init.sample import Profile, Sample

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import ConfigError, DataRefused
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.init.dates import DatePlan, date_columns, date_plan, source_path
 from jobs.init.draft import Draft, label_plan, seen
 from jobs.init.layout import layout_of
 from jobs.init.names import plain_name, sql_names
 from jobs.init.sample import Sample, sample_of
 from jobs.init.text import declaration_text, settings_text, spark_text
-from jobs.settings import load_settings
+from jobs.settings.load import load_settings
 
 _SUFFIXES = (".py", ".yaml", ".spark.conf")
 # As in etl.max_quarantined_fraction.

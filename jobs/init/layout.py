@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from jobs.errors import ConfigError, DataRefused
+from jobs.base.errors import ConfigError, DataRefused
 
 _DELIMITERS = (",", "\t", ";", "|")
 _FIRST_BYTES = 1 << 20

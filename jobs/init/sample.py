@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.init.layout import Layout
 
 # Enough to tell types and ranges by; a file may have a billion rows.

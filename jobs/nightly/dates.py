@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
 from jobs.nightly.inputs import InputReader
 from jobs.nightly.record import Record, dates_of, load
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 
 def days(first: str, last: str) -> list[str]:

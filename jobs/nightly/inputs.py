@@ -13,11 +13,12 @@ from functools import cached_property
 
 from pyspark.sql import SparkSession
 
-from jobs.errors import NoRawFile
+from jobs.base.code import code_digest
+from jobs.base.errors import NoRawFile
 from jobs.etl.files import find_files
+from jobs.etl.inputs import stamp_of
 from jobs.etl.job import source_paths
-from jobs.inputs import code_digest, stamp_of
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 Inputs = Mapping[str, Mapping[str, str]]
 

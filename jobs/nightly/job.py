@@ -10,21 +10,21 @@ from the step whose raw files, settings, declaration or code changed.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from jobs.errors import ConfigError, DataRefused, GateRefused, MillstreamError
-from jobs.lake import Lake
-from jobs.ledger import new_run_id
-from jobs.lock import stage_lock
+from jobs.base.command import run_command
+from jobs.base.errors import ConfigError, DataRefused, GateRefused, MillstreamError
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import new_run_id
+from jobs.lake.lock import stage_lock
 from jobs.nightly.dates import days, missed
 from jobs.nightly.record import DONE, MODEL_STEPS, STEPS, Record
 from jobs.nightly.work import Work
 from jobs.observe.run import observed
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 log = logging.getLogger("millstream.nightly")
 
@@ -176,6 +176,4 @@ def _refused(exit_code: int, text: str) -> MillstreamError:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["nightly", *sys.argv[1:]]))
+    run_command("nightly")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from jobs.evaluate.page import PAGE, STYLE
-from jobs.lake import Lake
+from jobs.evaluate.report.page import PAGE, STYLE
+from jobs.lake.lake import Lake
+from jobs.lake.store import write_whole
 from jobs.nightly.record import Record
-from jobs.store import write_whole
 
 
 def write(lake: Lake, night: Record) -> str:

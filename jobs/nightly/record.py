@@ -14,9 +14,9 @@ from typing import Any
 
 import fsspec
 
-from jobs.errors import ConfigError
-from jobs.lake import Lake, read_json
-from jobs.store import write_whole
+from jobs.base.errors import ConfigError
+from jobs.lake.lake import Lake
+from jobs.lake.store import read_json, write_whole
 
 STEPS = ("etl", "train", "evaluate", "gate", "score", "report")
 # They make and judge the night's model; without its data there is none.

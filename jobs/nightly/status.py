@@ -8,10 +8,10 @@ import sys
 import textwrap
 from collections.abc import Sequence, Set
 
-from jobs.evaluate.models import text_table
-from jobs.lake import Lake
-from jobs.lock import live_runs
+from jobs.lake.lake import Lake
+from jobs.lake.lock import live_runs
 from jobs.nightly.record import STARTED, STEPS, WAITING, Record, dates_of, load, to_json
+from jobs.registry.listing import text_table
 
 # The first of these that was measured says how good a model is.
 _MEASURES = ("auc", "accuracy", "rmse")

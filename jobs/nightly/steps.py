@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from jobs.errors import GateRefused
-from jobs.lake import Lake
-from jobs.ledger import read_ledger
+from jobs.base.errors import GateRefused
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import read_ledger
 from jobs.nightly import page
 from jobs.nightly.inputs import labelled_ds
 from jobs.nightly.record import DONE, Record
 from jobs.observe import facts
 from jobs.observe.run import Run
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 if TYPE_CHECKING:
     from jobs.etl.job import EtlResult
@@ -184,6 +184,6 @@ class Steps:
         return found
 
     def _registry(self) -> Any:
-        from jobs.evaluate.registry import Registry
+        from jobs.registry.registry import Registry
 
         return Registry(self.settings, self.lake)

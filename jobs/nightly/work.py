@@ -12,11 +12,11 @@ from dataclasses import replace
 
 from pyspark.sql import SparkSession
 
-from jobs.errors import DataRefused, GateRefused, Locked, NoRawFile
-from jobs.lake import Lake
-from jobs.ledger import LedgerRow, new_run_id
-from jobs.ledger import record as record_in_ledger
-from jobs.lock import StageLock
+from jobs.base.errors import DataRefused, GateRefused, Locked, NoRawFile
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, new_run_id
+from jobs.lake.ledger import record as record_in_ledger
+from jobs.lake.lock import StageLock
 from jobs.nightly.inputs import InputReader, Inputs
 from jobs.nightly.record import (
     DONE,
@@ -34,7 +34,7 @@ from jobs.nightly.record import (
 from jobs.nightly.steps import Outcome, Steps
 from jobs.observe.facts import Facts
 from jobs.observe.run import Run, observed
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 log = logging.getLogger("millstream.nightly")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from jobs.errors import Locked
+from jobs.base.errors import Locked
 
 Kind: TypeAlias = Literal["start", "done", "fail", "promotion"]
 

@@ -23,13 +23,13 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from jobs.errors import MillstreamError
-from jobs.lake import Lake
+from jobs.base.errors import MillstreamError
+from jobs.lake.lake import Lake
 from jobs.observe.event import Event, Kind, Observer, Subject
 from jobs.observe.logs import Context, Lines, json_log
 from jobs.observe.redact import redacted
-from jobs.observe.settings import ObserveSettings
-from jobs.settings import Settings
+from jobs.settings.observe import ObserveSettings
+from jobs.settings.settings import Settings
 
 log = logging.getLogger("millstream.observe")
 INTERRUPTED = 130

@@ -15,22 +15,22 @@ from itertools import groupby
 
 from pyspark.sql import SparkSession
 
-from jobs.declaration import refuse_changed_declaration
 from jobs.etl.accounts import content_digests
 from jobs.etl.job import lake_of
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.ledger import LedgerRow, record
-from jobs.lock import stage_lock
-from jobs.manifest import Shard
+from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.lock import stage_lock
+from jobs.lake.manifest import Shard
 from jobs.operations.layout import (
     commit_layout,
     contents,
     lay_out,
     stored_examples,
 )
-from jobs.sections import EtlSettings
-from jobs.settings import Settings
+from jobs.settings.etl import EtlSettings
+from jobs.settings.settings import Settings
 
 
 @dataclass(frozen=True)

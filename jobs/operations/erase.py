@@ -14,20 +14,21 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.declaration import refuse_changed_declaration
 from jobs.etl.accounts import content_digests
 from jobs.etl.ingest import DS
 from jobs.etl.job import lake_of
 from jobs.etl.quarantine import QUARANTINE, STAGE
-from jobs.evaluate.predictions import predictions_schema
-from jobs.examples import Examples
-from jobs.lake import Lake, Table
-from jobs.ledger import LedgerRow, record
-from jobs.lock import StageLock, stage_lock
+from jobs.evaluate.predict.predictions import predictions_schema
+from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.lock import StageLock, stage_lock
+from jobs.lake.tables import Table
 from jobs.operations.keys import HIT, Keys, erasable_columns, marked
 from jobs.operations.layout import commit_layout, lay_out, stored_examples
 from jobs.operations.raw_keys import marked_raw
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID
 
 Counts = dict[str, int]

@@ -11,7 +11,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import ConfigError
+from jobs.base.errors import ConfigError
 from schemas.dataset import Dataset
 from schemas.field import Carried
 

@@ -11,10 +11,11 @@ from jobs.etl.ingest import DS
 from jobs.etl.layout import Layout, sent_rows
 from jobs.etl.names import SPLIT
 from jobs.etl.shards import stage_shards, verified_shards
-from jobs.lake import Lake, NewFile
-from jobs.lock import StageLock
-from jobs.manifest import UINT64, Shard, write_manifest
-from jobs.settings import Settings
+from jobs.lake.files import NewFile
+from jobs.lake.lake import Lake
+from jobs.lake.lock import StageLock
+from jobs.lake.manifest import UINT64, Shard, write_manifest
+from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID
 
 # Rows, and sums mod 2^64 of the rows' and of the row ids' hashes.

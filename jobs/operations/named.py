@@ -9,8 +9,9 @@ from typing import Any
 
 import fsspec
 
-from jobs.evaluate.registry import Registry
-from jobs.lake import Lake, Table, TableName
+from jobs.lake.lake import Lake, TableName
+from jobs.lake.tables import Table
+from jobs.registry.registry import Registry
 
 Versions = dict[TableName, set[int]]
 
@@ -76,8 +77,8 @@ def _pinned(lake: Lake, registry: Registry) -> Iterator[tuple[int, str]]:
     if not fs.exists(folder):
         return
     # Late: torch takes seconds to load.
-    from jobs.train.checkpoint import Damaged, identity
-    from jobs.train.resume import runs_of
+    from jobs.train.keep.checkpoint import Damaged, identity
+    from jobs.train.keep.resume import runs_of
 
     for urls in runs_of(lake).values():
         for url in urls:

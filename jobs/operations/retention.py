@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from typing import Literal
 
 from jobs.etl.ingest import DS, UNDATED
-from jobs.lake import Lake
-from jobs.lock import stage_lock
-from jobs.sections import RetentionSettings
+from jobs.lake.lake import Lake
+from jobs.lake.lock import stage_lock
+from jobs.settings.nightly import RetentionSettings
 
 Retained = Literal["examples", "quarantine", "predictions"]
 # The stages that write a table; each has its lock.

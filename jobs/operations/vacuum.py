@@ -16,15 +16,16 @@ from typing import Any
 
 import fsspec
 
-from jobs.errors import DataRefused, Locked
-from jobs.evaluate.registry import Registry
-from jobs.lake import Lake, Table
-from jobs.ledger import LedgerRow, record
-from jobs.lock import live_runs, stage_lock
-from jobs.manifest import MANIFESTS, Shard
+from jobs.base.errors import DataRefused, Locked
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.lock import live_runs, stage_lock
+from jobs.lake.manifest import MANIFESTS, Shard
+from jobs.lake.tables import Table
 from jobs.operations.named import TABLES, Named, named
 from jobs.operations.retention import retain
-from jobs.settings import Settings
+from jobs.registry.registry import Registry
+from jobs.settings.settings import Settings
 
 log = logging.getLogger("millstream.vacuum")
 

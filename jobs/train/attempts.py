@@ -8,12 +8,12 @@ from functools import partial
 
 from pyspark.sql import SparkSession
 
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.train.distributed import launch
-from jobs.train.failures import RankLost, forget
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.train.keep.resume import newest_of_run, select
+from jobs.train.launch.failures import RankLost, forget
+from jobs.train.launch.ranks import launch
 from jobs.train.rank import RankResult, TrainJob, train_rank
-from jobs.train.resume import newest_of_run, select
 
 log = logging.getLogger("millstream.train")
 

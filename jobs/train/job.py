@@ -18,24 +18,25 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pyspark.sql import SparkSession
 
-from jobs.declaration import refuse_changed_declaration
-from jobs.errors import ConfigError, DataRefused
+from jobs.base.code import code_commit, code_digest
+from jobs.base.command import run_command
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.etl.encode import id_map
-from jobs.evaluate.registry import Registry, as_tag
-from jobs.examples import Examples
-from jobs.inputs import code_commit, code_digest
-from jobs.lake import Lake
-from jobs.ledger import LedgerRow, record
-from jobs.lock import stage_lock
-from jobs.settings import Settings
-from jobs.state import State, load_state
+from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.lock import stage_lock
+from jobs.lake.state import State, load_state
+from jobs.models.spec import ModelSpec
+from jobs.registry.registry import Registry, as_tag
+from jobs.settings.settings import Settings
 from jobs.train.attempts import resumed, trained
-from jobs.train.checkpoint import listed
-from jobs.train.history import EpochResult, History
-from jobs.train.models import ModelSpec
-from jobs.train.progress import Console, relayed
+from jobs.train.keep.checkpoint import listed
+from jobs.train.keep.warm_start import find_source
 from jobs.train.rank import IdMaps, RankResult, TrainJob
-from jobs.train.warm_start import find_source
+from jobs.train.step.history import EpochResult, History
+from jobs.train.watch.progress import Console, relayed
 from schemas.dataset import Dataset
 
 
@@ -281,6 +282,4 @@ def _ledger_row(result: TrainResult, examples: Examples, state: State) -> Ledger
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))
+    run_command("train")

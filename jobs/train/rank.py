@@ -17,27 +17,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jobs.examples import Examples
-from jobs.lake import read_json
-from jobs.selection import Choice
-from jobs.settings import Settings
-from jobs.train.artifact import CARD, save_model
-from jobs.train.batch import Batch, Layout
-from jobs.train.checkpoint import Checkpoint, listed, load
-from jobs.train.commits import Committer, Memory, Recovery, Writer
-from jobs.train.exchange import Alone, Exchange
-from jobs.train.fingerprint import fingerprint_of
-from jobs.train.history import EpochResult, History, Position
-from jobs.train.loop import fit
-from jobs.train.models import ModelSpec, build_model
-from jobs.train.moments import moments_of
-from jobs.train.progress import Console, Notes, Reporter, Silent
-from jobs.train.rowledger import RowCount, RowLedger
-from jobs.train.snapshot import Snapshot, restore, take
-from jobs.train.step import Step
-from jobs.train.stream import Stream
-from jobs.train.warm_start import WarmStart, warm, warm_moments
-from jobs.train.watch import Watch
+from jobs.batch.batch import Batch
+from jobs.batch.layout import Layout
+from jobs.lake.choice import Choice
+from jobs.lake.examples import Examples
+from jobs.lake.store import read_json
+from jobs.models.artifact import CARD, save_model
+from jobs.models.build import build_model
+from jobs.models.spec import ModelSpec
+from jobs.settings.settings import Settings
+from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.keep.checkpoint import Checkpoint, listed, load
+from jobs.train.keep.commits import Committer, Memory, Recovery, Writer
+from jobs.train.keep.snapshot import Snapshot, restore, take
+from jobs.train.keep.warm_start import WarmStart, warm, warm_moments
+from jobs.train.order.fingerprint import fingerprint_of
+from jobs.train.read.stream import Stream
+from jobs.train.step.history import EpochResult, History, Position
+from jobs.train.step.loop import Reporter, fit
+from jobs.train.step.moments import moments_of
+from jobs.train.step.rowledger import RowCount, RowLedger
+from jobs.train.step.step import Step
+from jobs.train.watch.progress import Console, Notes, Silent
+from jobs.train.watch.watch import Watch
 from schemas.dataset import Dataset
 
 _SWITCH_S = 0.0005

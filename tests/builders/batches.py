@@ -13,9 +13,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from jobs.train.batch import NO_POSITION, Batch
-from jobs.train.exchange import Exchange, Merging, Pending
-from jobs.train.models import ModelSpec
+from jobs.batch.batch import Batch
+from jobs.batch.layout import NO_POSITION
+from jobs.models.spec import ModelSpec
+from jobs.train.exchange.exchange import Exchange, Merging, Pending
 
 R = TypeVar("R")
 

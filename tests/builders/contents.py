@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.evaluate.registry import Registry
-from jobs.examples import Examples
-from jobs.lake import Lake, TableName
-from jobs.ledger import read_ledger
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake, TableName
+from jobs.lake.ledger import read_ledger
 from jobs.nightly.record import load
-from jobs.settings import Settings
+from jobs.registry.registry import Registry
+from jobs.settings.settings import Settings
 
 _RUN_COLUMNS = ("run", "run_id", "model_version")
 

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.examples import Examples
-from jobs.lake import Lake, NewFile
-from jobs.manifest import Shard, write_manifest
-from jobs.xxhash import xxhash64_of_numbers
+from jobs.base.xxhash import xxhash64_of_numbers
+from jobs.lake.examples import Examples
+from jobs.lake.files import NewFile
+from jobs.lake.lake import Lake
+from jobs.lake.manifest import Shard, write_manifest
 from schemas.dataset import ROW_ID, Column, Dataset, Source, StoredColumn
 from schemas.field import Carried, Categorical, Label, Numeric, Weight
 

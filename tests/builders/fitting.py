@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 
 from jobs.etl.contributions import CONTRIBUTIONS, stage_contributions
 from jobs.etl.kept import keep
-from jobs.lake import Table
+from jobs.lake.tables import Table
 from schemas.dataset import Dataset
 
 

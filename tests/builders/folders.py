@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from jobs.train.batch import Batch
-from jobs.train.folder import Folder
-from jobs.train.stream import Stream
+from jobs.batch.batch import Batch
+from jobs.train.read.folder import Folder
+from jobs.train.read.stream import Stream
 
 
 def stream_of(folder: Folder, **changes: Any) -> Stream:

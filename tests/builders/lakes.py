@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from jobs.etl import job
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.ledger import new_run_id
-from jobs.settings import load_settings
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import new_run_id
+from jobs.settings.load import load_settings
 from schemas.dataset import ROW_ID
 from tests.builders.visits import Raw
 

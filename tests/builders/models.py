@@ -11,14 +11,15 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from jobs.evaluate.registry import Registry
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.settings import Settings
-from jobs.state import load_state
-from jobs.train.artifact import load_model, save_model
-from jobs.train.batch import batch_from_arrow
-from jobs.train.models import Model, ModelSpec, build_model, predict
+from jobs.batch.layout import batch_from_arrow
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.state import load_state
+from jobs.models.artifact import load_model, save_model
+from jobs.models.build import Model, build_model, predict
+from jobs.models.spec import ModelSpec
+from jobs.registry.registry import Registry
+from jobs.settings.settings import Settings
 
 CURVES = ({"train_loss": 0.7, "val_loss": 0.69}, {"train_loss": 0.6, "val_loss": 0.62})
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobs.cli import main
-from jobs.errors import GateRefused
+from jobs.base.errors import GateRefused
+from jobs.main import main
 from jobs.nightly.record import STEPS, Record, load
 from jobs.nightly.steps import Outcome, Steps
 from jobs.observe.run import Run

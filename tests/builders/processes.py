@@ -78,7 +78,7 @@ def millstream(*arguments: str) -> Iterator[Process]:
     """Starts a command; nothing of it is left at the end."""
     mark = uuid.uuid4().hex
     popen = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *arguments],
+        [sys.executable, "-m", "jobs.main", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1", _MARK: mark},
         stdout=subprocess.DEVNULL,

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.sections import TrainSettings
-from jobs.train.batch import Batch
-from jobs.train.exchange import Exchange
-from jobs.train.models import Model, build_model, embedding_tables, row_losses
-from jobs.train.step import Step
+from jobs.batch.batch import Batch
+from jobs.models.build import Model, build_model, embedding_tables, row_losses
+from jobs.settings.train import TrainSettings
+from jobs.train.exchange.exchange import Exchange
+from jobs.train.step.step import Step
 from tests.builders.batches import SPEC, batch_of, pieces_of
 
 # A full batch, ragged ones, one with fewer rows than ranks; the second column is never touched in

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from jobs.examples import Examples
-from jobs.train.batch import Batch
-from jobs.train.stream import Stream
+from jobs.batch.batch import Batch
+from jobs.lake.examples import Examples
+from jobs.train.read.stream import Stream
 from schemas.dataset import Dataset
 from tests.builders.examples import CLICKS
 

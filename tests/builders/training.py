@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.examples import Examples
-from jobs.settings import Settings
-from jobs.train.batch import Batch
-from jobs.train.commits import Memory
-from jobs.train.exchange import Exchange
-from jobs.train.models import ModelSpec
+from jobs.batch.batch import Batch
+from jobs.lake.examples import Examples
+from jobs.models.spec import ModelSpec
+from jobs.settings.settings import Settings
+from jobs.train.exchange.exchange import Exchange
+from jobs.train.keep.commits import Memory
+from jobs.train.keep.snapshot import Snapshot
 from jobs.train.rank import TrainJob
-from jobs.train.snapshot import Snapshot
 from tests.builders.examples import CLICKS
 
 TRAIN = {"batch_rows": 256, "epochs": 3, "learning_rate": 0.01, "stall_s": 60}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.inputs import code_digest
+from jobs.base.code import code_digest
 from tools.package import LEFT_OUT, copy_submitted, files_of, pack_code, required
 
 
@@ -37,7 +37,7 @@ def run_packed(package: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 def test_packed_code_is_this_code(package: Path) -> None:
     """A night that was done from the checkout is not done again from the zip, or the reverse."""
-    text = "import jobs, jobs.inputs; print(jobs.__path__[0], jobs.inputs.code_digest())"
+    text = "import jobs, jobs.base.code; print(jobs.__path__[0], jobs.base.code.code_digest())"
     place, digest = run_packed(package, text).stdout.split()
     assert place.endswith(".zip/jobs")
     assert digest == code_digest()
@@ -46,7 +46,7 @@ def test_packed_code_is_this_code(package: Path) -> None:
 def test_packed_watchdog_ends_a_frozen_process(package: Path) -> None:
     text = (
         "import os, signal\n"
-        "from jobs.train.watchdog import watched\n"
+        "from jobs.train.launch.watchdog import watched\n"
         "with watched(0.5):\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"
     )

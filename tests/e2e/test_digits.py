@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.evaluate.registry import Registry
-from jobs.lake import Lake
-from jobs.ledger import read_ledger
-from jobs.settings import load_settings
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import read_ledger
+from jobs.main import main
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
 from tests.builders.digits import FIRST, SECOND, THIRD, configure
 from tools.make_digits import make_digits
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.evaluate.registry import Registry
-from jobs.ledger import read_ledger
-from jobs.settings import load_settings
+from jobs.lake.ledger import read_ledger
+from jobs.main import main
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
 from tests.builders.lakes import lake_of
 from tests.builders.visits import Raw, rows_of
 from tests.observe.runs import json_lines

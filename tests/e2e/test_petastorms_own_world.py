@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.examples import Examples
+from jobs.lake.examples import Examples
+from jobs.main import main
 from schemas.dataset import ROW_ID
 from tests.builders.digits import FIRST, configure
 from tests.builders.lakes import example_rows, examples_of, run_etl

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
+from jobs.main import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger import read_ledger
+from jobs.lake.ledger import read_ledger
 from tests.builders.lakes import example_rows, lake_of
 from tests.builders.visits import Raw, rows_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.ledger import read_ledger
+from jobs.lake.ledger import read_ledger
+from jobs.main import main
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined, run_etl
 from tests.builders.visits import HEADER, POISON, Raw, rows_of
 

@@ -11,8 +11,8 @@ from jobs.etl.encode import encode
 from jobs.etl.job import source_paths
 from jobs.etl.states import state_entries
 from jobs.etl.validate import checked_rows
-from jobs.settings import load_settings
-from jobs.state import load_state
+from jobs.lake.state import load_state
+from jobs.settings.load import load_settings
 from tests.builders.lakes import example_rows, examples_of, lake_of, run_etl
 from tests.builders.visits import VISITS, Raw, rows_of
 

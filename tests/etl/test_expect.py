@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.errors import ConfigError, DateRefused
+from jobs.base.errors import ConfigError, DateRefused
 from jobs.etl.contributions import CONTRIBUTIONS
 from jobs.etl.expect import Findings, stability_index
 from jobs.etl.limits import check_limits, possible_reasons
 from jobs.etl.tally import Tally, refuse_bad
-from jobs.ledger import read_ledger
+from jobs.lake.ledger import read_ledger
+from jobs.main import main
 from schemas.dataset import DeclarationError
 from schemas.expect import Drift, Nulls, Rows, Share
 from tests.builders.fitting import contributions

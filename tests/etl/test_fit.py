@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.etl.contributions import CONTRIBUTIONS
 from jobs.etl.fit import ID_LOG, new_entries
 from jobs.etl.states import states

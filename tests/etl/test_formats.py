@@ -17,7 +17,7 @@ import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.etl.ingest import read_source
 from jobs.etl.lines import decoded_blocks, readable
 from schemas.dataset import Column, Source

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.evaluate import job as evaluate
 from jobs.evaluate import score
-from jobs.settings import load_settings
-from jobs.state import load_state
+from jobs.lake.state import load_state
+from jobs.main import main
+from jobs.settings.load import load_settings
 from jobs.train.job import select_dates
 from schemas.field import Carried, Numeric
 from tests.builders import visits

@@ -13,9 +13,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl import identity, job
-from jobs.examples import Examples
-from jobs.ledger import new_run_id
-from jobs.settings import load_settings
+from jobs.lake.examples import Examples
+from jobs.lake.ledger import new_run_id
+from jobs.settings.load import load_settings
 from tests.builders.lines import lines_of, write_lines
 
 DS = "2026-01-01"

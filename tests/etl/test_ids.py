@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from jobs.etl.encode import encode, large_vocabularies
 from jobs.etl.fit import ID_LOG, new_entries
 from jobs.etl.states import states
-from jobs.lake import NewFile, Table
+from jobs.lake.files import NewFile
+from jobs.lake.tables import Table
 from schemas.dataset import Column, Dataset, DeclarationError, Source
 from schemas.field import FIRST_OOV_ID, NULL_ID, Categorical, Label
 from schemas.hashed import Bucketized, Hashed

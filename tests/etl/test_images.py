@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.etl.tally import Tally
-from jobs.examples import Examples
-from jobs.lake import Lake
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
 from jobs.petastorm_arrow import codec_columns
-from jobs.train.stream import Stream
+from jobs.train.read.stream import Stream
 from schemas.dataset import Column, Dataset, DeclarationError, Source
 from schemas.field import Image, Label
 from tests.builders.lakes import run_etl

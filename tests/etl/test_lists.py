@@ -19,17 +19,18 @@ from pyspark.sql import functions as F
 from jobs.etl.encode import encode, id_map
 from jobs.etl.validate import checked_rows
 from jobs.evaluate import score
-from jobs.evaluate.predict import Predictor, predicted
-from jobs.evaluate.registry import Registry
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.settings import load_settings
-from jobs.state import load_state
-from jobs.train.artifact import load_model
-from jobs.train.models import ModelSpec, build_model, predict
+from jobs.evaluate.predict.predict import Predictor, predicted
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.state import load_state
+from jobs.models.artifact import load_model
+from jobs.models.build import build_model, predict
+from jobs.models.spec import ModelSpec
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
+from jobs.train.keep.warm_start import find_source, warm
 from jobs.train.rank import MappedStream
-from jobs.train.stream import Stream
-from jobs.train.warm_start import find_source, warm
+from jobs.train.read.stream import Stream
 from schemas.dataset import Column, Source, struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList, Label, NumericList
 from tests.builders.baskets import BASKETS, LONGEST, baskets_of, write_baskets

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.state import State, load_state
+from jobs.lake.state import State, load_state
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
 

@@ -25,8 +25,8 @@ from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE, SPLIT
 from jobs.etl.plain import PlainLane, plain_lane
 from jobs.etl.split import split_of
 from jobs.etl.validate import checked_rows, survey
-from jobs.lake import Lake
-from jobs.sections import SplitSettings
+from jobs.lake.lake import Lake
+from jobs.settings.etl import SplitSettings
 from schemas.dataset import ROW_ID, Column, Dataset, Join, Source
 from schemas.field import (
     Carried,

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
+from jobs.base.quantiles import bounds, merged, quantiles
 from jobs.etl.counting import buckets_of
 from jobs.etl.states import states
-from jobs.quantiles import bounds, merged, quantiles
-from jobs.state import NumericStats
+from jobs.lake.state import NumericStats
 from tests.builders.fitting import contributions
 from tests.etl.test_fit import dataset, log_of
 

@@ -12,8 +12,8 @@ from pyspark.sql import SparkSession
 from jobs.etl import digests, shards
 from jobs.etl.ingest import DS
 from jobs.etl.shards import SPLIT, verified_shards
-from jobs.lake import Table
-from jobs.manifest import Shard
+from jobs.lake.manifest import Shard
+from jobs.lake.tables import Table
 from tests.builders.examples import CLICKS, columns_of
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.settings import Settings, load_settings
+from jobs.settings.load import load_settings
+from jobs.settings.settings import Settings
 from tests.builders.lakes import run_etl
 from tests.builders.models import register_model
 from tests.builders.visits import Raw, rows_of

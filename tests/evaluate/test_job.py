@@ -10,12 +10,12 @@ import pytest
 from pyspark.sql import SparkSession
 from sklearn import metrics as sk
 
-from jobs.errors import DataRefused
+from jobs.base.errors import DataRefused
 from jobs.evaluate import job
-from jobs.evaluate.registry import Registry
-from jobs.lake import Lake
-from jobs.ledger import read_ledger
-from jobs.settings import Settings
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import read_ledger
+from jobs.registry.registry import Registry
+from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
 from schemas.field import Numeric
 from tests.builders.lakes import example_rows

@@ -12,14 +12,15 @@ import pytest
 import torch
 from pyspark.sql import SparkSession
 
-from jobs.errors import DataRefused, Locked
+from jobs.base.errors import DataRefused, Locked
 from jobs.evaluate import score
-from jobs.evaluate.registry import Registry
-from jobs.lake import Lake
-from jobs.ledger import read_ledger
-from jobs.lock import stage_lock
-from jobs.settings import Settings, load_settings
-from jobs.train.models import Model
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import read_ledger
+from jobs.lake.lock import stage_lock
+from jobs.models.build import Model
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
+from jobs.settings.settings import Settings
 from tests.builders.lakes import example_rows, quarantined
 from tests.builders.models import register_model, scores_of
 from tests.builders.visits import Raw, rows_of

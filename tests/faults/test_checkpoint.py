@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.errors import DataRefused
-from jobs.lake import Lake
-from jobs.sections import TrainSettings
-from jobs.train.batch import Batch
-from jobs.train.checkpoint import COMMIT, Damaged, listed, load, prune, verified, write
-from jobs.train.commits import Committer, Memory, StoreHangs, Writer
-from jobs.train.exchange import Alone
-from jobs.train.history import Position
-from jobs.train.models import build_model
-from jobs.train.resume import select
-from jobs.train.rowledger import RowCount, RowLedger
-from jobs.train.snapshot import Snapshot, restore, take
-from jobs.train.step import Step
+from jobs.base.errors import DataRefused
+from jobs.batch.batch import Batch
+from jobs.lake.lake import Lake
+from jobs.models.build import build_model
+from jobs.settings.train import TrainSettings
+from jobs.train.exchange.exchange import Alone
+from jobs.train.keep.checkpoint import COMMIT, Damaged, listed, load, prune, verified, write
+from jobs.train.keep.commits import Committer, Memory, StoreHangs, Writer
+from jobs.train.keep.resume import select
+from jobs.train.keep.snapshot import Snapshot, restore, take
+from jobs.train.step.history import Position
+from jobs.train.step.rowledger import RowCount, RowLedger
+from jobs.train.step.step import Step
 from tests.builders.batches import SPEC, batch_of
 from tests.builders.devices import DEVICES
 from tests.builders.s3 import S3
@@ -264,7 +264,7 @@ def test_a_hung_store_ends_in_an_error_within_its_deadline(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hung = threading.Event()
-    monkeypatch.setattr("jobs.train.checkpoint.write", lambda *given: hung.wait(60))
+    monkeypatch.setattr("jobs.train.keep.checkpoint.write", lambda *given: hung.wait(60))
     settings = settings_of(checkpoint_timeout_s=0.3)
     writer = Writer(folder, IDENTITY, settings, print, [])
     assert writer.offer(snapshot_of())

@@ -10,8 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.evaluate import score
-from jobs.evaluate.registry import Registry
-from jobs.settings import load_settings
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
 from tests.builders.lakes import lake_of, run_etl
 from tests.builders.models import register_model
 from tests.builders.processes import DEADLINE_S, Process, millstream

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.train.commits import Memory, Recovery
-from jobs.train.exchange import Alone, Exchange
-from jobs.train.history import Position
+from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.keep.commits import Memory, Recovery
 from jobs.train.rank import RankResult, train_rank
+from jobs.train.step.history import Position
 from tests.builders.batches import in_ranks
 from tests.builders.examples import write_examples
 from tests.builders.training import PLACES, TRAIN_ROWS, Killed, index_of, job_of, traced

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.init.job import Wishes, run
-from jobs.settings import Settings, load_settings
+from jobs.settings.load import load_settings
+from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
 
 DAYS = ("2024-03-01", "2024-03-02")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
-from jobs.errors import ConfigError, DataRefused, MillstreamError
+from jobs.base.errors import ConfigError, DataRefused, MillstreamError
+from jobs.main import main
 from schemas.field import Categorical, Label, Numeric
 from tests.init.files import DAYS, HEADER, made, orders, written
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
+from jobs.main import main
 from tests.init.files import DAYS, Made, made, written
 
 

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl.tally import Tally, assert_conserved
-from jobs.manifest import Shard
+from jobs.lake.manifest import Shard
 from tests.builders.lakes import example_rows, lake_of, quarantined, run_etl
 from tests.builders.poison import DAY, write_poison
 from tests.builders.visits import POISON, Raw, rows_of
@@ -86,7 +86,7 @@ def test_a_lost_row_stops_the_run() -> None:
 
 
 def test_the_ledger_tells_the_counts(tmp_path: Path, spark: SparkSession) -> None:
-    from jobs.ledger import read_ledger
+    from jobs.lake.ledger import read_ledger
 
     raw = Raw(tmp_path).add(rows_of(DATES[0], 50)).write()
     run_etl(raw, spark, DATES[:1])

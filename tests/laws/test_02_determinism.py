@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.manifest import Shard
+from jobs.lake.manifest import Shard
 from tests.builders.lakes import column_chunk_bytes, examples_of, run_etl
 from tests.builders.visits import Raw, rows_of
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.state import State, load_state
+from jobs.lake.state import State, load_state
 from schemas.field import FIRST_OOV_ID
 from tests.builders.lakes import example_rows, examples_of, lake_of, run_etl
 from tests.builders.visits import VISITS, Raw, rows_of

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.petastorm_arrow import unischema
-from jobs.train.stream import Stream
+from jobs.train.read.stream import Stream
 from schemas.dataset import ROW_ID
 from schemas.field import NULL_ID
 from tests.builders.lakes import example_rows, examples_of, run_etl

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import DataRefused
-from jobs.examples import Examples
-from jobs.lake import Lake
-from jobs.train.commits import Memory
-from jobs.train.exchange import Alone, Exchange
-from jobs.train.history import EpochResult
+from jobs.base.errors import DataRefused
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.keep.commits import Memory
+from jobs.train.keep.resume import select
 from jobs.train.rank import RankResult, TrainJob, train_rank
-from jobs.train.resume import select
+from jobs.train.step.history import EpochResult
 from tests.builders.batches import in_ranks
 from tests.builders.examples import write_examples
 from tests.builders.training import (

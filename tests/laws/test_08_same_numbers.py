@@ -12,11 +12,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs.evaluate import score
-from jobs.evaluate.export import EXAMPLE, FILES, Format, export_version, run
-from jobs.evaluate.predict import Predictor, predicted
-from jobs.evaluate.registry import ModelVersion, Registry
-from jobs.lake import Lake
-from jobs.settings import load_settings
+from jobs.evaluate.export.export import EXAMPLE, FILES, Format, export_version, run
+from jobs.evaluate.predict.predict import Predictor, predicted
+from jobs.lake.lake import Lake
+from jobs.registry.registry import Registry
+from jobs.registry.version import ModelVersion
+from jobs.settings.load import load_settings
 from schemas.dataset import struct_type
 from tests.builders.lakes import example_rows, examples_of, run_etl
 from tests.builders.models import register_model, scores_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.lock import stage_lock
+from jobs.lake.lock import stage_lock
+from jobs.main import main
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined, run_etl
 from tests.builders.visits import Raw, rows_of
 

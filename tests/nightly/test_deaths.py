@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.evaluate.registry import Registry
+from jobs.main import main
 from jobs.nightly import work
 from jobs.nightly.record import Record, load
-from jobs.settings import load_settings
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
 from jobs.train import job as train
 from tests.builders.contents import contents
 from tests.builders.lakes import lake_of

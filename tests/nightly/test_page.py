@@ -6,7 +6,7 @@ from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
 from jobs.nightly.page import write
 from jobs.nightly.record import STEPS, Record, Step
 from tests.builders.nights import DATES

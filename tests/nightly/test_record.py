@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
 from jobs.nightly.record import STEPS, Record, Step, dates_of, load, save
 from tests.builders.nights import DATES
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.errors import DataRefused
-from jobs.ledger import read_ledger
-from jobs.lock import stage_lock
+from jobs.base.errors import DataRefused
+from jobs.lake.ledger import read_ledger
+from jobs.lake.lock import stage_lock
 from jobs.nightly.record import STEPS, save
 from tests.builders.lakes import lake_of
 from tests.builders.nights import DATES, Nights, gate_refused
@@ -209,7 +209,7 @@ def test_one_refused_date_of_a_range_leaves_the_others_done(
 def test_a_missing_raw_file_refuses_and_is_caught_up_when_it_lands(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs.errors import NoRawFile
+    from jobs.base.errors import NoRawFile
 
     assert nights.run("--date", FIRST) == 0
     file = nights.raw.folder / f"visits-{SECOND}.csv"
@@ -226,7 +226,7 @@ def test_a_missing_raw_file_refuses_and_is_caught_up_when_it_lands(
 
 
 def test_a_missing_raw_file_may_be_skipped_and_is_on_record(nights: Nights) -> None:
-    from jobs.errors import NoRawFile
+    from jobs.base.errors import NoRawFile
 
     nights.configure(nightly={"missing_raw": "skip"})
     assert nights.run("--date", FIRST) == 0

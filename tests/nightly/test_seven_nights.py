@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
+from jobs.main import main
 from jobs.nightly.record import STEPS, WAITING, Record, load
-from jobs.settings import load_settings
+from jobs.settings.load import load_settings
 from tests.builders.contents import contents
 from tests.builders.flights import configure, dates, land
 from tests.builders.processes import Process, millstream

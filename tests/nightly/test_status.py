@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
+from jobs.main import main
 from jobs.nightly.record import STEPS, Record, Step, save
 from jobs.nightly.status import rendered
 from tests.builders.nights import DATES

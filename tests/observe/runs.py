@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from jobs.lake import Lake
+from jobs.lake.lake import Lake
 from jobs.observe.run import Run, observed
-from jobs.settings import Settings
+from jobs.settings.settings import Settings
 
 DATES = ("2024-01-01", "2024-01-02")
 

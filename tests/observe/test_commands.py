@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
+from jobs.main import main
 from tests.builders.visits import Raw, rows_of
 from tests.observe.runs import json_lines
 from tests.observe.servers import metrics_of

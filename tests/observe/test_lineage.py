@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from jobs.errors import DataRefused
-from jobs.settings import Settings
+from jobs.base.errors import DataRefused
+from jobs.settings.settings import Settings
 from tests.observe.runs import json_lines, run_of, settings_of
 from tests.observe.servers import Server, serving
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import DataRefused, Locked
-from jobs.settings import Settings
+from jobs.base.errors import DataRefused, Locked
+from jobs.settings.settings import Settings
 from tests.observe.runs import run_of, settings_of
 from tests.observe.servers import Gateway, Metrics, metrics_of, serving
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import DataRefused, GateRefused, Locked
+from jobs.base.errors import DataRefused, GateRefused, Locked
 from jobs.observe.event import Event
 from jobs.observe.run import Observers, Run
 from tests.observe.runs import json_lines, run_of, settings_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import DataRefused, GateRefused, Locked
+from jobs.base.errors import DataRefused, GateRefused, Locked
 from jobs.observe.http import post_json
 from tests.observe.runs import run_of, settings_of
 from tests.observe.servers import Server, closed_url, serving

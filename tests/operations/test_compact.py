@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.cli import main
-from jobs.ledger import read_ledger
+from jobs.lake.ledger import read_ledger
+from jobs.main import main
 from jobs.operations.layout import contents
 from tests.builders.lakes import column_chunk_bytes, examples_of, lake_of, run_etl
 from tests.builders.visits import Raw

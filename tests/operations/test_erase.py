@@ -10,10 +10,10 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.cli import main
 from jobs.etl.quarantine import QUARANTINE
-from jobs.evaluate.predictions import predictions_schema
-from jobs.ledger import read_ledger
+from jobs.evaluate.predict.predictions import predictions_schema
+from jobs.lake.ledger import read_ledger
+from jobs.main import main
 from jobs.operations.keys import parse_keys
 from jobs.operations.raw_keys import marked_raw
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined

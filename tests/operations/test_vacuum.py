@@ -11,13 +11,13 @@ import fsspec
 import pytest
 import torch
 
-from jobs.cli import main
-from jobs.ledger import read_ledger
-from jobs.lock import stage_lock
-from jobs.settings import load_settings
-from jobs.train import checkpoint
-from jobs.train.history import Position
-from jobs.train.snapshot import Snapshot
+from jobs.lake.ledger import read_ledger
+from jobs.lake.lock import stage_lock
+from jobs.main import main
+from jobs.settings.load import load_settings
+from jobs.train.keep import checkpoint
+from jobs.train.keep.snapshot import Snapshot
+from jobs.train.step.history import Position
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
 from tests.builders.models import register_model
 from tests.builders.s3 import S3

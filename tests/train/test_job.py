@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.errors import ConfigError, DataRefused, Locked
-from jobs.evaluate.registry import Registry
-from jobs.ledger import read_ledger
-from jobs.lock import stage_lock
-from jobs.settings import load_settings
-from jobs.state import load_state
+from jobs.base.errors import ConfigError, DataRefused, Locked
+from jobs.lake.ledger import read_ledger
+from jobs.lake.lock import stage_lock
+from jobs.lake.state import load_state
+from jobs.models.artifact import load_model
+from jobs.registry.registry import Registry
+from jobs.settings.load import load_settings
 from jobs.train import job
-from jobs.train.artifact import load_model
-from jobs.train.exchange import Alone
+from jobs.train.exchange.exchange import Alone
 from schemas.field import FIRST_OOV_ID
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.training import Killed, Mortal
@@ -170,7 +170,7 @@ def test_a_killed_run_is_finished_by_the_next_one(
     settings = ("train.seed=11", "train.checkpoint_rows=64", "train.epochs=4")
     whole = train(raw, spark, "train-w", *settings)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("jobs.train.distributed.ranks.Memory", lambda: Mortal(20))
+        patch.setattr("jobs.train.launch.ranks.Memory", lambda: Mortal(20))
         train(raw, spark, "train-x", *settings)
     folder = Path(lake_of(raw).folder("checkpoints", "train-x"))
     assert sorted(path.name[:3] for path in folder.iterdir())[0] == "at-"
@@ -192,7 +192,7 @@ def test_the_drivers_death_is_survived(raw: Raw, spark: SparkSession) -> None:
     settings = ("train.seed=12", "train.checkpoint_rows=64", "train.epochs=300")
     whole = train(raw, spark, "train-dw", *settings)
     flags = [word for text in settings for word in ("--set", text)]
-    command = [sys.executable, "-m", "jobs.cli", "train", "--config", str(raw.config), *flags]
+    command = [sys.executable, "-m", "jobs.main", "train", "--config", str(raw.config), *flags]
     folder = Path(lake_of(raw).folder("checkpoints"))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

@@ -1,0 +1,78 @@
+"""The Spark session: the settings that results depend on, the same however Spark was started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from jobs.base.errors import ConfigError
+
+# A task keeps so many files of a partitioned table open; rows for more are sorted by file first.
+OPEN_FILES = 8
+
+# What results, and speed, depend on. Set on every session, whatever the properties file says.
+SEMANTICS = {
+    "spark.sql.session.timeZone": "UTC",
+    # Expressions of a declaration give null where a value cannot be had; a rule then names it.
+    "spark.sql.ansi.enabled": "false",
+    # `ds=2013-01-01` in a path is a text, and so is `ds=undated`.
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+    # INT96, the default, is read by fewer engines and has no statistics.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    # A truncated or vanished raw file ends the run instead of giving fewer rows.
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    # Joins of wide rows keep whole-stage code generation; what should not says so (`apart`).
+    "spark.sql.codegen.maxFields": "2000",
+    # Inferring filters takes the optimizer minutes for plans of many columns and gives nothing.
+    "spark.sql.constraintPropagation.enabled": "false",
+    "spark.sql.maxConcurrentOutputFileWriters": str(OPEN_FILES),
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # What goes to Python at once: rows mostly, but images are larger.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
+    # Rows are kept for a few passes only, which do not earn the compressing back.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
+}
+
+
+def session(app_name: str, properties_file: str | None = None) -> SparkSession:
+    """The session of this process; started when there is none.
+
+    Args:
+        app_name: shown by Spark's UI.
+        properties_file: Spark properties for a session that this process starts itself. Under
+            spark-submit the submission's own properties stand.
+
+    Raises:
+        ConfigError: the properties file is missing.
+    """
+    builder = SparkSession.builder.appName(app_name)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        # Tasks run in this environment, also where it was not activated; else in PATH's python3.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        properties = {"spark.master": "local[*]", **_properties(properties_file)}
+        for name, value in properties.items():
+            builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    for name, value in SEMANTICS.items():
+        spark.conf.set(name, value)
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def _properties(path: str | None) -> dict[str, str]:
+    """Reads a spark-submit properties file: a name, white space, a value; # starts a comment."""
+    if path is None:
+        return {}
+    if not Path(path).is_file():
+        raise ConfigError(f"no Spark properties file {path}", remedy="see spark.properties_file")
+    properties = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        name, _, value = line.strip().partition(" ")
+        if name and not name.startswith("#"):
+            properties[name] = value.strip()
+    return properties

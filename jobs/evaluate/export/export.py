@@ -1,0 +1,247 @@
+"""A model as a file that others run: ONNX or TorchScript, from encoded inputs to scores.
+
+The file takes what a shard holds, by name: `dense` float32 [b, D] with NaN where a number is
+missing, `sparse` int64 [b, C] of ids, and each tensor field; and gives `score` float32 [b]. The
+number of rows b is free. Beside it lie the state that the ids come from and an example request with
+the scores that must come out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from jobs.base.errors import ConfigError, DataRefused
+from jobs.batch.layout import Layout
+from jobs.evaluate.predict.exported import Inputs, batch_of, scores, session
+from jobs.evaluate.predict.predict import Predictor, loaded
+from jobs.lake.lake import Lake
+from jobs.lake.state import load_state
+from jobs.lake.store import write_folder, write_whole
+from jobs.models.artifact import LoadedModel
+from jobs.models.build import Model, predict, scores_of
+from jobs.models.spec import ModelSpec
+from jobs.registry.version import ModelVersion
+from schemas.dataset import Dataset
+
+Format = Literal["onnx", "torchscript"]
+FILES: dict[Format, str] = {"onnx": "model.onnx", "torchscript": "model.pt"}
+EXAMPLE = "example.json"
+TOLERANCE = 1e-5
+_EXAMPLE_ROWS = 5
+
+
+class Exported(nn.Module):
+    """What is exported: inputs by position -> scores [b]."""
+
+    def __init__(self, model: Model, tensors: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.tensors = tuple(tensors)
+
+    def forward(self, dense: Tensor, sparse: Tensor, *tensors: Tensor) -> Tensor:
+        batch = batch_of(
+            {"dense": dense, "sparse": sparse, **dict(zip(self.tensors, tensors, strict=True))}
+        )
+        return scores_of(self.model(batch), self.model.task)
+
+
+def example_inputs(
+    spec: ModelSpec, dataset: Dataset, rows: int = _EXAMPLE_ROWS, seed: int = 7
+) -> Inputs:
+    """Made-up inputs with missing numbers and ids of all kinds, the same for the same spec."""
+    draw = torch.Generator().manual_seed(seed)
+    dense = torch.randn(rows, spec.num_dense, generator=draw)
+    dense = dense * torch.tensor(spec.stds) + torch.tensor(spec.means)
+    dense[0] = torch.nan
+    limits = torch.tensor(spec.table_rows, dtype=torch.float64)
+    drawn = torch.rand(rows, len(spec.table_rows), generator=draw, dtype=torch.float64)
+    inputs = {"dense": dense.float(), "sparse": (1 + drawn * (limits - 1)).long()}
+    for name, like in sorted(Layout(dataset).padding().tensors.items()):
+        # Ids and lengths of 0 and 1 are within any table and any sequence.
+        most = {torch.uint8: 256, torch.int64: 2}.get(like.dtype, 1)
+        values = torch.rand(rows, *like.shape[1:], generator=draw) * most
+        inputs[name] = values.to(like.dtype)
+    return inputs
+
+
+def export(
+    loaded: LoadedModel, dataset: Dataset, format_: Format, state: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The files of an exported model, by name.
+
+    Args:
+        loaded: the model.
+        dataset: the declaration that it was trained with.
+        state: further files to put beside it, by name.
+
+    Raises:
+        ConfigError: the model cannot be exported.
+        DataRefused: the exported model's scores differ by more than TOLERANCE.
+    """
+    inputs = example_inputs(loaded.spec, dataset)
+    expected = predict(loaded.model, batch_of(inputs)).numpy()
+    network = Exported(loaded.model, [n for n in inputs if n not in ("dense", "sparse")]).eval()
+    make = {"onnx": _onnx, "torchscript": _torchscript}[format_]
+    try:
+        content = make(network, inputs)
+    except Exception as error:
+        raise ConfigError(
+            f"model {loaded.card['name']!r} cannot be exported as {format_}: {_first_line(error)}",
+            "a model that torch can trace, without branches on its values",
+            "export it in the other format, or score with engine torch",
+        ) from error
+    # Other rows than it was traced with, and another number of them.
+    for rows, seed in ((1, 8), (2 * _EXAMPLE_ROWS, 9)):
+        other = example_inputs(loaded.spec, dataset, rows, seed)
+        _check_equal(run(content, format_, other), predict(loaded.model, batch_of(other)).numpy())
+    _check_equal(run(content, format_, inputs), expected)
+    example = {
+        "inputs": {name: _plain(tensor) for name, tensor in inputs.items()},
+        "score": expected.tolist(),
+        "format": format_,
+        "weights_digest": loaded.digest,
+    }
+    return {
+        FILES[format_]: content,
+        EXAMPLE: json.dumps(example, indent=1).encode(),
+        "model.json": json.dumps(loaded.card, indent=1).encode(),
+        **state,
+    }
+
+
+def _plain(tensor: Tensor) -> Any:
+    """Lists for JSON, which has no NaN: null stands for it."""
+    values = (
+        tensor.double().numpy().astype(object) if tensor.is_floating_point() else tensor.numpy()
+    )
+    if tensor.is_floating_point():
+        values[np.isnan(tensor.numpy())] = None
+    return values.tolist()
+
+
+def run(content: bytes, format_: Format, inputs: Inputs) -> npt.NDArray[np.float32]:
+    """Scores [b] by the exported model."""
+    if format_ == "onnx":
+        return scores(session(content, threads=1), inputs)
+    network = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
+    with torch.inference_mode():
+        found: npt.NDArray[np.float32] = network(*inputs.values()).numpy()
+    return found
+
+
+def _onnx(network: Exported, inputs: Inputs) -> bytes:
+    rows = torch.export.Dim("rows")
+    shapes: list[Any] = [{0: rows} for _ in inputs]
+    dynamic = (*shapes[:2], tuple(shapes[2:])) if len(shapes) > 2 else tuple(shapes)
+    with _quiet():
+        # Given the module itself, the exporter may fix the number of rows and not say so.
+        traced = torch.export.export(network, tuple(inputs.values()), dynamic_shapes=dynamic)
+        program = torch.onnx.export(
+            traced,
+            input_names=list(inputs),
+            output_names=["score"],
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _torchscript(network: Exported, inputs: Inputs) -> bytes:
+    with _quiet(), torch.no_grad():
+        trace: Any = torch.jit.trace
+        traced = trace(network, tuple(inputs.values()), check_trace=False)
+    target = io.BytesIO()
+    torch.jit.save(traced, target)
+    return target.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' chatter, which tells a user nothing to act on."""
+    names = ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _check_equal(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
+    apart = float(np.abs(found - expected).max(initial=0.0))
+    if found.shape != expected.shape or not apart <= TOLERANCE:
+        raise DataRefused(
+            f"the exported model's scores are {apart:g} apart from the model's",
+            f"at most {TOLERANCE:g}",
+            "report this model; nothing was written",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without the exporters' advice around it."""
+    lines = [line for line in str(error).splitlines() if "<class" in line or "Error:" in line]
+    return (lines or str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def export_version(
+    lake: Lake, model: ModelVersion, dataset: Dataset, format_: Format, folder_url: str
+) -> None:
+    """Writes a registered model, its state and an example request into a folder.
+
+    The state is `state.json` with the statistics, and `vocabulary.parquet` with (field, value, id).
+
+    Raises:
+        ConfigError, DataRefused: see `export`; or the folder is there already.
+    """
+    fs, path = fsspec.core.url_to_fs(folder_url)
+    if fs.exists(path):
+        raise ConfigError(f"{folder_url} is there already", "a new folder", "name another one")
+    state = load_state(lake, model.tags["state_digest"])
+    log = lake.table("id_log").read_arrow(state.id_log_version)
+    known = log.filter(pc.less_equal(log["from_ds"], state.ds)).select(["field", "value", "id"])
+    target = pa.BufferOutputStream()
+    pq.write_table(known.sort_by([("field", "ascending"), ("id", "ascending")]), target)
+    beside = {
+        "state.json": json.dumps(asdict(state), indent=1).encode(),
+        "vocabulary.parquet": target.getvalue().to_pybytes(),
+    }
+    found = loaded(model.folder_url, model.tags["weights_digest"])
+    write_folder(folder_url, export(found, dataset, format_, beside))
+
+
+def for_scoring(lake: Lake, predictor: Predictor) -> Predictor:
+    """The predictor with ONNX Runtime as its engine; the export is made where it is not yet.
+
+    Raises:
+        ConfigError, DataRefused: see `export`.
+    """
+    url = lake.folder("exports", predictor.weights_digest, FILES["onnx"])
+    fs, path = fsspec.core.url_to_fs(url)
+    if not fs.exists(path):
+        found = loaded(predictor.folder_url, predictor.weights_digest)
+        write_whole(url, export(found, predictor.dataset, "onnx", {})[FILES["onnx"]])
+    digest = hashlib.sha256(fs.cat_file(path)).hexdigest()
+    return replace(predictor, onnx_url=url, onnx_digest=digest)

@@ -1,0 +1,1 @@
+"""Whether a model may become the champion."""

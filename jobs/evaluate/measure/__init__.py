@@ -1,0 +1,1 @@
+"""Metrics of scored rows, exact at any size, by slice, with margins."""

@@ -1,0 +1,183 @@
+"""The rows that models are measured on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.base.errors import DataRefused
+from jobs.etl.ingest import DS
+from jobs.evaluate.measure.jackknife import BLOCKS
+from jobs.evaluate.measure.slices import with_slices
+from jobs.evaluate.predict.predict import ROWS_PER_TASK
+from jobs.lake.examples import Examples
+from jobs.lake.lake import Lake
+from jobs.lake.manifest import Shard
+from jobs.lake.state import State, load_state
+from jobs.registry.version import ModelVersion
+from jobs.settings.evaluate import EvaluateSettings
+from schemas.dataset import ROW_ID, Dataset, struct_type
+
+log = logging.getLogger("millstream.evaluate")
+
+LABEL, WEIGHT = "__label", "__weight"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A split of some dates of one examples version.
+
+    Attributes:
+        only: the dates, where not all of them.
+        early_share: see the function of that name; None where it was not asked for.
+    """
+
+    examples: Examples
+    split: str
+    first_ds: str
+    last_ds: str
+    only: frozenset[str] | None = None
+    early_share: float | None = None
+
+    def __str__(self) -> str:
+        dates = f"{self.first_ds}..{self.last_ds}"
+        some = f"{len(self.only)} dates within " if self.only is not None else ""
+        return f"split {self.split!r} of {some}{dates}"
+
+    def shards(self) -> list[Shard]:
+        """Raises DataRefused where there is none."""
+        found = [
+            shard
+            for shard in self.examples.shards(self.split, self.first_ds, self.last_ds)
+            if self.only is None or shard.ds in self.only
+        ]
+        if not found:
+            raise DataRefused(
+                f"{self} has no rows in version {self.examples.version} of {self.examples.url}",
+                "at least one row to measure",
+                "run the ETL of these dates, or measure other dates or another split",
+            )
+        return found
+
+    def rows(self, spark: SparkSession, dataset: Dataset, settings: EvaluateSettings) -> DataFrame:
+        """The stored columns, and what measuring needs under names that no field has.
+
+        That is label and weight, or 1; `block` of the entity and `slices`.
+        """
+        shards = self.shards()
+        schema = struct_type((c.name, c.spark_type) for c in dataset.stored_columns())
+        rows = spark.read.schema(schema).parquet(*(f"{self.examples.url}/{s.path}" for s in shards))
+        # A Python task costs about as much as a few thousand rows; small shards share one.
+        tasks = sum(shard.rows for shard in shards) // ROWS_PER_TASK
+        rows = rows.coalesce(max(tasks, spark.sparkContext.defaultParallelism))
+        weight = dataset.weight
+        own = {
+            LABEL: F.col(dataset.label.name),
+            WEIGHT: F.col(weight.name) if weight else F.lit(1.0).cast("float"),
+            DS: F.regexp_extract("_metadata.file_path", f"/{DS}=([^/]+)/", 1),
+            "block": _block(dataset),
+        }
+        return with_slices(rows.withColumns(own), dataset, settings.slices, settings.most_values)
+
+
+def _block(dataset: Dataset) -> Column:
+    """Jackknife block of a row's entity; of the row itself where the entity is not stored."""
+    stored = {column.name for column in dataset.stored_columns()}
+    columns = dataset.entity_columns
+    entity = columns if columns and stored.issuperset(columns) else (ROW_ID,)
+    return F.pmod(F.xxhash64(F.lit("block"), *entity), F.lit(BLOCKS)).cast("int")
+
+
+def fresh(selection: Selection, lake: Lake, states: Sequence[State]) -> Selection:
+    """The dates whose rows were encoded with all values that the models' states know.
+
+    Rows of an older date hold buckets where the models know a value: measured on those, a model
+    looks worse than it will be in scoring.
+
+    Raises:
+        DataRefused: there is no such date.
+    """
+    by_ds: dict[str, str] = {
+        ds: digest
+        for ds, digest in selection.examples.info["states"].items()
+        if selection.first_ds <= ds <= selection.last_ds
+    }
+    with ThreadPoolExecutor(16) as threads:
+        digests = sorted(set(by_ds.values()))
+        found = dict(zip(digests, threads.map(partial(load_state, lake), digests), strict=True))
+    dates = {ds for ds, digest in by_ds.items() if _knows(found[digest], states)}
+    if not dates:
+        raise DataRefused(
+            f"no date of {selection.first_ds}..{selection.last_ds} was encoded with all values "
+            "that the compared models know",
+            "at least one (gate.rows: fresh)",
+            "run the ETL of a newer date, or set gate.rows: all",
+        )
+    if len(dates) == len(by_ds):
+        return selection
+    return Selection(selection.examples, selection.split, min(dates), max(dates), frozenset(dates))
+
+
+def _knows(state: State, others: Collection[State]) -> bool:
+    """Ids only grow, so the tables' sizes tell."""
+    return all(
+        state.vocabulary[name].rows >= part.rows
+        for other in others
+        for name, part in other.vocabulary.items()
+    )
+
+
+def read_alike(lake: Lake, champion: ModelVersion, challenger: ModelVersion) -> bool:
+    """Whether the champion can be measured on the challenger's examples.
+
+    One of an older generation knows other ids: the challenger is the first of its own.
+    """
+    models = (champion, challenger)
+    generations = {load_state(lake, m.tags["state_digest"]).generation for m in models}
+    declarations = {model.tags["declaration"] for model in models}
+    if len(generations) == len(declarations) == 1:
+        return True
+    log.warning(
+        "the champion, version %s, is of another generation of ids or declaration, so it is not "
+        "compared with; gate.first_model decides",
+        champion.version,
+    )
+    return False
+
+
+def early_share(
+    spark: SparkSession, lake: Lake, selection: Selection, states: Sequence[State]
+) -> float:
+    """Share of ids that were encoded before their value had one, though a model knows it.
+
+    Told from the train rows of the dates, whose values are counted in the contributions; the rows
+    of other splits are drawn from the same days.
+    """
+    from jobs.etl.contributions import CONTRIBUTIONS
+    from jobs.etl.fit import ID_LOG
+
+    versions = selection.examples.info["versions"]
+    known_by = max(state.ds for state in states)
+    counts = lake.table("contributions").spark(spark, CONTRIBUTIONS, versions["contributions"])
+    counts = counts.where(F.col(DS).between(selection.first_ds, selection.last_ds))
+    if selection.only is not None:
+        counts = counts.where(F.col(DS).isin(*selection.only))
+    entries = lake.table("id_log").spark(spark, ID_LOG, versions["id_log"])
+    entries = entries.select("field", "value", "from_ds").where(F.col("from_ds") <= known_by)
+    counted = counts.where(F.col("count").isNotNull() & F.col("value").isNotNull())
+    found = (
+        counted.join(entries, ["field", "value"], "left")
+        .agg(
+            F.sum("count").alias("all"),
+            F.sum(F.when(F.col("from_ds") > F.col(DS), F.col("count"))).alias("early"),
+        )
+        .first()
+    )
+    assert found is not None
+    return (found["early"] or 0) / found["all"] if found["all"] else 0.0

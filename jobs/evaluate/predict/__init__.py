@@ -1,0 +1,1 @@
+"""Scores of encoded rows by Spark's tasks, and the table of predictions."""

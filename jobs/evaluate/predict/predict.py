@@ -1,0 +1,287 @@
+"""Inference in Spark: encoded rows in, scores out, with the forward that training uses.
+
+A Python worker loads a model once, whatever the number of partitions, and torch gets as many
+threads as the task has cores. The scores are computed again for every action on the result:
+persist it, or write it, before counting or filtering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from jobs.base.errors import DataRefused
+from schemas.dataset import Dataset, struct_type
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+
+    from jobs.batch.batch import Batch
+    from jobs.lake.files import NewFile
+    from jobs.models.artifact import LoadedModel
+
+SCORE, PREDICTED_CLASS, SCORES = "score", "predicted_class", "scores"
+# A Python task costs about as much as a few thousand rows.
+ROWS_PER_TASK = 1_000_000
+IdMaps = Mapping[str, npt.NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What a Python worker needs to score; small to send.
+
+    Attributes:
+        folder_url: of the model.
+        weights_digest: that its weights must have.
+        dataset: the declaration that the model was trained with.
+        batch_rows: rows a forward.
+        onnx_url, onnx_digest: an exported model that ONNX Runtime scores with, and the digest of
+            its bytes; empty where torch does.
+    """
+
+    folder_url: str
+    weights_digest: str
+    dataset: Dataset
+    batch_rows: int
+    onnx_url: str = ""
+    onnx_digest: str = ""
+
+
+def score_columns(dataset: Dataset) -> list[tuple[str, str]]:
+    """(name, Spark type) of what a prediction says.
+
+    Of a multiclass label: the most probable class (the lowest of equals), its probability as
+    `score`, and the probabilities of all classes.
+    """
+    score = [(SCORE, "float")]
+    if dataset.label.task == "multiclass":
+        return [*score, (PREDICTED_CLASS, "int"), (SCORES, "array<float>")]
+    return score
+
+
+def predicted(
+    rows: DataFrame, predictor: Predictor, keep: Sequence[str], id_maps: IdMaps | None = None
+) -> DataFrame:
+    """Scores rows.
+
+    Args:
+        rows: with the stored columns; label and weight may be absent.
+        keep: columns of `rows` to keep.
+        id_maps: for a model older than the examples, field -> the model's id by theirs.
+
+    Returns:
+        `keep`, then the columns of `score_columns`.
+    """
+    schema = rows.select(*keep).schema
+    maps = rows.sparkSession.sparkContext.broadcast(dict(id_maps or {}))
+    inputs = [c.name for c in predictor.dataset.stored_columns() if c.name in rows.columns]
+    needed = rows.select(*dict.fromkeys([*inputs, *keep]))
+    scores = struct_type(score_columns(predictor.dataset))
+    return needed.mapInArrow(
+        partial(_score_rows, predictor, tuple(keep), maps),
+        StructType([*schema.fields, *scores.fields]),
+    )
+
+
+def predicted_files(
+    spark: SparkSession,
+    url: str,
+    files: Sequence[NewFile],
+    predictor: Predictor,
+    keep: Sequence[tuple[str, str]],
+) -> DataFrame:
+    """Scores rows that lie in Parquet files, a row group a piece.
+
+    Args:
+        url: below which the files lie, readable by every executor.
+        keep: columns to keep, with their Spark types.
+
+    Returns:
+        `keep`, then the columns of `score_columns`.
+    """
+    row_groups = [(file.path, n) for file in files for n in range(len(file.row_group_rows))]
+    rows = sum(file.rows for file in files)
+    enough = max(spark.sparkContext.defaultParallelism, rows // ROWS_PER_TASK)
+    tasks = max(1, min(len(row_groups), enough))
+    score = partial(
+        _score_files,
+        predictor,
+        [name for name, _ in keep],
+        url,
+        spark.sparkContext.broadcast(row_groups),
+        tasks,
+    )
+    schema = struct_type([*keep, *score_columns(predictor.dataset)])
+    return spark.range(0, tasks, 1, tasks).mapInArrow(score, schema)
+
+
+def _score(
+    predictor: Predictor,
+    keep: Sequence[str],
+    id_maps: IdMaps,
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    import torch
+
+    from jobs.batch.layout import batch_from_arrow
+
+    torch.set_num_threads(_task_cores())
+    forward = _forward(predictor)
+    for table in _rebatched(batches, predictor.batch_rows):
+        batch = batch_from_arrow(_mapped(table, id_maps), predictor.dataset, with_label=False)
+        scored = table.select(list(keep))
+        for name, column in _columns(forward(batch)).items():
+            scored = scored.append_column(name, column)
+        yield from scored.to_batches()
+
+
+def _score_rows(
+    predictor: Predictor,
+    keep: Sequence[str],
+    id_maps: Broadcast[dict[str, npt.NDArray[np.int32]]],
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    return _score(predictor, keep, id_maps.value, batches)
+
+
+def _score_files(
+    predictor: Predictor,
+    keep: Sequence[str],
+    url: str,
+    row_groups: Broadcast[list[tuple[str, int]]],
+    tasks: int,
+    numbers: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """The scores of every `tasks`-th row group, from this task's number on."""
+    from jobs.batch.layout import Layout
+
+    columns = list({*Layout(predictor.dataset, with_label=False).columns, *keep})
+
+    def read() -> Iterator[pa.RecordBatch]:
+        fs, root = fsspec.core.url_to_fs(url)
+        for number in (n for batch in numbers for n in batch.column(0).to_pylist()):
+            for path, group in row_groups.value[number::tasks]:
+                with pq.ParquetFile(f"{root}/{path}", filesystem=fs) as file:
+                    found = file.read_row_group(group, columns, use_threads=False)
+                yield from found.to_batches()
+
+    return _score(predictor, keep, {}, read())
+
+
+def _columns(scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
+    """The columns of `score_columns`, of scores [n] or, of classes, [n, classes]."""
+    if scores.ndim == 1:
+        return {SCORE: pa.array(scores, pa.float32())}
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), scores.shape[1])
+    return {
+        SCORE: pa.array(scores.max(axis=1), pa.float32()),
+        PREDICTED_CLASS: pa.array(scores.argmax(axis=1), pa.int32()),
+        SCORES: lists.cast(pa.list_(pa.float32())),
+    }
+
+
+def _forward(predictor: Predictor) -> Callable[[Batch], npt.NDArray[np.float32]]:
+    """The scores [b] of a batch, by the predictor's engine."""
+    if predictor.onnx_url:
+        from jobs.evaluate.predict.exported import inputs_of, scores
+
+        runtime = loaded_onnx(predictor.onnx_url, predictor.onnx_digest, _task_cores())
+        return lambda batch: scores(runtime, inputs_of(batch))
+
+    from jobs.models.build import predict
+
+    model = loaded(predictor.folder_url, predictor.weights_digest).model
+    return lambda batch: predict(model, batch).numpy()
+
+
+@lru_cache(maxsize=2)
+def loaded_onnx(url: str, digest: str, threads: int) -> Any:
+    """ONNX Runtime's session of an exported model, made once a process.
+
+    Raises:
+        DataRefused: the file is not the one that the driver exported.
+    """
+    from jobs.evaluate.predict.exported import session
+
+    with fsspec.open(url, "rb") as file:
+        content: bytes = file.read()
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise DataRefused(
+            f"{url} has digest {found}", f"digest {digest}", "remove it; it is made again"
+        )
+    return session(content, threads)
+
+
+@lru_cache(maxsize=2)
+def loaded(folder_url: str, weights_digest: str) -> LoadedModel:
+    """The model, loaded once a process; two are kept: champion and challenger.
+
+    Raises:
+        DataRefused: the weights are not those that the registry names.
+    """
+    from jobs.models.artifact import load_model
+
+    model = load_model(folder_url)
+    if model.digest != weights_digest:
+        raise DataRefused(
+            f"the weights in {folder_url} have digest {model.digest}",
+            f"digest {weights_digest}, which the registry names",
+            "restore the model's folder, or use another version",
+        )
+    return model
+
+
+def check_weights(predictor: Predictor) -> None:
+    """Loads the model here, so that a refusal is not buried in a worker's stack trace."""
+    loaded(predictor.folder_url, predictor.weights_digest)
+
+
+def _task_cores() -> int:
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return context.cpus() if context is not None else 1
+
+
+def _rebatched(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The rows in tables of `rows` rows, the last one shorter; never an empty one."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        while count >= rows:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, rows).combine_chunks()
+            held = table.slice(rows).to_batches()
+            count -= rows
+    if count:
+        yield pa.Table.from_batches(held).combine_chunks()
+
+
+def _mapped(table: pa.Table, id_maps: IdMaps) -> pa.Table:
+    """The table with the model's ids in place of the examples'."""
+    for name, ids in id_maps.items():
+        place = table.column_names.index(name)
+        column = table.column(name).combine_chunks()
+        is_list = pa.types.is_list(column.type)
+        own = pa.array(ids[(column.flatten() if is_list else column).to_numpy()], pa.int32())
+        if is_list:
+            # Of a slice, the offsets begin elsewhere than at 0.
+            offsets = pc.subtract(column.offsets, column.offsets[0])
+            own = pa.ListArray.from_arrays(offsets, own)
+        table = table.set_column(place, name, own)
+    return table

@@ -1,0 +1,85 @@
+"""The ledger: one row for each (run, stage, ds), appended last, after the commit it tells of."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.lake.lake import Lake
+
+_SCHEMA = pa.schema(
+    [
+        ("run", pa.string()),
+        ("stage", pa.string()),
+        ("ds", pa.string()),
+        ("status", pa.string()),
+        ("counts", pa.map_(pa.string(), pa.int64())),
+        ("digests", pa.map_(pa.string(), pa.string())),
+        ("versions", pa.map_(pa.string(), pa.string())),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("seconds", pa.float64()),
+        ("message", pa.string()),
+        ("recorded_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+_MAPS = ("counts", "digests", "versions", "metrics")
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What a run did to one date in one stage.
+
+    Attributes:
+        status: done, refused, unchanged, or intended (an alias that is about to move).
+        counts: rows in, out and refused, by name.
+        digests: of content written or used.
+        versions: of tables and models written or used.
+        metrics: measured values.
+        seconds: of the run, for all its dates together.
+    """
+
+    run: str
+    stage: str
+    ds: str
+    status: str
+    counts: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    message: str = ""
+
+
+def new_run_id(stage: str) -> str:
+    """A name that no other run has: stage, moment in UTC, and a random part."""
+    moment = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S")
+    return f"{stage}-{moment}-{secrets.token_hex(3)}"
+
+
+def record(lake: Lake, rows: Sequence[LedgerRow]) -> None:
+    """Appends rows to the ledger in one commit."""
+    moment = dt.datetime.now(dt.UTC)
+    values = [{**asdict(row), "recorded_at": moment} for row in rows]
+    for value in values:
+        for name in _MAPS:
+            value[name] = list(value[name].items())
+    if values:
+        lake.table("ledger").append(pa.Table.from_pylist(values, schema=_SCHEMA))
+
+
+def read_ledger(lake: Lake, **where: str) -> list[dict[str, Any]]:
+    """The ledger's rows whose columns have the given values, oldest first."""
+    table = lake.table("ledger")
+    if not table.exists():
+        return []
+    rows = table.read_arrow().to_pylist()
+    found = [row for row in rows if all(row[name] == value for name, value in where.items())]
+    for row in found:
+        for name in _MAPS:
+            row[name] = dict(row[name] or ())
+    return sorted(found, key=lambda row: row["recorded_at"])

@@ -1,0 +1,149 @@
+"""One writer for each (dataset, stage), with a lease and a token.
+
+The lock is a file in the lake that names its holder. A holder that died on this host is taken
+over at once (its pid is gone, or belongs to a process that started at another time); one on
+another host when its lease ran out, by clocks that agree to some seconds. Every taking raises the
+token; a commit carries the token, so a holder that lost its lease cannot commit over its successor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+import psutil
+
+from jobs.base.errors import Locked
+from jobs.lake.lake import Lake
+from jobs.lake.store import Guarded, guarded, read_json
+
+LEASE_S = 60.0
+RENEW_S = 10.0
+
+
+class StageLock:
+    """A lock that is held. `token` goes into the commit's app transaction."""
+
+    def __init__(self, file: Guarded, holder: dict[str, Any]) -> None:
+        self._file = file
+        self._holder = holder
+        self._released = threading.Event()
+        self.token: int = holder["token"]
+
+    def check(self) -> None:
+        """Raises Locked when another run has taken the lock over."""
+        now, _ = _read(self._file)
+        if not self._is_ours(now):
+            raise Locked(
+                f"the lock {self._file.url} was taken over by {_name(now)}",
+                remedy="nothing was committed; run the stage again",
+            )
+
+    def _is_ours(self, holder: dict[str, Any] | None) -> bool:
+        return holder is not None and holder["token"] == self.token
+
+    def _renew_until_released(self) -> None:
+        while not self._released.wait(RENEW_S):
+            # A store that fails now may answer the next time, within the lease.
+            with contextlib.suppress(OSError):
+                if not self._write(renewed_at=time.time()):
+                    return
+
+    def _write(self, **changes: Any) -> bool:
+        """Whether the lock is still ours."""
+        while True:
+            now, tag = _read(self._file)
+            if not self._is_ours(now):
+                return False
+            if _swap(self._file, {**self._holder, **changes}, tag):
+                return True
+
+    def _release(self) -> None:
+        self._released.set()
+        # What was done is done; without a word from us the lease runs out.
+        with contextlib.suppress(OSError):
+            self._write(released=True)
+
+
+@contextmanager
+def stage_lock(lake: Lake, stage: str, run: str) -> Iterator[StageLock]:
+    """Holds the lock of a stage while the block runs.
+
+    Raises:
+        Locked: a live run holds it; the message names the run, host and pid.
+        ConfigError: the lake's store cannot keep a lock.
+    """
+    file = guarded(lake.folder("locks", f"{stage}.json"))
+    before, tag = _read(file)
+    if before is not None and _is_live(before):
+        raise _held(lake, stage, before)
+    holder = _myself(run, token=before["token"] + 1 if before else 1)
+    if not _swap(file, holder, tag):
+        raise _held(lake, stage, _read(file)[0])
+    lock = StageLock(file, holder)
+    threading.Thread(target=lock._renew_until_released, daemon=True).start()
+    try:
+        yield lock
+    finally:
+        lock._release()
+
+
+def _held(lake: Lake, stage: str, holder: dict[str, Any] | None) -> Locked:
+    return Locked(
+        f"stage {stage!r} of {lake.url} is held by {_name(holder)}",
+        remedy="wait for it to end, or stop it; a dead holder is taken over by itself",
+    )
+
+
+def live_runs(lake: Lake) -> set[str]:
+    """The runs that hold a lock of this data set now."""
+    fs, folder = fsspec.core.url_to_fs(lake.folder("locks"))
+    paths = fs.glob(f"{folder}/*.json") if fs.exists(folder) else []
+    holders = (read_json(fs.unstrip_protocol(path)) for path in paths)
+    return {holder["run"] for holder in holders if _is_live(holder)}
+
+
+def _myself(run: str, token: int) -> dict[str, Any]:
+    process = psutil.Process()
+    return {
+        "token": token,
+        "run": run,
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "pid_started_at": process.create_time(),
+        "renewed_at": time.time(),
+        "released": False,
+    }
+
+
+def _is_live(holder: dict[str, Any]) -> bool:
+    if holder["released"]:
+        return False
+    if holder["host"] == socket.gethostname():
+        try:
+            return bool(psutil.Process(holder["pid"]).create_time() == holder["pid_started_at"])
+        except psutil.NoSuchProcess:
+            return False
+    return bool(time.time() - holder["renewed_at"] < LEASE_S)
+
+
+def _name(holder: dict[str, Any] | None) -> str:
+    if holder is None:
+        return "nobody (the lock file is gone)"
+    return f"run {holder['run']} (host {holder['host']}, pid {holder['pid']})"
+
+
+def _read(file: Guarded) -> tuple[dict[str, Any] | None, str]:
+    content, tag = file.read()
+    return (None if content is None else dict(json.loads(content))), tag
+
+
+def _swap(file: Guarded, holder: dict[str, Any], tag: str) -> bool:
+    return file.swap(json.dumps(holder).encode(), tag)

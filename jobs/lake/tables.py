@@ -1,0 +1,316 @@
+"""Tables of the lake: Delta tables over Parquet files that Spark wrote, committed by delta-rs.
+
+The only module that imports delta-rs. Files of a run lie under the table's `run=<run>` folder and
+are invisible until one commit names them. A commit carries the run, what else the run wrote and
+an app transaction whose version is the token of the lock held, so that a holder that lost its
+lock cannot commit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pyarrow as pa
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    QueryBuilder,
+    Schema,
+    Transaction,
+    write_deltalake,
+)
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from jobs.base.errors import DataRefused, Locked
+from jobs.lake.files import LiveFile, NewFile, check_covered, staged_file
+from jobs.lake.store import delta_options
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+# By default delta-rs forgets versions after 30 days, which a registered model may still name.
+_KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
+
+
+class Table:
+    """One Delta table, by its URL. Nothing is read until asked for."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._options = delta_options(self.url)
+
+    def exists(self) -> bool:
+        try:
+            return bool(DeltaTable.is_deltatable(self.url, self._options))
+        except OSError as error:
+            raise _unreadable(self.url, error) from error
+
+    def version(self) -> int:
+        """The newest version; -1 when there is no table yet."""
+        return self._at(None).version() if self.exists() else -1
+
+    def version_at(self, version: int | None) -> int:
+        """The version, the newest where none is given.
+
+        Raises:
+            DataRefused: there is no such table or version.
+        """
+        return int(self._at(version).version())
+
+    def _at(self, version: int | None) -> DeltaTable:
+        try:
+            return DeltaTable(self.url, version=version, storage_options=self._options)
+        except OSError as error:
+            raise _unreadable(self.url, error) from error
+        except (TableNotFoundError, DeltaError) as error:
+            raise DataRefused(
+                f"no table {self.url}" + ("" if version is None else f" at version {version}"),
+                remedy="run the stage that writes it first",
+            ) from error
+
+    def files(self, version: int | None = None) -> list[LiveFile]:
+        """The files of a version."""
+        actions = pa.table(self._at(version).get_add_actions(flatten=True)).to_pylist()
+        return [
+            LiveFile(
+                path=action["path"],
+                partition={
+                    name.removeprefix("partition."): value
+                    for name, value in action.items()
+                    if name.startswith("partition.")
+                },
+                rows=action.get("num_records") or 0,
+            )
+            for action in actions
+        ]
+
+    def commit_info(self, version: int | None = None) -> dict[str, Any]:
+        """What the newest commit at or before `version` that was made by a run says of itself."""
+        until = self._at(version).version()
+        # Of the newest version: history() of an older one lists the newer commits under its number.
+        for commit in self._at(None).history():
+            if commit["version"] <= until and "millstream" in commit:
+                return dict(json.loads(commit["millstream"]))
+        return {}
+
+    def newest_info(self) -> dict[str, Any]:
+        """`commit_info` of the newest version; nothing where there is no table yet."""
+        return self.commit_info() if self.exists() else {}
+
+    def commits(self) -> list[tuple[int, float]]:
+        """Versions, the oldest first, and when each was made, in seconds since 1970."""
+        history = self._at(None).history()
+        return sorted((commit["version"], commit["timestamp"] / 1000) for commit in history)
+
+    def stage(self, rows: DataFrame, run: str, partition_by: Sequence[str]) -> list[NewFile]:
+        """Writes Parquet files into the run's folder, where no reader sees them before a commit.
+
+        Whatever an earlier attempt of the same run left there is replaced. Folders below those of
+        `partition_by` are no part of the partition.
+        """
+        folder = self.fresh_folder(run)
+        rows.write.mode("overwrite").partitionBy(*partition_by).parquet(folder)
+        return self.staged(run, partition_by)
+
+    def fresh_folder(self, run: str) -> str:
+        """URL of the run's folder, without what an earlier attempt left there."""
+        self.discard(run)
+        return f"{self.url}/run={run}"
+
+    def discard(self, run: str) -> None:
+        """Removes a run's staged files, which no commit will name."""
+        fs, root = fsspec.core.url_to_fs(f"{self.url}/run={run}")
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+
+    def staged(self, run: str, partition_by: Sequence[str]) -> list[NewFile]:
+        """The Parquet files in a run's folder, in order of their paths."""
+        fs, root = fsspec.core.url_to_fs(self.url)
+        paths = sorted(path for path in fs.find(f"{root}/run={run}") if path.endswith(".parquet"))
+        with ThreadPoolExecutor(16) as threads:
+            return list(threads.map(lambda path: staged_file(fs, root, path, partition_by), paths))
+
+    def replace(
+        self,
+        files: Sequence[NewFile],
+        schema: StructType,
+        partition_by: Sequence[str],
+        where: Mapping[str, Sequence[str]] | None,
+        info: Mapping[str, Any],
+        app_id: str,
+        token: int,
+    ) -> int:
+        """Replaces the partitions `where` names by `files`, in one commit.
+
+        Args:
+            files: already written; each must lie in a partition that `where` covers.
+            schema: of the table with its partition columns; must be the table's own.
+            partition_by: the partition columns.
+            where: partition column -> its values; all are replaced, those without files emptied.
+                None: the whole table, its columns too.
+            info: kept in the commit, under `millstream`.
+            app_id: the stage and what of it, for the app transaction.
+            token: of the lock held; a commit with a newer token ends this one.
+
+        Returns:
+            The version made.
+
+        Raises:
+            Locked: another holder committed with a newer token.
+            DataRefused: a file lies outside `where`, or the table has another schema.
+        """
+        check_covered(files, where or {})
+        self._create_if_absent(schema, partition_by)
+        if where is not None:
+            self.check_columns(schema)
+        declared = Schema.from_json(schema.json())
+        return self._commit(files, declared, partition_by, where, info, app_id, token)
+
+    def check_columns(self, schema: StructType) -> None:
+        """Refuses a schema that is not the table's.
+
+        Raises:
+            DataRefused: it names the columns that differ.
+        """
+        ours, theirs = self._at(None).schema(), Schema.from_json(schema.json())
+        if ours != theirs:
+            raise DataRefused(
+                f"table {self.url} has other columns than the declaration",
+                _schema_difference(ours, theirs),
+                "move the table's folder away, or use another lake folder; examples are made anew "
+                "by `millstream etl --rebuild`",
+            )
+
+    def rewrite(
+        self,
+        files: Sequence[NewFile],
+        where: Mapping[str, Sequence[str]],
+        info: Mapping[str, Any],
+        app_id: str,
+        token: int,
+    ) -> int:
+        """`replace` for a table that is there, with the columns that it has."""
+        check_covered(files, where)
+        table = self._at(None)
+        columns = table.metadata().partition_columns
+        return self._commit(files, table.schema(), columns, where, info, app_id, token)
+
+    def _commit(
+        self,
+        files: Sequence[NewFile],
+        schema: Schema,
+        partition_by: Sequence[str],
+        where: Mapping[str, Sequence[str]] | None,
+        info: Mapping[str, Any],
+        app_id: str,
+        token: int,
+    ) -> int:
+        table = self._at(None)
+        newest = table.transaction_version(app_id)
+        if newest is not None and newest > token:
+            raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
+        properties = CommitProperties(
+            custom_metadata={"millstream": json.dumps(dict(info), sort_keys=True)},
+            app_transactions=[Transaction(app_id, token)],
+            max_commit_retries=15,
+        )
+        filters = [(name, "in", list(values)) for name, values in (where or {}).items()]
+        try:
+            table.create_write_transaction(
+                [_add_action(file) for file in files],
+                "overwrite",
+                schema,
+                list(partition_by),
+                partition_filters=filters,
+                commit_properties=properties,
+                post_commithook_properties=_KEEP_LOG,
+            )
+        except CommitFailedError as error:
+            raise Locked(f"{self.url}: another run committed first ({error})") from error
+        return self.version()
+
+    def _create_if_absent(self, schema: StructType, partition_by: Sequence[str]) -> None:
+        if not self.exists():
+            create_table_with_add_actions(
+                self.url,
+                Schema.from_json(schema.json()),
+                [],
+                "ignore",
+                list(partition_by),
+                storage_options=self._options,
+            )
+
+    def append(self, rows: pa.Table) -> int:
+        """Appends a few rows that the driver holds, as one commit."""
+        write_deltalake(self.url, rows, mode="append", storage_options=self._options)
+        return self.version()
+
+    def read_arrow(self, version: int | None = None) -> pa.Table:
+        """A small table as Arrow, on the driver; rows of different files come in any order."""
+        # Not to_pyarrow_table: Arrow's threads then hold Python objects, and a process that ends
+        # soon after may abort (https://github.com/apache/arrow/issues/34314).
+        table = self._at(version)
+        rows = QueryBuilder().register("rows", table).execute("SELECT * FROM rows").read_all()
+        return pa.table(rows).cast(pa.schema(table.schema().to_arrow()))
+
+    def restore(self, version: int) -> None:
+        """Makes the content that of an older version again, when newer ones belong to no run."""
+        if self.exists() and self.version() != version:
+            self._at(None).restore(version, post_commithook_properties=_KEEP_LOG)
+
+    def spark(
+        self,
+        session: SparkSession,
+        schema: StructType,
+        version: int | None = None,
+        where: Mapping[str, Iterable[str]] | None = None,
+    ) -> DataFrame:
+        """A version, or the partitions `where` names, as a Spark DataFrame."""
+        wanted = {name: set(values) for name, values in (where or {}).items()}
+        paths = [
+            f"{self.url}/{file.path}"
+            for file in (self.files(version) if self.exists() else [])
+            if all(file.partition[name] in values for name, values in wanted.items())
+        ]
+        if not paths:
+            return session.createDataFrame([], schema)
+        reader = session.read.schema(schema).option("basePath", self.url)
+        return reader.parquet(*paths)
+
+
+def _unreadable(url: str, error: OSError) -> DataRefused:
+    # delta-rs draws its chain of causes with arrows and colours.
+    cause = " ".join(re.sub(r"\x1b\[[0-9;]*m|\u21b3", " ", str(error)).split())
+    return DataRefused(
+        f"table {url} cannot be read: {cause}",
+        remedy="see whether the store answers and the environment's credentials are right",
+    )
+
+
+def _schema_difference(ours: Schema, theirs: Schema) -> str:
+    table = {f.name: str(f.type) for f in ours.fields}
+    declared = {f.name: str(f.type) for f in theirs.fields}
+    names = sorted(
+        name for name in table.keys() | declared.keys() if table.get(name) != declared.get(name)
+    )
+    return "the same columns; these differ: " + ", ".join(names)
+
+
+def _add_action(file: NewFile) -> AddAction:
+    return AddAction(
+        file.path,
+        file.bytes,
+        dict(file.partition),
+        int(time.time() * 1000),
+        True,
+        json.dumps({"numRecords": file.rows}),
+    )

@@ -1,0 +1,144 @@
+"""A model on disk: `model.safetensors` and `model.json`, written whole, checked when loaded.
+
+Beside them, where a later training is to start from it, `optimizer.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from jobs.base.errors import DataRefused
+from jobs.lake.store import write_folder
+from jobs.models.build import Model, build_model
+from jobs.models.spec import ModelSpec
+
+WEIGHTS, MOMENTS, CARD = "model.safetensors", "optimizer.safetensors", "model.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as it was saved.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        spec: what it was built from.
+        card: the whole of `model.json`, with what the caller of `save_model` added.
+        digest: of the weights.
+    """
+
+    model: Model
+    spec: ModelSpec
+    card: dict[str, Any]
+    digest: str
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Hex digest of names, dtypes, shapes and bytes of the tensors, in order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def save_model(
+    folder_url: str,
+    model: Model,
+    name: str,
+    spec: ModelSpec,
+    extra: Mapping[str, Any],
+    moments: Mapping[str, Tensor] | None = None,
+) -> str:
+    """Writes a model's folder; its card, written last, says that it is complete.
+
+    Args:
+        folder_url: replaced when it is there.
+        model: built by `build_model(name, spec)`.
+        name: of the model, or its reference.
+        spec: what it was built from.
+        extra: JSON values, kept in `model.json`.
+        moments: of the optimizers; see `jobs.train.step.moments`. Not kept when None.
+
+    Returns:
+        The digest of the weights.
+    """
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    digest = weights_digest(weights)
+    card = {"format": FORMAT, "weights_digest": digest, "model": name, "spec": spec.to_json()}
+    files = {WEIGHTS: safetensors.torch.save(weights)}
+    if moments is not None:
+        card["moments_digest"] = weights_digest(moments)
+        files[MOMENTS] = safetensors.torch.save(dict(moments))
+    files[CARD] = json.dumps({**extra, **card}, indent=1, sort_keys=True).encode()
+    write_folder(folder_url, files)
+    return digest
+
+
+def load_model(folder_url: str) -> LoadedModel:
+    """Reads a model's folder.
+
+    Raises:
+        DataRefused: a file is missing or torn, or the weights are not those that were saved.
+        ConfigError: a model of the user's own is not to be found.
+    """
+    card = _card(folder_url)
+    weights = _tensors(folder_url, WEIGHTS, card["weights_digest"])
+    spec = ModelSpec.from_json(card["spec"])
+    model = build_model(card["model"], spec, card.get("base", "."))
+    model.load_state_dict(weights)
+    return LoadedModel(model.eval(), spec, card, card["weights_digest"])
+
+
+def load_moments(folder_url: str) -> dict[str, Tensor] | None:
+    """Reads what a model's folder keeps of its optimizers; None where it keeps nothing.
+
+    Raises:
+        DataRefused: the file is missing, torn, or not what was saved.
+    """
+    digest = _card(folder_url).get("moments_digest")
+    return None if digest is None else _tensors(folder_url, MOMENTS, digest)
+
+
+def _card(folder_url: str) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads(_read(folder_url, CARD))
+    except ValueError as error:
+        raise DataRefused(f"the model in {folder_url} is damaged: {error}") from error
+    return card
+
+
+def _read(folder_url: str, name: str) -> bytes:
+    fs, folder = fsspec.core.url_to_fs(folder_url.rstrip("/"))
+    try:
+        data: bytes = fs.cat_file(f"{folder}/{name}")
+    except FileNotFoundError as error:
+        raise DataRefused(
+            f"no model in {folder_url}: {error}", f"the files {WEIGHTS} and {CARD}"
+        ) from error
+    return data
+
+
+def _tensors(folder_url: str, name: str, digest: str) -> dict[str, Tensor]:
+    try:
+        found = safetensors.torch.load(_read(folder_url, name))
+    except (SafetensorError, ValueError) as error:
+        raise DataRefused(f"the model in {folder_url} is damaged: {name}: {error}") from error
+    if (own := weights_digest(found)) != digest:
+        raise DataRefused(
+            f"the tensors of {name} in {folder_url} have digest {own}",
+            f"digest {digest}, with which they were saved",
+            "restore the folder, or use another version",
+        )
+    return found

@@ -1,0 +1,152 @@
+"""Models, by name or by reference.
+
+A model of one's own is any `torch.nn.Module`, named as `module:Class` or `./file.py:Class`:
+
+    class MyModel(nn.Module):
+        def __init__(self, spec: ModelSpec) -> None: ...
+        def forward(self, batch: Batch) -> Tensor: ...   # logits [b]; multiclass: [b, classes]
+
+It sees NaN where a number is missing (`InputLayer` imputes and standardises) and ids from 0
+(padding) to `spec.table_rows[c] - 1`. Its embedding tables get sparse gradients. Batch statistics
+(BatchNorm) are refused: a rank would see those of its piece, not of the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from jobs.base.errors import ConfigError
+from jobs.batch.batch import Batch
+from jobs.models.cnn import CNN
+from jobs.models.dcn import DCNv2
+from jobs.models.dlrm import DLRM
+from jobs.models.mlp import MLP
+from jobs.models.spec import ModelSpec
+from jobs.models.wide_deep import WideDeep
+from jobs.settings.objects import load_object
+from schemas.field import Task
+
+MODELS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "wide_deep": WideDeep,
+    "dlrm": DLRM,
+    "dcn_v2": DCNv2,
+    "cnn": CNN,
+}
+
+
+class Model(nn.Module):
+    """A network and the task that its logits are for."""
+
+    def __init__(self, net: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.net = net
+        self.task: Task = task
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [b], or [b, classes]."""
+        logits: Tensor = self.net(batch)
+        return logits
+
+
+def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
+    """A new model with fresh weights, drawn from torch's global generator.
+
+    Args:
+        name: one of MODELS, or a reference to a class.
+        spec: its sizes.
+        base: folder that file references start from.
+
+    Raises:
+        ConfigError: no such model, no `nn.Module`, or one with batch statistics.
+    """
+    if name not in MODELS and ":" not in name:
+        raise ConfigError(
+            f"train.model is {name!r}",
+            f"one of {', '.join(MODELS)}, or module:Class or ./file.py:Class",
+        )
+    maker = MODELS[name] if name in MODELS else load_object(name, base)
+    net = maker(spec)
+    if not isinstance(net, nn.Module):
+        raise ConfigError(f"train.model {name!r} makes a {type(net).__name__}", "an nn.Module")
+    _refuse_batch_statistics(name, net)
+    for _, table in embedding_tables(net):
+        table.sparse = True
+    return Model(net, spec.task)
+
+
+def embedding_tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding | nn.EmbeddingBag]]:
+    """The model's embedding tables with the names of their weights."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            yield f"{name}.weight".lstrip("."), module
+
+
+def _refuse_batch_statistics(name: str, model: nn.Module) -> None:
+    for place, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            raise ConfigError(
+                f"train.model {name!r} has a {type(module).__name__} at {place or 'its root'}",
+                "no batch statistics: a rank sees its piece, not the global batch",
+                "use torch.nn.GroupNorm or torch.nn.LayerNorm",
+            )
+
+
+_LINKS: dict[Task, Callable[[Tensor], Tensor]] = {
+    "binary": torch.sigmoid,
+    "regression": lambda logits: logits,
+    "multiclass": lambda logits: torch.softmax(logits, dim=1),
+}
+
+
+def row_losses(logits: Tensor, batch: Batch, task: Task, smoothing: float = 0.0) -> Tensor:
+    """Loss of each row [b]: log loss of a label, squared error of a number.
+
+    Args:
+        smoothing: share of each label that goes to all classes alike.
+    """
+    label = batch.label.to(logits.dtype)
+    if task == "regression":
+        return (logits - label) ** 2
+    if task == "multiclass":
+        classes = batch.label.long()
+        return F.cross_entropy(logits, classes, reduction="none", label_smoothing=smoothing)
+    if smoothing:
+        label = label * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, label, reduction="none")
+
+
+def scores_of(logits: Tensor, task: Task) -> Tensor:
+    """Scores float32 [b] of logits: probabilities of a binary label, else numbers.
+
+    Of a multiclass label, the probabilities of its classes, [b, classes].
+    """
+    return _LINKS[task](logits).float()
+
+
+def predict(model: Model, batch: Batch) -> Tensor:
+    """Scores float32, as `scores_of`, without dropout."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        scores = scores_of(model(batch), model.task)
+    model.train(was_training)
+    return scores
+
+
+__all__ = [
+    "MODELS",
+    "Model",
+    "ModelSpec",
+    "Task",
+    "build_model",
+    "embedding_tables",
+    "predict",
+    "row_losses",
+    "scores_of",
+]

@@ -1,0 +1,140 @@
+"""Layers that the models share. B rows, D numeric fields, C categorical fields, E dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from jobs.models.spec import ModelSpec
+from schemas.field import PADDING_ID
+
+# Standardised inputs are cut here, so that one absurd value does not rule a batch's gradient.
+MOST_DEVIATIONS = 10.0
+# Small, so that a row that training hardly touched hardly speaks.
+EMBEDDING_STD = 0.01
+
+
+class InputLayer(nn.Module):
+    """Imputes and standardises the numeric fields with the state's statistics.
+
+    A missing value becomes the mean, and an input of its own says that it was missing.
+    """
+
+    means: Tensor
+    stds: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.tensor(spec.means, dtype=torch.float32))
+        self.register_buffer("stds", torch.tensor(spec.stds, dtype=torch.float32))
+        self.num_outputs = 2 * spec.num_dense
+
+    def forward(self, dense: Tensor) -> Tensor:
+        """[B, D] with NaN where missing -> [B, 2 D] without."""
+        missing = dense.isnan()
+        standard = (dense - self.means) / self.stds
+        standard = standard.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS).masked_fill(missing, 0.0)
+        return torch.cat([standard, missing.to(standard.dtype)], dim=1)
+
+
+class Embeddings(nn.Module):
+    """Embeddings of categorical fields, with sparse gradients; padding (id 0) stays zero.
+
+    The fields of one dimension share a table, one field's ids after the other's, so that a step
+    looks up, coalesces, sends and updates them at once. Row 0 is the padding of them all.
+
+    Attributes:
+        tables: one for each dimension, in order of the first field that has it.
+        columns: of each table, the fields in it.
+        dims: of each table.
+        num_outputs: dimensions of all fields.
+    """
+
+    limits: Tensor
+
+    def __init__(self, table_rows: Sequence[int], dims: Sequence[int], std: float) -> None:
+        super().__init__()
+        self.dims = list(dict.fromkeys(dims))
+        self.columns = [[c for c, own in enumerate(dims) if own == dim] for dim in self.dims]
+        self.tables = nn.ModuleList()
+        self._firsts = [0] * len(dims)
+        for number, (columns, dim) in enumerate(zip(self.columns, self.dims, strict=True)):
+            end = 1
+            for c in columns:
+                self._firsts[c], end = end, end + table_rows[c] - 1
+            self.tables.append(embedding_table(end, dim, std))
+            # Id i of a field is row `offset + i`: its ids begin with 1.
+            offsets = torch.tensor([self._firsts[c] - 1 for c in columns])
+            self.register_buffer(f"offsets_{number}", offsets, persistent=False)
+        self.register_buffer("limits", torch.tensor(table_rows, dtype=torch.int64), False)
+        self.num_outputs = sum(dims)
+
+    def place(self, column: int) -> tuple[int, int]:
+        """Where a field's ids are: the number of its table, and the row of its id 1."""
+        table = next(t for t, columns in enumerate(self.columns) if column in columns)
+        return table, self._firsts[column]
+
+    def by_table(self, sparse: Tensor) -> list[Tensor]:
+        """Ids [B, C] -> for each table [B, its fields, E].
+
+        Raises:
+            ValueError: an id is outside its field's table.
+        """
+        # The shared table would give another field's row. Export traces no such branch.
+        if not torch.compiler.is_compiling() and len(sparse):
+            self._check(sparse)
+        found = []
+        for number, (table, columns) in enumerate(zip(self.tables, self.columns, strict=True)):
+            ids = sparse if len(columns) == sparse.shape[1] else sparse[:, columns]
+            rows = (ids + self.get_buffer(f"offsets_{number}")) * (ids != PADDING_ID)
+            found.append(table(rows))
+        return found
+
+    def _check(self, sparse: Tensor) -> None:
+        outside = (sparse.amax(0) >= self.limits) | (sparse.amin(0) < 0)
+        if outside.any():
+            c = int(outside.nonzero()[0])
+            raise ValueError(
+                f"an id of categorical field number {c} is outside its table of "
+                f"{int(self.limits[c])} rows"
+            )
+
+    def forward(self, sparse: Tensor) -> Tensor:
+        """Ids [B, C] -> [B, dimensions of all fields], table by table."""
+        if not self.tables:
+            return sparse.new_zeros((sparse.shape[0], 0), dtype=torch.get_default_dtype())
+        return torch.cat([found.flatten(1) for found in self.by_table(sparse)], dim=1)
+
+
+def embedding_table(rows: int, dim: int, std: float) -> nn.Embedding:
+    """A fresh table with sparse gradients whose padding row is zero."""
+    table = nn.Embedding(rows, dim, padding_idx=PADDING_ID, sparse=True)
+    nn.init.normal_(table.weight, std=std) if std else nn.init.zeros_(table.weight)
+    with torch.no_grad():
+        table.weight[PADDING_ID] = 0.0
+    return table
+
+
+def hidden_layers(num_inputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """Linear, ReLU and dropout for each hidden size."""
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(num_inputs, size), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        num_inputs = size
+    return nn.Sequential(*layers)
+
+
+def one_or_classes(outputs: Tensor) -> Tensor:
+    """Outputs [B, 1] as logits [B]; those of classes, [B, K], as they are."""
+    return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+
+
+def mlp(
+    num_inputs: int, hidden: Sequence[int], dropout: float, num_outputs: int = 1
+) -> nn.Sequential:
+    """Hidden layers, then the outputs."""
+    last = nn.Linear(hidden[-1] if hidden else num_inputs, num_outputs)
+    return nn.Sequential(*hidden_layers(num_inputs, hidden, dropout), last)

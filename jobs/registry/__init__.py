@@ -1,0 +1,1 @@
+"""Which models there are, which one is the champion, and how it became that."""

@@ -1,0 +1,125 @@
+"""Files of registered models in the lake: folders named by their weights, long texts, a guard."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+
+from jobs.base.errors import ConfigError, DataRefused, Locked
+from jobs.lake.lake import Lake
+from jobs.lake.store import is_object_store, read_json
+
+# Tracking servers take tags of 5,000 characters; longer texts go to the lake, by their digest.
+LONGEST_TAG = 5_000
+_POINTER = "lake:"
+GUARD_TIMEOUT_S = 120.0
+
+
+def weights_digest(folder: str) -> str:
+    """What a saved model's card says of its weights.
+
+    Raises:
+        DataRefused: there is no card.
+    """
+    try:
+        return str(read_json(f"{folder.rstrip('/')}/model.json")["weights_digest"])
+    except (FileNotFoundError, KeyError) as error:
+        raise DataRefused(f"no saved model in {folder}", "a folder with model.json") from error
+
+
+def model_folder(lake: Lake, digest: str) -> str:
+    return lake.folder("models", digest)
+
+
+def keep_model(lake: Lake, folder: str, digest: str) -> None:
+    """Copies a model's folder to where its digest says, whole or not at all."""
+    fs, path = fsspec.core.url_to_fs(model_folder(lake, digest))
+    if not fs.exists(f"{path}/model.json"):
+        # An object store shows files one by one; the card comes last and says that all are there.
+        in_place = is_object_store(lake.url)
+        staged = path if in_place else f"{path}.{time.time_ns()}.tmp"
+        fs.makedirs(staged, exist_ok=True)
+        source_fs, source = fsspec.core.url_to_fs(folder.rstrip("/"))
+        for file in sorted(source_fs.find(source), key=lambda file: file.endswith("/model.json")):
+            name = file.rsplit("/", 1)[1]
+            with source_fs.open(file, "rb") as read, fs.open(f"{staged}/{name}", "wb") as write:
+                shutil.copyfileobj(read, write, 2**24)
+        if not in_place:
+            fs.mv(staged, path, recursive=True)
+
+
+def shorten(lake: Lake, text: str) -> str:
+    """The text, or a pointer to it where it is too long for a tag."""
+    if len(text) <= LONGEST_TAG:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+    url = lake.folder("models", "tags", digest)
+    with fsspec.open(url, "w", encoding="utf-8", auto_mkdir=True) as file:
+        file.write(text)
+    return _POINTER + digest
+
+
+def lengthen(lake: Lake, text: str) -> str:
+    """What `shorten` was given."""
+    if not text.startswith(_POINTER):
+        return text
+    url = lake.folder("models", "tags", text.removeprefix(_POINTER))
+    with fsspec.open(url, "r", encoding="utf-8") as file:
+        return str(file.read())
+
+
+def local_path(lake: Lake, *names: str) -> Path:
+    """A place in the lake as a path of this machine.
+
+    Raises:
+        ConfigError: the lake is no file system.
+    """
+    url = lake.folder(*names)
+    if "://" in url and not url.startswith("file://"):
+        raise ConfigError(
+            f"the lake {lake.url} is no file system, so MLflow's database cannot be in it",
+            "mlflow.tracking_uri",
+            "set mlflow.tracking_uri to a tracking server or a database",
+        )
+    return Path(url.removeprefix("file://"))
+
+
+@contextmanager
+def guarded(path: Path, timeout_s: float = GUARD_TIMEOUT_S) -> Iterator[None]:
+    """Lets one process at a time into the block; the system frees the guard of a dead one.
+
+    Raises:
+        Locked: another process kept it for longer than the time-out; the message names it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_s
+    with path.open("a+") as guard:
+        while not _taken(guard.fileno()):
+            if time.monotonic() > deadline:
+                guard.seek(0)
+                raise Locked(
+                    f"{path} is held by {guard.read().strip() or 'an unnamed process'} for more "
+                    f"than {timeout_s:g} s",
+                    remedy="wait for that process to end, or stop it",
+                )
+            time.sleep(0.05)
+        guard.truncate(0)
+        guard.write(f"pid {os.getpid()} of {os.uname().nodename}\n")
+        guard.flush()
+        yield
+
+
+def _taken(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

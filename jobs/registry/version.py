@@ -1,0 +1,44 @@
+"""A version of a registered model, and the names of those that move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHAMPION = "champion"
+
+
+LATEST = "latest"
+
+
+REQUIRED_TAGS = (
+    "run_id",
+    "state_digest",
+    "examples_version",
+    "declaration",
+    "dates",
+    "fingerprint",
+    "settings",
+)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered version. Its parts never change; aliases move.
+
+    Attributes:
+        version: number in the registry, as text.
+        folder_url: of `model.safetensors` and `model.json`.
+        mlflow_run: the run with its parameters and curves.
+        tags: `weights_digest`, REQUIRED_TAGS and whatever else was given.
+    """
+
+    version: str
+    folder_url: str
+    mlflow_run: str
+    tags: dict[str, str]
+
+    @property
+    def dates(self) -> tuple[str, str]:
+        """First and last date that it was trained over."""
+        first, _, last = self.tags["dates"].partition("..")
+        return first, last or first

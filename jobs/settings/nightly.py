@@ -1,0 +1,33 @@
+"""The sections `nightly` and `retention` of the settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.settings.section import Section
+
+
+class NightlySettings(Section):
+    """The scheduled run. With late labels, etl, train and evaluate take an earlier date."""
+
+    label_delay_days: int = Field(0, ge=0, description="days until a date's labels are known")
+    score_with_champion: bool = Field(
+        True, description="score with the champion when the data or the new model is refused"
+    )
+    missing_raw: Literal["refuse", "skip"] = Field(
+        "refuse", description="a date of which no raw file has landed; skip records it as such"
+    )
+    catch_up_days: int = Field(
+        7, ge=0, description="how far back missed dates after the first night are caught up"
+    )
+
+
+class RetentionSettings(Section):
+    """Days of each table that `millstream vacuum` leaves, counted back from the table's newest
+    date; all of them when empty."""
+
+    examples_days: int | None = Field(None, ge=1, description="of examples")
+    quarantine_days: int | None = Field(None, ge=1, description="of quarantine")
+    predictions_days: int | None = Field(None, ge=1, description="of predictions")

@@ -1,0 +1,66 @@
+"""Objects that settings name: a declaration, or a model, by module or by file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jobs.base.errors import ConfigError
+
+
+def load_object(reference: str, base: str) -> Any:
+    """The object that `module:NAME` or `./file.py:NAME` names.
+
+    Args:
+        reference: a module of the Python path, or a file relative to `base`.
+        base: folder of the settings file.
+
+    Raises:
+        ConfigError: no such file, module or name.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise ConfigError(f"{reference!r} names no object", "module:NAME or ./file.py:NAME")
+    try:
+        module = (
+            _load_file(place, base) if place.endswith(".py") else importlib.import_module(place)
+        )
+        return getattr(module, name)
+    except (ImportError, FileNotFoundError, AttributeError) as error:
+        raise ConfigError(
+            f"{reference!r} cannot be loaded: {error}", "module:NAME or ./file.py:NAME"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{reference!r} cannot be used: {error}") from error
+
+
+def _load_file(place: str, base: str) -> Any:
+    path = Path(base, place).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up while it runs. Afterwards it is no module that another
+    # process could import, so what it holds is sent by value.
+    with _importable(module):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _importable(module: ModuleType) -> Iterator[None]:
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        del sys.modules[module.__name__]
+        if before is not None:
+            sys.modules[module.__name__] = before

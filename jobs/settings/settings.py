@@ -1,0 +1,94 @@
+"""Settings: one frozen, typed tree from a YAML file, then `--set`. Units are in the names.
+
+Paths in the file are relative to the file itself, so a command gives the same run from any
+folder. Secrets are not settings: they come from the environment that the stores read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+from pydantic import Field, field_validator, model_validator
+
+from jobs.base.errors import ConfigError
+from jobs.settings.etl import EtlSettings
+from jobs.settings.evaluate import EvaluateSettings, GateSettings, ScoreSettings
+from jobs.settings.nightly import NightlySettings, RetentionSettings
+from jobs.settings.objects import load_object
+from jobs.settings.observe import ObserveSettings
+from jobs.settings.section import Section
+from jobs.settings.services import MlflowSettings, SparkSettings
+from jobs.settings.train import StreamSettings, TrainSettings
+from schemas.dataset import Dataset
+
+
+class Settings(Section):
+    """The whole tree. `base` is the folder that relative paths start from."""
+
+    declaration: str = Field(alias="schema")
+    lake: str
+    etl: EtlSettings
+    stream: StreamSettings = StreamSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    gate: GateSettings = GateSettings()
+    score: ScoreSettings = ScoreSettings()
+    nightly: NightlySettings = NightlySettings()
+    retention: RetentionSettings = RetentionSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    observe: ObserveSettings = ObserveSettings()
+    spark: SparkSettings = SparkSettings()
+    base: str = Field(".", exclude=True)
+
+    @field_validator("lake")
+    @classmethod
+    def _lake_is_named(cls, lake: str) -> str:
+        if not lake.strip():
+            raise ValueError("the lake's path is empty")
+        return lake
+
+    @model_validator(mode="after")
+    def _batch_takes_equally_from_streams(self) -> Settings:
+        if self.train.batch_rows % self.stream.streams:
+            raise ValueError(
+                f"train.batch_rows is {self.train.batch_rows}; it must be a multiple of "
+                f"stream.streams ({self.stream.streams}), so that a batch takes equally from all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slow_store_is_named_before_ranks_are_lost(self) -> Settings:
+        if self.stream.timeout_s >= self.train.stall_s:
+            raise ValueError(
+                f"stream.timeout_s is {self.stream.timeout_s:g}; it must be below train.stall_s "
+                f"({self.train.stall_s}), or a slow store looks like a lost rank"
+            )
+        return self
+
+    def path(self, path: str) -> str:
+        """A path of the file as an absolute one; URLs (`s3://...`) stay."""
+        if re.match(r"^[a-z][a-z0-9+.-]*://", path):
+            return path
+        return os.path.normpath(os.path.join(self.base, path))
+
+    @property
+    def lake_url(self) -> str:
+        return self.path(self.lake)
+
+    def dataset(self) -> Dataset:
+        """The declaration that `schema` names."""
+        found = load_object(self.declaration, self.base)
+        if not isinstance(found, Dataset):
+            raise ConfigError(
+                f"schema {self.declaration!r} is a {type(found).__name__}",
+                "a schemas.dataset.Dataset",
+                "name the declaration, as in schemas.flights:FLIGHTS",
+            )
+        return found
+
+    def digest(self) -> str:
+        """Hex digest of all settings that results may follow from: not of who observes."""
+        text = self.model_dump_json(by_alias=True, exclude={"observe"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,98 @@
+"""The sections `stream` and `train` of the settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.settings.section import Section
+
+
+class StreamSettings(Section):
+    """The order (`streams`, `window_rows`, `seed` define it) and its reading."""
+
+    streams: int = Field(64, ge=1, description="at least the most ranks ever used")
+    window_rows: int = Field(
+        65_536, ge=1, description="rows mixed at once of a stream; four row groups mix well"
+    )
+    seed: int = Field(7, description="another seed, another order")
+    memory_mb: int = Field(2_048, ge=1, description="decoded rows a rank may hold")
+    decode_threads: int = Field(2, ge=1, description="of a rank, that read and decode")
+    timeout_s: float = Field(
+        90.0, gt=0, description="longest wait for one row group; below stall_s"
+    )
+
+
+class TrainSettings(Section):
+    """Model, optimizer and launch."""
+
+    model: str = Field("wide_deep", description="mlp, wide_deep, dlrm, dcn_v2, cnn, or one's own")
+    hidden: tuple[int, ...] = Field((128, 64), description="widths of the MLP's layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units left out")
+    bottom_hidden: tuple[int, ...] = Field((64,), min_length=1, description="dlrm's bottom MLP")
+    cross_layers: int = Field(3, ge=1, description="of dcn_v2")
+    embedding_dim: int | None = Field(
+        None, ge=1, description="of fields that declare none; by rule when empty"
+    )
+    max_embedding_dim: int = Field(16, ge=1, description="cap on the rule 1.6 * rows^0.56")
+    batch_rows: int = Field(8_192, ge=1, description="global batch; a multiple of stream.streams")
+    epochs: int = Field(5, ge=1, description="passes over the rows; the best one's model is kept")
+    optimizer: Literal["sgd", "adagrad", "adam"] = Field("adam", description="of all parameters")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest, after the warm-up")
+    base_batch_rows: int | None = Field(
+        None, ge=1, description="learning_rate is for a step of so many rows, and scales with them"
+    )
+    accumulate_steps: int = Field(1, ge=1, description="batches whose gradients make one step")
+    weight_decay: float = Field(0.0, ge=0, description="of dense parameters")
+    clip_norm: float | None = Field(None, gt=0, description="most that the gradient's norm may be")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")
+    positive_weight: float = Field(1.0, gt=0, description="rows that a positive row counts as")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the forward pass; bfloat16 is autocast, weights stay float32"
+    )
+    wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="of embeddings' gradients between ranks"
+    )
+    warmup_rows: int = Field(0, ge=0, description="rows until learning_rate is reached")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")
+    seed: int = Field(7, description="of the first weights and of dropout")
+    curves: bool = Field(True, description="TensorBoard's, in <lake>/<dataset>/curves/<run>")
+    prometheus_file: str | None = Field(
+        None, description="kept up to date for node_exporter's textfile collector"
+    )
+    warm_start: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="model whose weights training starts from: champion, or a version",
+    )
+    workers: int = Field(2, ge=1, description="Horovod ranks")
+    threads_per_rank: int = Field(1, ge=1, description="that torch computes with")
+    start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")
+    stall_s: int = Field(120, ge=1, description="longest wait for a rank inside an exchange")
+    window_days: int | None = Field(None, ge=1, description="days trained on; all when empty")
+    best_by: Literal["auc", "loss"] = Field(
+        "auc", description="of the validation rows; loss where the label's task has no AUC"
+    )
+    early_stop_epochs: int | None = Field(
+        None, ge=1, description="stop when best_by is no better for as many epochs"
+    )
+    restarts: int = Field(
+        2, ge=0, description="how often lost ranks are started again from the last checkpoint"
+    )
+    commit_steps: int = Field(
+        200, ge=1, description="steps between copies in memory, which a lost rank takes all back to"
+    )
+    checkpoint_s: float = Field(300.0, gt=0, description="seconds between checkpoints")
+    checkpoint_rows: int | None = Field(
+        None, ge=1, description="rows between checkpoints, besides the seconds"
+    )
+    checkpoint_keep: int = Field(2, ge=1, description="the last checkpoints that are kept")
+    checkpoint_timeout_s: float = Field(
+        600.0, gt=0, description="longest writing of one checkpoint; then the store counts as hung"
+    )
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of a step, all ranks together."""
+        return self.batch_rows * self.accumulate_steps

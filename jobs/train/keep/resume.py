@@ -1,0 +1,138 @@
+"""Which checkpoint a training goes on from, and why others were passed over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fsspec
+
+from jobs.base.errors import DataRefused
+from jobs.lake.lake import Lake
+from jobs.train.keep.checkpoint import Checkpoint, Damaged, listed, verified
+from jobs.train.order.fingerprint import check_fingerprint
+
+log = logging.getLogger("millstream.train")
+
+# They change how fast rows are trained and how safely, not what comes of them; a batch may have
+# another size from the position on.
+FREE_SETTINGS = frozenset(
+    {
+        "workers",
+        "threads_per_rank",
+        "batch_rows",
+        "window_days",
+        "start_timeout_s",
+        "stall_s",
+        "restarts",
+        "commit_steps",
+        "checkpoint_s",
+        "checkpoint_rows",
+        "checkpoint_keep",
+        "checkpoint_timeout_s",
+    }
+)
+
+
+def runs_of(lake: Lake) -> dict[str, list[str]]:
+    """Runs that left checkpoints: name -> URLs, the newest first."""
+    fs, root = fsspec.core.url_to_fs(lake.folder("checkpoints"))
+    try:
+        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
+    except FileNotFoundError:
+        return {}
+    urls = {name: listed(lake.folder("checkpoints", name)) for name in sorted(names)}
+    return {name: found for name, found in urls.items() if found}
+
+
+def select(lake: Lake, resume: str, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest complete checkpoint that fits; those passed over are logged with the reason.
+
+    Args:
+        resume: `auto`, `never`, or the name of a run.
+        identity: of the training that is to go on; see `TrainJob.identity`.
+
+    Returns:
+        None where training starts from its beginning.
+
+    Raises:
+        DataRefused: the named run has no complete checkpoint, or is another training.
+    """
+    if resume == "never":
+        return None
+    runs = runs_of(lake)
+    if resume != "auto":
+        return _of_run(resume, runs, identity)
+    newest_first = sorted(runs, key=lambda run: runs[run][0].rsplit("/", 1)[-1], reverse=True)
+    for run in newest_first:
+        found, passed_over = _newest_complete(runs[run])
+        for line in passed_over:
+            log.warning("%s", line)
+        misfits = list(differences(found.identity, identity)) if found else []
+        if found and not misfits:
+            return found
+        if misfits:
+            log.warning("run %s is not resumed: %s", run, "; ".join(misfits))
+    return None
+
+
+def _of_run(run: str, runs: Mapping[str, list[str]], identity: Mapping[str, Any]) -> Checkpoint:
+    if run not in runs:
+        raise DataRefused(
+            f"run {run!r} left no checkpoint",
+            f"one of {', '.join(runs)}" if runs else "a run that did not finish",
+            "name one of them, or start anew with --resume never",
+        )
+    found, passed_over = _newest_complete(runs[run])
+    if found is None:
+        raise DataRefused(
+            "\n  ".join([f"run {run} has no complete checkpoint:", *passed_over]),
+            remedy="start anew with --resume never",
+        )
+    for line in passed_over:
+        log.warning("%s", line)
+    if misfits := list(differences(found.identity, identity)):
+        raise DataRefused(
+            f"run {run} is another training: " + "; ".join(misfits),
+            "the data, the model and the settings that it was started with",
+            "give them back (dates by --until), or start anew with --resume never",
+        )
+    return found
+
+
+def newest_of_run(folder: str) -> Checkpoint | None:
+    """The newest complete checkpoint in a run's folder; those passed over are logged."""
+    found, passed_over = _newest_complete(listed(folder))
+    for line in passed_over:
+        log.warning("%s", line)
+    return found
+
+
+def _newest_complete(urls: list[str]) -> tuple[Checkpoint | None, list[str]]:
+    passed_over: list[str] = []
+    for url in urls:
+        try:
+            return verified(url), passed_over
+        except (Damaged, OSError) as error:
+            passed_over.append(f"checkpoint {'/'.join(url.split('/')[-2:])} is not used: {error}")
+    return None, passed_over
+
+
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What makes two trainings different ones, each by name."""
+    try:
+        check_fingerprint(stored["fingerprint"], now["fingerprint"])
+    except DataRefused as refused:
+        yield refused.found
+    for section, title in (("spec", "the model's "), ("train", "train.")):
+        before, after = stored[section], now[section]
+        for name in sorted(before.keys() | after.keys()):
+            free = section == "train" and name in FREE_SETTINGS
+            if not free and before.get(name) != after.get(name):
+                yield f"{title}{name} was {_short(before.get(name))}, is {_short(after.get(name))}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,183 @@
+"""The training loop: epochs of steps, validation after each, the best epoch kept."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from jobs.batch.batch import Batch
+from jobs.settings.train import TrainSettings
+from jobs.train.step.history import EpochResult, History, Position
+from jobs.train.step.optimizers import schedule_factor
+from jobs.train.step.rowledger import RowCount, RowLedger, check
+from jobs.train.step.step import Step
+from jobs.train.step.validation import Validation, validate
+
+
+class Reporter(Protocol):
+    """Is told how far training is."""
+
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        """So many rows of the part `title` are done, all ranks together."""
+
+    def say(self, line: str) -> None:
+        """One line for the record."""
+
+
+class Batches(Protocol):
+    """What the loop needs of a `Stream`."""
+
+    @property
+    def rows(self) -> int:
+        """Of an epoch, all ranks together."""
+
+    def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
+        """This rank's pieces, in lock step with the other ranks'."""
+
+
+class Commits(Protocol):
+    """Where positions go that training can come back to."""
+
+    def after_step(self, position: Position, ledger: RowLedger) -> None:
+        """A step is done. `position.trained` is that of the ledger's start."""
+
+    def after_epoch(self, position: Position) -> None:
+        """An epoch is done and in the history; `position` is the start of the next."""
+
+
+class NoCommits:
+    """Training starts from its beginning or not at all."""
+
+    def after_step(self, position: Position, ledger: RowLedger) -> None:
+        pass
+
+    def after_epoch(self, position: Position) -> None:
+        pass
+
+
+def fit(
+    step: Step,
+    train: Batches,
+    validation: Batches | None,
+    settings: TrainSettings,
+    written: RowCount,
+    keep: Callable[[EpochResult], None],
+    reporter: Reporter,
+    start: Position | None = None,
+    commits: Commits | None = None,
+) -> History:
+    """Trains `train.epochs` epochs, or until the validation metric stops getting better.
+
+    Args:
+        step: holds model, optimizer and exchange, all as they were at `start`.
+        train, validation: the streams of this rank.
+        written: what the ETL wrote, for the row ledger.
+        keep: called after each epoch that is the best so far.
+        reporter: is told how far this is.
+        start: where to go on; the beginning when None.
+        commits: is told of every position.
+
+    Raises:
+        Diverged: a loss is not finite.
+        RowsMissed: an epoch did not train each row once.
+    """
+    position, commits = start or Position(), commits or NoCommits()
+    while position.epoch < settings.epochs and not _stopped(position.history, settings):
+        position = _train(step, train, settings, position, commits, reporter)
+        check(position.trained, written, position.epoch)
+        result = _result(position, train.rows, step, validation)
+        reporter.say(result.line(settings.epochs))
+        history = position.history.copy()
+        if history.add(result, settings.best_by):
+            keep(result)
+        position = Position(epoch=position.epoch + 1, history=history)
+        commits.after_epoch(position)
+    return position.history
+
+
+def _stopped(history: History, settings: TrainSettings) -> bool:
+    patience = settings.early_stop_epochs
+    return patience is not None and history.epochs_since_best() >= patience
+
+
+def _result(position: Position, rows: int, step: Step, validation: Batches | None) -> EpochResult:
+    started = time.perf_counter()
+    measured = (
+        validate(step.model, validation.epoch(0), step.exchange) if validation is not None else None
+    )
+    return EpochResult(
+        epoch=position.epoch,
+        train_loss=position.loss / position.weight,
+        rows=rows,
+        seconds=position.seconds,
+        wait_s=position.wait_s,
+        compute_s=position.compute_s,
+        exchange_s=position.exchange_s,
+        val_s=time.perf_counter() - started,
+        bytes_sent=position.bytes_sent,
+        **_measured(measured),
+    )
+
+
+def _measured(measured: Validation | None) -> dict[str, float | None]:
+    if measured is None:
+        return {"val_loss": None, "val_auc": None, "val_auc_error": None}
+    known = not math.isnan(measured.auc)
+    return {
+        "val_loss": measured.loss,
+        "val_auc": measured.auc if known else None,
+        "val_auc_error": measured.auc_error if known else None,
+    }
+
+
+def _train(
+    step: Step,
+    train: Batches,
+    settings: TrainSettings,
+    start: Position,
+    commits: Commits,
+    reporter: Reporter,
+) -> Position:
+    """Runs the steps from `start` to the end of its epoch; returns the position there."""
+    title, total_rows = f"epoch {start.epoch + 1} of {settings.epochs}", train.rows
+    ledger, position = RowLedger(start.trained), start
+    began, bytes_before = time.perf_counter(), step.exchange.bytes_sent
+    waiting = began
+    for batches in _together(train.epoch(start.epoch, start.row), settings.accumulate_steps):
+        wait_s = time.perf_counter() - waiting
+        # Of all ranks, so that every one has the same rate.
+        rows = min(settings.step_rows, total_rows - position.row)
+        middle = start.epoch * total_rows + position.row + rows / 2
+        rate = schedule_factor(settings, middle, settings.epochs * total_rows)
+        done = step.run(*batches, rate=rate)
+        for batch in batches:
+            ledger.add(batch)
+        position = replace(
+            position,
+            row=position.row + rows,
+            loss=position.loss + done.loss * done.weight,
+            weight=position.weight + done.weight,
+            seconds=start.seconds + time.perf_counter() - began,
+            wait_s=position.wait_s + wait_s,
+            compute_s=position.compute_s + done.compute_s,
+            exchange_s=position.exchange_s + done.exchange_s,
+            bytes_sent=start.bytes_sent + step.exchange.bytes_sent - bytes_before,
+        )
+        reporter.rows(title, position.row, total_rows)
+        commits.after_step(position, ledger)
+        waiting = time.perf_counter()
+    return replace(
+        position,
+        trained=ledger.total(step.exchange),
+        seconds=start.seconds + time.perf_counter() - began,
+    )
+
+
+def _together(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
+    """So many at a time; the last may be fewer."""
+    while group := tuple(itertools.islice(batches, count)):
+        yield group

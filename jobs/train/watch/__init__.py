@@ -1,0 +1,1 @@
+"""What shows how far a training is: progress, curves, gauges."""

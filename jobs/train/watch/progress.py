@@ -1,0 +1,168 @@
+"""What a training shows: a bar on a terminal, else a line now and then.
+
+Rank 0 knows how far training is, and the driver has the terminal. Horovod forwards what ranks
+print only when they end, so rank 0 keeps a small note in the run's folder, which the driver reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from jobs.lake.store import read_json, write_json
+
+log = logging.getLogger("millstream.train")
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_NOTES = 1.0
+MOST_COLUMNS = 100
+
+
+class Silent:
+    """Of ranks other than 0."""
+
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+class Console:
+    """Shows rows, rows a second and time left, on a terminal as a bar."""
+
+    def __init__(self, terminal: bool) -> None:
+        self._shown = log.isEnabledFor(logging.INFO)
+        self._terminal = terminal
+        self._bar: Any = None
+        self._title = ""
+        self._started = self._said = 0.0
+
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        if not self._shown:
+            return
+        if title != self._title:
+            self._begin(title, total_rows)
+        if self._bar is not None:
+            self._bar.update(rows - self._bar.n)
+        elif time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            speed = rows / max(1e-9, self._said - self._started)
+            left = (total_rows - rows) / max(1e-9, speed)
+            log.info(
+                "%s: %s of %s rows, %s rows/s, %.0f s left",
+                *(title, f"{rows:,}", f"{total_rows:,}", f"{speed:,.0f}", left),
+            )
+
+    def say(self, line: str) -> None:
+        self.close()
+        log.info("%s", line)
+
+    def _begin(self, title: str, total_rows: int) -> None:
+        self.close()
+        self._title, self._started = title, time.monotonic()
+        self._said = self._started
+        if self._terminal:
+            columns, lines = shutil.get_terminal_size()
+            self._bar = tqdm(
+                total=total_rows,
+                desc=title,
+                unit=" rows",
+                unit_scale=True,
+                leave=False,
+                # A terminal that does not say how large it is would get no bar from tqdm.
+                ncols=min(MOST_COLUMNS, columns),
+                nrows=lines,
+            )
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+@dataclass(frozen=True)
+class _Note:
+    """All lines so far, and how far the part that runs is."""
+
+    lines: tuple[str, ...] = ()
+    title: str = ""
+    rows: int = 0
+    total_rows: int = 0
+
+
+class Notes:
+    """Rank 0's reporter where the driver is another process."""
+
+    def __init__(self, folder: str) -> None:
+        self._url = _note_url(folder)
+        # Another rank 0 may have been lost; what it said stays.
+        self._note = _Note(lines=_noted(self._url).lines)
+        self._written = 0.0
+
+    def rows(self, title: str, rows: int, total_rows: int) -> None:
+        self._note = _Note(self._note.lines, title, rows, total_rows)
+        if time.monotonic() - self._written > SECONDS_BETWEEN_NOTES:
+            self._write()
+
+    def say(self, line: str) -> None:
+        note = self._note
+        self._note = _Note((*note.lines, line), note.title, note.rows, note.total_rows)
+        self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        write_json(self._url, asdict(self._note))
+
+
+@contextmanager
+def relayed(folder: str, console: Console) -> Iterator[None]:
+    """Shows what rank 0 notes while the block runs."""
+    ended = threading.Event()
+    said = 0
+
+    def show() -> None:
+        nonlocal said
+        note = _noted(_note_url(folder))
+        # Fewer than before: the ranks were started again.
+        said = said if len(note.lines) >= said else 0
+        for line in note.lines[said:]:
+            console.say(line)
+        said = len(note.lines)
+        if note.title and note.rows < note.total_rows:
+            console.rows(note.title, note.rows, note.total_rows)
+
+    def follow() -> None:
+        while not ended.wait(SECONDS_BETWEEN_NOTES):
+            show()
+
+    thread = threading.Thread(target=follow, name="millstream-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        show()
+        console.close()
+
+
+def _noted(url: str) -> _Note:
+    try:
+        note = read_json(url)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return _Note()
+    return _Note(**{**note, "lines": tuple(note["lines"])})
+
+
+def _note_url(folder: str) -> str:
+    return f"{folder}/progress.json"

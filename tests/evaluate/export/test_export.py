@@ -1,0 +1,118 @@
+"""Export: a file gives the model's scores for any number of rows, or is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.base.errors import ConfigError, DataRefused
+from jobs.batch.batch import Batch
+from jobs.evaluate.export.export import FILES, Format, example_inputs, export, for_scoring, run
+from jobs.evaluate.predict.exported import batch_of
+from jobs.evaluate.predict.predict import Predictor, loaded_onnx
+from jobs.lake.lake import Lake
+from jobs.models.artifact import LoadedModel, load_model, save_model
+from jobs.models.build import build_model, predict
+from jobs.models.spec import ModelSpec
+from schemas.dataset import Dataset
+from schemas.digits import DIGITS
+from tests.builders.visits import VISITS
+
+SPEC = ModelSpec(
+    dataset="visits",
+    declaration=VISITS.digest,
+    state="none",
+    task="binary",
+    means=(0.0, 30.0, 2.0),
+    stds=(1.0, 10.0, 1.0),
+    table_rows=(7, 9),
+    embedding_dims=(4, 4),
+    tensor_shapes={},
+    hidden=(8,),
+    dropout=0.0,
+)
+IMAGES = replace(
+    SPEC,
+    task="multiclass",
+    means=(),
+    stds=(),
+    table_rows=(),
+    embedding_dims=(),
+    tensor_shapes=DIGITS.input_sizes().tensor_shapes,
+    classes=10,
+)
+
+
+def _model(name: str, spec: ModelSpec = SPEC) -> LoadedModel:
+    torch.manual_seed(0)
+    model = build_model(name, spec)
+    for weights in model.parameters():
+        nn.init.normal_(weights, 0, 0.5)
+    return LoadedModel(model.eval(), spec, {"name": name}, "0" * 32)
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torchscript"])
+@pytest.mark.parametrize("name", ["dlrm", "wide_deep", "cnn"])
+def test_scores_are_those_of_the_model_for_any_number_of_rows(name: str, format_: Format) -> None:
+    spec, dataset = (IMAGES, DIGITS) if name == "cnn" else (SPEC, VISITS)
+    loaded = _model(name, spec)
+
+    files = export(loaded, dataset, format_, {"state.json": b"{}"})
+
+    assert set(files) == {FILES[format_], "example.json", "model.json", "state.json"}
+    for rows in (1, 3, 200):
+        inputs = example_inputs(spec, dataset, rows, seed=rows)
+        expected = predict(loaded.model, batch_of(inputs)).numpy()
+        assert rows == 1 or np.ptp(expected) > 0.01
+        assert np.abs(run(files[FILES[format_]], format_, inputs) - expected).max() <= 1e-5
+
+
+class BranchesOnValues(nn.Module):
+    """What no exporter can trace: another path for other values."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.linear = nn.Linear(spec.num_dense, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        found: Tensor = self.linear(batch.dense.nan_to_num()).squeeze(1)
+        return found * 2 if float(found.detach().sum()) > 0 else found - 1
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torchscript"])
+def test_a_model_that_no_file_can_hold_is_refused(format_: Format) -> None:
+    loaded = _model("tests.evaluate.export.test_export:BranchesOnValues")
+
+    with pytest.raises((ConfigError, DataRefused), match=r"cannot be exported|apart"):
+        export(loaded, VISITS, format_, {})
+
+
+def _predictor(tmp_path: Path, dataset: Dataset) -> Predictor:
+    folder = str(tmp_path / "model")
+    digest = save_model(folder, _model("mlp").model, "mlp", SPEC, {})
+    assert load_model(folder).digest == digest
+    return Predictor(folder, digest, dataset, 64)
+
+
+def test_scoring_reads_the_export_that_the_driver_checked(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"), "visits")
+    predictor = _predictor(tmp_path, VISITS)
+
+    first = for_scoring(lake, predictor)
+
+    content = Path(first.onnx_url).read_bytes()
+    assert first.onnx_digest == hashlib.sha256(content).hexdigest()
+    assert for_scoring(lake, predictor) == first
+    assert isinstance(
+        loaded_onnx(first.onnx_url, first.onnx_digest, 1), onnxruntime.InferenceSession
+    )
+    Path(first.onnx_url).write_bytes(content[:-1] + b"x")
+    with pytest.raises(DataRefused, match=f"expected: digest {first.onnx_digest}"):
+        loaded_onnx(first.onnx_url, first.onnx_digest, 2)

@@ -1,0 +1,153 @@
+"""Locks: one holder a stage, the dead are taken over, and a lost lock is noticed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.base.errors import ConfigError, Locked
+from jobs.lake import lock
+from jobs.lake.lake import Lake
+from jobs.lake.lock import stage_lock
+from jobs.lake.store import guarded, read_json, write_json
+
+
+@pytest.fixture(params=["local", "s3"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    if request.param == "local":
+        return Lake(str(tmp_path), "made_up")
+    return Lake(request.getfixturevalue("s3").url(tmp_path.name), "made_up")
+
+
+def holder(lake: Lake) -> dict[str, Any]:
+    return dict(read_json(lake.folder("locks", "etl.json")))
+
+
+def rewrite(lake: Lake, **changes: Any) -> None:
+    write_json(lake.folder("locks", "etl.json"), {**holder(lake), **changes})
+
+
+def test_a_second_holder_is_refused_and_told_who_the_first_is(lake: Lake) -> None:
+    with stage_lock(lake, "etl", "first"):
+        with (
+            pytest.raises(Locked, match="held by run first") as refused,
+            stage_lock(lake, "etl", "second"),
+        ):
+            pass
+        with stage_lock(lake, "score", "third"):
+            pass
+    assert refused.value.exit_code == 5
+    with stage_lock(lake, "etl", "fourth"):
+        pass
+
+
+def test_every_taking_has_a_higher_token(lake: Lake) -> None:
+    tokens = []
+    for run in ("a", "b", "c"):
+        with stage_lock(lake, "etl", run) as held:
+            tokens.append(held.token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_dead_process_on_this_host_is_taken_over_at_once(lake: Lake) -> None:
+    code = (
+        "import os\nfrom jobs.lake.lake import Lake\nfrom jobs.lake.lock import stage_lock\n"
+        f"with stage_lock(Lake({lake.url.rsplit('/', 1)[0]!r}, 'made_up'), 'etl', 'dead'):\n"
+        "    os._exit(9)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", code], check=False)
+    assert died.returncode == 9
+    assert holder(lake)["run"] == "dead"
+    with stage_lock(lake, "etl", "next") as held:
+        assert held.token == 2
+
+
+def test_a_pid_that_belongs_to_another_process_by_now_is_dead(lake: Lake) -> None:
+    with stage_lock(lake, "etl", "first"):
+        rewrite(lake, pid_started_at=1.0)
+        with stage_lock(lake, "etl", "second") as held:
+            assert held.token == 2
+
+
+def test_a_holder_on_another_host_keeps_its_lease(lake: Lake) -> None:
+    with stage_lock(lake, "etl", "first"):
+        rewrite(lake, host="elsewhere")
+        with pytest.raises(Locked, match="host elsewhere"), stage_lock(lake, "etl", "second"):
+            pass
+        rewrite(lake, renewed_at=holder(lake)["renewed_at"] - 61)
+        with stage_lock(lake, "etl", "third"):
+            pass
+
+
+def test_a_holder_that_was_taken_over_may_not_commit(lake: Lake) -> None:
+    with stage_lock(lake, "etl", "first") as held:
+        held.check()
+        rewrite(lake, pid_started_at=1.0)
+        with (
+            stage_lock(lake, "etl", "second"),
+            pytest.raises(Locked, match="taken over by run second"),
+        ):
+            held.check()
+    with stage_lock(lake, "etl", "third") as newest:
+        newest.check()
+
+
+def test_the_lease_is_renewed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "RENEW_S", 0.01)
+    with stage_lock(lake, "etl", "first"):
+        rewrite(lake, renewed_at=0.0)
+        for _ in range(10_000):
+            if holder(lake)["renewed_at"] > 0:
+                break
+        assert holder(lake)["renewed_at"] > 0
+
+
+def test_of_many_that_take_it_at_once_one_holds_it(lake: Lake) -> None:
+    together = threading.Barrier(4)
+    tokens: list[int | None] = []
+
+    def take(number: int) -> None:
+        together.wait()
+        try:
+            with stage_lock(lake, "etl", f"run{number}") as held:
+                tokens.append(held.token)
+                together.wait()
+        except Locked:
+            tokens.append(None)
+            together.wait()
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(tokens, key=bool) == [None, None, None, 1]
+
+
+def test_a_write_guarded_by_what_was_read_is_refused_after_another(lake: Lake) -> None:
+    file = guarded(lake.folder("locks", "x.json"))
+    assert file.read()[0] is None
+    _, absent = file.read()
+    assert file.swap(b"first", absent)
+    content, tag = file.read()
+    assert content == b"first"
+
+    assert file.swap(b"second", tag)
+
+    assert not file.swap(b"third", tag)
+    assert not file.swap(b"third", absent)
+    assert file.read()[0] == b"second"
+
+
+def test_a_store_that_cannot_keep_a_lock_is_refused() -> None:
+    with (
+        pytest.raises(ConfigError, match="cannot be guarded"),
+        stage_lock(Lake("memory://bucket/lake", "made_up"), "etl", "run"),
+    ):
+        pass

@@ -1,0 +1,149 @@
+"""Tables: one commit replaces exactly the partitions it names, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.base.errors import DataRefused, Locked
+from jobs.lake.files import NewFile
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, new_run_id, read_ledger, record
+from jobs.lake.manifest import Shard, read_manifest, write_manifest
+from jobs.lake.store import read_json, write_json
+from jobs.lake.tables import Table
+from schemas.dataset import struct_type
+
+SCHEMA = struct_type([("x", "bigint"), ("ds", "string"), ("split", "string")])
+
+
+def put(table: Table, run: str, ds: str, rows: int) -> NewFile:
+    """A real Parquet file in the run's folder."""
+    path = f"run={run}/ds={ds}/split=all/part.parquet"
+    target = Path(table.url, path)
+    target.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"x": list(range(rows))}), target)
+    return NewFile(path, {"ds": ds, "split": "all"}, target.stat().st_size, (rows,))
+
+
+def replace(table: Table, run: str, dates: list[str], rows: int, token: int = 1) -> int:
+    files = [put(table, run, ds, rows) for ds in dates]
+    where = {"ds": dates}
+    return table.replace(files, SCHEMA, ["ds", "split"], where, {"run": run}, "etl", token)
+
+
+def rows_by_ds(table: Table, version: int | None = None) -> dict[str, int]:
+    return {file.partition["ds"]: file.rows for file in table.files(version)}
+
+
+def test_a_commit_replaces_its_dates_and_leaves_the_others(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    first = replace(table, "a", ["d1", "d2"], 5)
+    second = replace(table, "b", ["d2", "d3"], 7)
+    assert rows_by_ds(table) == {"d1": 5, "d2": 7, "d3": 7}
+    assert rows_by_ds(table, first) == {"d1": 5, "d2": 5}
+    assert table.commit_info(first) == {"run": "a"}
+    assert table.commit_info(second) == table.commit_info() == {"run": "b"}
+    assert table.read_arrow().num_rows == 19
+
+
+def test_a_date_without_files_is_emptied(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    replace(table, "a", ["d1", "d2"], 5)
+    table.replace([], SCHEMA, ["ds", "split"], {"ds": ["d1"]}, {}, "etl", 1)
+    assert rows_by_ds(table) == {"d2": 5}
+
+
+def test_an_older_token_may_not_commit(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    replace(table, "a", ["d1"], 5, token=3)
+    with pytest.raises(Locked, match="token 3; ours is 2"):
+        replace(table, "b", ["d1"], 7, token=2)
+    assert rows_by_ds(table) == {"d1": 5}
+
+
+def test_a_file_outside_the_dates_replaced_is_refused(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    file = put(table, "a", "d1", 5)
+    with pytest.raises(DataRefused, match="lies in ds=d1"):
+        table.replace([file], SCHEMA, ["ds", "split"], {"ds": ["d2"]}, {}, "etl", 1)
+    assert not table.exists()
+
+
+def test_other_columns_than_the_table_has_are_refused_by_name(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    replace(table, "a", ["d1"], 5)
+    other = struct_type([("x", "int"), ("z", "int"), ("ds", "string"), ("split", "string")])
+    with pytest.raises(DataRefused, match="these differ: x, z"):
+        table.replace([], other, ["ds", "split"], {"ds": ["d1"]}, {}, "etl", 1)
+
+
+def test_restore_puts_newer_commits_away(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    named = replace(table, "a", ["d1"], 5)
+    replace(table, "dead", ["d1", "d2"], 7)
+    table.restore(named)
+    assert rows_by_ds(table) == {"d1": 5}
+    newest = table.version()
+    table.restore(newest)
+    assert table.version() == newest
+
+
+def test_an_absent_table_or_version_is_named(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    assert table.version() == -1
+    with pytest.raises(DataRefused, match="no table"):
+        table.files()
+    replace(table, "a", ["d1"], 5)
+    with pytest.raises(DataRefused, match="at version 99"):
+        table.files(99)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Shard,
+            ds=st.dates().map(str),
+            split=st.sampled_from(["train", "val"]),
+            number=st.integers(0, 99),
+            path=st.text("abc=/", min_size=1).map("run=r/".__add__),
+            bytes=st.integers(0, 2**40),
+            row_group_rows=st.lists(st.integers(1, 10**6), max_size=4).map(tuple),
+            digest=st.integers(0, 2**64 - 1),
+            row_id_sum=st.integers(0, 2**64 - 1),
+        ),
+        max_size=6,
+    )
+)
+def test_a_manifest_reads_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, shards: list[Shard]
+) -> None:
+    url = str(tmp_path_factory.mktemp("manifest"))
+    write_manifest(url, "r", shards)
+    assert list(read_manifest(url, "r")) == sorted(shards)
+    assert all(shard.run == "r" for shard in shards)
+
+
+def test_the_ledger_keeps_rows_in_order_and_finds_them(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path), "made_up")
+    assert read_ledger(lake) == []
+    record(lake, [LedgerRow("r1", "etl", "d1", "done", {"raw": 5}, {"state": "x"})])
+    record(lake, [LedgerRow("r2", "etl", "d1", "refused", message="why", seconds=1.5)])
+    first, second = read_ledger(lake, stage="etl", ds="d1")
+    assert (first["run"], first["counts"], first["digests"]) == ("r1", {"raw": 5}, {"state": "x"})
+    assert (second["run"], second["counts"], second["message"]) == ("r2", {}, "why")
+    assert read_ledger(lake, stage="score") == []
+    assert new_run_id("etl") != new_run_id("etl")
+
+
+def test_small_artifacts_are_written_whole(tmp_path: Path) -> None:
+    url = str(tmp_path / "deep" / "state.json")
+    write_json(url, {"a": [1, 2.5, None]})
+    write_json(url, {"a": 2})
+    assert read_json(url) == {"a": 2}
+    assert [path.name for path in Path(url).parent.iterdir()] == ["state.json"]

@@ -1,0 +1,131 @@
+"""Settings: unknown keys, wrong values, overrides, paths and references."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.base.errors import ConfigError
+from jobs.settings.load import load_settings
+from jobs.settings.objects import load_object
+from jobs.settings.settings import Settings
+from schemas.flights import FLIGHTS
+
+CONF = Path(__file__).parents[2] / "conf"
+MINIMAL: dict[str, Any] = {
+    "schema": "schemas.flights:FLIGHTS",
+    "lake": "lake",
+    "etl": {"sources": {"flights": "f.csv", "weather": "w.csv", "planes": "p.csv"}},
+}
+
+
+def written(folder: Path, tree: Any) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_settings_file_of_the_project_loads(file: Path) -> None:
+    settings = load_settings(file)
+    assert set(settings.etl.sources) == {s.name for s in settings.dataset().sources}
+
+
+def test_a_file_by_its_declaration_and_paths_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from schemas.flights import FLIGHTS as MINE\n")
+    settings = load_settings(written(tmp_path, {**MINIMAL, "schema": "./mine.py:MINE"}))
+    assert settings.dataset() == FLIGHTS
+    assert settings.lake_url == str(tmp_path / "lake")
+    assert settings.path("s3://bucket/raw") == "s3://bucket/raw"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        (
+            "etl.rowgroup_rows=5",
+            "unknown setting 'etl.rowgroup_rows'; did you mean 'row_group_rows'",
+        ),
+        ("trian.epochs=5", "unknown setting 'trian'; did you mean 'train'"),
+        ("train.epochs=many", "setting train.epochs: Input should be a valid integer"),
+        ("train.epochs=0", "greater than or equal to 1 (found 0)"),
+        ("train.batch_rows=100", "must be a multiple of stream.streams (64)"),
+        ("train.stall_s=90", "stream.timeout_s is 90; it must be below train.stall_s (90)"),
+        ("etl.split.train=0.9", "the fractions add up to 1.1"),
+        ("train.optimizer=magic", "setting train.optimizer"),
+        ("train", "--set section.key=value"),
+        ("train.epochs=[", "is no YAML"),
+        ("lake.x=1", "'lake' is a value, not a section"),
+        ("schema=schemas.flights:NOWHERE", "cannot be loaded"),
+        ("schema=./nowhere.py:X", "no file"),
+        ("schema=jobs.settings.settings:Settings", "is a ModelMetaclass"),
+        ("schema=flights", "names no object"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, override: str, named: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(written(tmp_path, MINIMAL), [override]).dataset()
+    assert named in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "a: [", "lake: x"])
+def test_files_that_hold_no_settings_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_settings(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no settings file .*nowhere\.yaml"):
+        load_settings(tmp_path / "nowhere.yaml")
+
+
+def test_the_tree_is_frozen(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, MINIMAL))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.train.epochs = 3  # type: ignore[misc]
+
+
+@given(
+    epochs=st.integers(1, 10**6),
+    rate=st.floats(1e-9, 1e3),
+    streams=st.integers(1, 512),
+    times=st.integers(1, 64),
+)
+def test_an_override_is_what_the_file_could_have_said(
+    tmp_path_factory: pytest.TempPathFactory, epochs: int, rate: float, streams: int, times: int
+) -> None:
+    folder = tmp_path_factory.mktemp("settings")
+    train = {"epochs": epochs, "learning_rate": rate, "batch_rows": streams * times}
+    said = {**MINIMAL, "train": train, "stream": {"streams": streams}}
+    by_file = load_settings(written(folder, said))
+    overrides = [f"train.{name}={value!r}" for name, value in train.items()]
+    by_override = load_settings(written(folder, MINIMAL), [*overrides, f"stream.streams={streams}"])
+    assert by_override == by_file
+    assert by_override.digest() == by_file.digest()
+    assert Settings.model_validate(said).train.epochs == epochs
+
+
+@pytest.mark.parametrize("path", sorted(Path("conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_settings_that_are_shipped_load(path: Path) -> None:
+    settings = load_settings(path)
+
+    assert settings.dataset().label
+    assert settings.gate.rules
+
+
+def test_a_file_of_ones_own_may_have_dataclasses_and_stays_no_module(tmp_path: Path) -> None:
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    text += "@dataclass\nclass Own:\n    rows: int\nOWN = Own(3)\n"
+    (tmp_path / "json.py").write_text(text, encoding="utf-8")
+    assert load_object("./json.py:OWN", str(tmp_path)).rows == 3
+    assert sys.modules["json"] is json

@@ -1,0 +1,223 @@
+"""Warm start: before its first step the new model scores as its source does."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import SparkSession
+from torch import Tensor, nn
+
+from jobs.base.errors import ConfigError, DataRefused
+from jobs.batch.batch import Batch
+from jobs.batch.layout import batch_from_arrow
+from jobs.etl.encode import encode
+from jobs.etl.job import source_paths
+from jobs.etl.states import state_entries
+from jobs.etl.validate import checked_rows
+from jobs.lake.state import load_state
+from jobs.models.artifact import MOMENTS, load_model, load_moments, save_model
+from jobs.models.build import Model, build_model, predict
+from jobs.models.spec import ModelSpec
+from jobs.settings.load import load_settings
+from jobs.settings.train import TrainSettings
+from jobs.train import job
+from jobs.train.exchange.exchange import Alone
+from jobs.train.keep.warm_start import WarmStart, warm, warm_moments
+from jobs.train.step.moments import moments_of
+from jobs.train.step.step import Step
+from tests.builders.batches import SPEC, batch_of
+from tests.builders.devices import DEVICES
+from tests.builders.lakes import lake_of, run_etl
+from tests.builders.models import register_model
+from tests.builders.visits import VISITS, Raw, rows_of
+
+FIRST, SECOND = "2024-01-01", "2024-01-02"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Raw:
+    """The second date has 10,000 rows, values that the first lacks, and other amounts."""
+    raw = Raw(tmp_path_factory.mktemp("warm"))
+    raw.add(rows_of(FIRST, 300))
+    new = rows_of(SECOND, 10_000, shops=[*"abcd", *(f"new{i}" for i in range(40))])
+    raw.add(line.replace(",1.5,", ",900.5,") for line in new)
+    raw.write()
+    run_etl(raw, spark, [FIRST, SECOND])
+    register_model(load_settings(raw.config), FIRST)
+    return raw
+
+
+def scores(raw: Raw, spark: SparkSession, folder: str, as_of: str) -> np.ndarray:
+    """Of the second date's raw rows, encoded with the model's own state."""
+    settings = load_settings(raw.config)
+    loaded = load_model(folder)
+    state = load_state(lake_of(raw), loaded.spec.state)
+    rows = checked_rows(spark, VISITS, source_paths(settings, VISITS), [SECOND], with_label=True)
+    encoded = encode(rows, VISITS, state_entries(spark, lake_of(raw), state), as_of)
+    table = encoded.orderBy("row_id").toArrow()
+    return predict(loaded.model, batch_from_arrow(table, VISITS)).numpy()
+
+
+def test_the_new_model_scores_as_its_source_before_its_first_step(
+    raw: Raw, spark: SparkSession
+) -> None:
+    settings = load_settings(
+        raw.config,
+        # A rate that moves nothing: what is registered is what training started with.
+        ["train.warm_start=1", "train.learning_rate=1e-30", "train.epochs=1"],
+    )
+    result = job.run(settings, spark, run_id="train-warm")
+    source = lake_of(raw).folder("models", "")
+    folder = next(str(path) for path in Path(source).iterdir() if str(path) != result.folder)
+    before, after = load_model(folder).spec, load_model(result.folder).spec
+    sizes = zip(before.table_rows, after.table_rows, strict=True)
+    assert any(rows < now for rows, now in sizes)
+    assert after.means == before.means
+    assert (
+        after.means
+        != ModelSpec.of(VISITS, load_state(lake_of(raw), after.state), settings.train).means
+    ), "the statistics moved"
+
+    assert load_moments(folder) is None
+    kept = load_moments(result.folder)
+    assert kept and any("embeddings" in name for name in kept), "for the next warm start"
+
+    expected = scores(raw, spark, folder, FIRST)
+    found = scores(raw, spark, result.folder, SECOND)
+    assert len(found) == 10_000
+    assert expected.std() > 0.01
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_before_there_is_a_champion_training_starts_afresh(raw: Raw, spark: SparkSession) -> None:
+    settings = load_settings(raw.config, ["train.warm_start=champion", "train.epochs=1"])
+    assert job.run(settings, spark, run_id="train-first").history
+
+
+def test_another_model_and_a_missing_version_are_refused(raw: Raw, spark: SparkSession) -> None:
+    for overrides, error, message in (
+        (["train.warm_start=77"], DataRefused, "77"),
+        (["train.warm_start=1", "train.hidden=[9]"], ConfigError, "another hidden"),
+        (["train.warm_start=1", "train.model=mlp"], ConfigError, r"another train\.model"),
+    ):
+        with pytest.raises(error, match=message):
+            job.run(load_settings(raw.config, overrides), spark, run_id="train-refused")
+
+
+# Tables of other models
+
+
+class OwnTables(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.table = nn.Embedding(spec.table_rows[1], 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.table(batch.sparse[:, 1]).squeeze(1)
+        return logits
+
+
+GROWN = (7, 53, 5)
+
+
+def grown_from(name: str, folder: Path) -> tuple[Model, WarmStart]:
+    """A fresh model with three more ids in the second field than that in the folder: 50 to 52."""
+    ids = np.arange(53, dtype=np.int32)
+    ids[50:] = [2, 3, 2]
+    start = WarmStart("1", str(folder), ("a", "b", "c"), {"b": ids})
+    return build_model(name, replace(SPEC, table_rows=GROWN)), start
+
+
+def grown(name: str, folder: Path) -> tuple[Model, Model, WarmStart]:
+    """A model, and one warmed by it."""
+    source = build_model(name, SPEC)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.normal_()
+    save_model(str(folder), source, name, SPEC, {})
+    model, start = grown_from(name, folder)
+    warm(model, replace(SPEC, table_rows=GROWN), start)
+    return source, model, start
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "wide_deep", "dlrm", "dcn_v2", "tests.train.keep.test_warm_start:OwnTables"]
+)
+def test_tables_of_every_model_grow(name: str, tmp_path: Path) -> None:
+    source, model, start = grown(name, tmp_path / "model")
+    batch = batch_of(200, seed=1, spec=replace(SPEC, table_rows=GROWN))
+    assert (batch.sparse[:, 1] >= 50).any()
+    sparse = batch.sparse.clone()
+    sparse[:, 1] = torch.from_numpy(start.id_maps["b"])[sparse[:, 1]].long()
+    assert torch.equal(predict(model, batch), predict(source, replace(batch, sparse=sparse)))
+
+
+def stepped(step: Step, seed: int) -> Batch:
+    """Takes a step over ids that the smaller tables have too."""
+    batch = batch_of(60, seed=seed)
+    step.run(batch)
+    return batch
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize(
+    "name", ["wide_deep", "dlrm", "tests.train.keep.test_warm_start:OwnTables"]
+)
+def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
+    name: str, optimizer: str, device: str, tmp_path: Path
+) -> None:
+    settings = TrainSettings(optimizer=optimizer, learning_rate=0.1)
+    source = Step(build_model(name, SPEC).to(device), settings, Alone())
+    stepped(source, 1)
+    card = {"optimizer": optimizer}
+    save_model(str(tmp_path), source.model, name, SPEC, card, moments_of(source))
+    after, start = grown_from(name, tmp_path)
+    origins = warm(after, replace(SPEC, table_rows=GROWN), start)
+    after.to(device)
+    step, fresh = Step(after, settings, Alone()), Step(deepcopy(after), settings, Alone())
+    assert [int(origin.new.sum()) for origin in origins.values()].count(3) >= 1
+    assert "weights and moments go on" in warm_moments(step, start, origins, optimizer)
+    assert "those of sgd2 begin at zero" in warm_moments(fresh, start, origins, "sgd2")
+
+    state = moments_of(step)
+    for table, origin in origins.items():
+        for key in ("sum", "exp_avg", "exp_avg_sq"):
+            rows = state.get(f"{table}/{key}")
+            assert rows is None or not rows[origin.new].any()
+            assert rows is None or rows.any()
+    for both in (source, step, fresh):
+        batch = stepped(both, 2).to(device)
+    expected = predict(source.model, batch)
+    assert torch.equal(predict(step.model, batch), expected), "it went on as its source does"
+    assert optimizer == "sgd" or not torch.allclose(predict(fresh.model, batch), expected)
+
+
+def test_damaged_moments_are_refused(tmp_path: Path) -> None:
+    model = build_model("mlp", SPEC)
+    save_model(str(tmp_path), model, "mlp", SPEC, {}, {"net/sum": torch.ones(3)})
+    path = tmp_path / MOMENTS
+    path.write_bytes(path.read_bytes()[:-1] + b"7")
+    with pytest.raises(DataRefused, match=r"optimizer\.safetensors .* have digest"):
+        load_moments(str(tmp_path))
+    path.unlink()
+    with pytest.raises(DataRefused, match=r"optimizer\.safetensors"):
+        load_moments(str(tmp_path))
+
+
+class OneTable(nn.Module):
+    """A table for all fields."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.table = nn.Embedding(sum(spec.table_rows), 1)
+
+
+def test_a_table_that_belongs_to_no_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"net\.table.* from 62 to 65 rows"):
+        grown("tests.train.keep.test_warm_start:OneTable", tmp_path / "model")
