@@ -28,7 +28,7 @@ from benchmarks.saboteur import Saboteur
 from jobs.base.spark import session
 from jobs.batch.batch import Batch
 from jobs.train.exchange.exchange import Exchange
-from jobs.train.keep.commits import Memory, Recovery
+from jobs.train.keep.commits import RankMemory, Recovery
 from jobs.train.launch.ranks import launch
 from jobs.train.rank import MappedStream, RankResult, TrainJob, train_rank
 from jobs.train.watch.progress import Console, relayed
@@ -77,7 +77,7 @@ class PacedJob(TrainJob):
         return stream
 
 
-def watched_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
+def watched_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankResult:
     """Trains, and leaves this process's number where the saboteur finds it."""
     path = Path(job.folder, f"rank-{exchange.rank}.pid")
     path.write_text(str(os.getpid()))

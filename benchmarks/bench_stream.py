@@ -155,13 +155,13 @@ def _simulated(arguments: argparse.Namespace) -> dict[str, Any]:
     """The plan of a line that nobody has, up to the windows of the first batch."""
     import numpy as np
 
-    from jobs.train.order.plan import EpochPlan, Share, windows_by_need
+    from jobs.train.order.plan import EpochPlan, RankShare, windows_by_need
 
     group_rows = np.full(_LINE_GROUPS, _LINE_ROWS // _LINE_GROUPS, np.int64)
     group_rows[: _LINE_ROWS % _LINE_GROUPS] += 1
     before, began = _peak_mb(), time.monotonic()
     plan = EpochPlan(group_rows, streams=64, window_rows=16_384, seed=7, epoch=0)
-    share = Share(plan.rows, 64, 8_192)
+    share = RankShare(plan.rows, 64, 8_192)
     windows = windows_by_need(plan, share.owned.tolist(), share.rows_before(0))
     first = [next(windows) for _ in range(64)]
     return {

@@ -22,14 +22,14 @@ _SHUFFLED_ROWS = 262_144
 _MDS_ROWS = 65_536
 
 # Reads an epoch, given by its number; a slow peer as much of it as comes within some seconds.
-Read = Callable[[int, float], int]
+GroupRequest = Callable[[int, float], int]
 
 
-def readers(examples: Examples, threads: int) -> dict[str, Read]:
+def readers(examples: Examples, threads: int) -> dict[str, GroupRequest]:
     """By name, those that are installed."""
     files = [f"{examples.url}/{shard.path}" for shard in examples.shards()]
     stream = Stream(examples, WIDE, split="train", batch_rows=BATCH_ROWS, decode_threads=threads)
-    found: dict[str, Read] = {
+    found: dict[str, GroupRequest] = {
         "Arrow decode alone": lambda epoch, s: _arrow(files, threads, False),
         "Arrow decode, pages' checksums checked": lambda epoch, s: _arrow(files, threads, True),
         "Millstream, shuffled": lambda epoch, s: _count(stream.epoch(epoch), len),

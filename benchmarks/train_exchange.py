@@ -14,7 +14,7 @@ from jobs.batch.batch import Batch
 from jobs.models.build import Model, build_model, embedding_tables, row_losses
 from jobs.models.spec import ModelSpec
 from jobs.train.exchange.exchange import Alone, Exchange
-from jobs.train.keep.commits import Memory
+from jobs.train.keep.commits import RankMemory
 from jobs.train.step.step import Step
 
 TABLES, TABLE_ROWS, DIM, NUMBERS = 26, 100_000, 16, 13
@@ -70,7 +70,7 @@ def zipf_batches(
 
 
 def exchanges(
-    settings: Any, rows: int, exponent: float, repeats: int, exchange: Exchange, memory: Memory
+    settings: Any, rows: int, exponent: float, repeats: int, exchange: Exchange, memory: RankMemory
 ) -> dict[str, Cost]:
     """What a step costs by how gradients travel; all ways take turns, on all ranks at once."""
     torch.set_num_threads(settings.threads_per_rank)

@@ -19,7 +19,7 @@ from jobs.models.spec import ModelSpec
 from jobs.settings.load import load_settings
 from jobs.settings.settings import Settings
 from jobs.train.exchange.exchange import Exchange
-from jobs.train.keep.commits import Committer, Memory, Writer
+from jobs.train.keep.commits import Committer, RankMemory, Writer
 from jobs.train.keep.snapshot import take
 from jobs.train.rank import TrainJob, device_of_rank, step_threads
 from jobs.train.step.history import Position
@@ -106,7 +106,7 @@ class Timed:
 Sources = dict[str, list[float]]
 
 
-def by_source(job: TrainJob, repeats: int, exchange: Exchange, memory: Memory) -> Sources:
+def by_source(job: TrainJob, repeats: int, exchange: Exchange, memory: RankMemory) -> Sources:
     """Seconds of an epoch by where its rows come from; with checkpoints, also those in commits."""
     with step_threads(job.settings.train.threads_per_rank):
         return _by_source(job, repeats, exchange)
@@ -137,7 +137,7 @@ def _by_source(job: TrainJob, repeats: int, exchange: Exchange) -> Sources:
         writer = None
         if exchange.rank == 0:
             writer = Writer(job.folder, job.identity, often, lambda line: None, [])
-        kept_by = Memory()
+        kept_by = RankMemory()
         kept_by.committed(take(step, Position(), RowLedger()))
         commits = Timed(Committer(step, often, kept_by, writer, lambda line: None))
         found["checkpoints"].append(epoch(stream, commits))

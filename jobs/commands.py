@@ -123,12 +123,12 @@ def score(arguments: argparse.Namespace, settings: Settings) -> str:
 
 
 def nightly(arguments: argparse.Namespace, settings: Settings) -> str:
-    from jobs import nightly
+    from jobs.nightly import job
 
     dates = _dates(arguments)
     if arguments.only and (arguments.dates or arguments.start):
         raise ConfigError("--only with --dates or --from", "--only with --date alone, or --force")
-    result = nightly.run(
+    result = job.run(
         settings,
         _spark(settings, "nightly"),
         ds=dates[-1],

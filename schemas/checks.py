@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from schemas.expect import Drift, Nulls
 from schemas.field import (
@@ -12,14 +11,12 @@ from schemas.field import (
     Label,
     NumericList,
     Weight,
+    WithIds,
     cross_sql,
 )
+from schemas.parts import Parts
 from schemas.source import IMAGE_COLUMNS, NUMPY_OF_SPARK, Join, Source
 from schemas.stored import ROW_ID
-
-if TYPE_CHECKING:
-    from schemas.dataset import Dataset
-    from schemas.field import WithIds
 
 # Columns of the examples that Millstream itself adds.
 RESERVED = frozenset(
@@ -36,7 +33,7 @@ def _duplicates(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def problems(dataset: Dataset) -> Iterator[str]:
+def problems(dataset: Parts) -> Iterator[str]:
     """What contradicts itself, in words; nothing when the declaration is sound."""
     source_names = [source.name for source in dataset.sources]
     if repeated := _duplicates(source_names):
@@ -56,7 +53,7 @@ def problems(dataset: Dataset) -> Iterator[str]:
     yield from _expectation_problems(dataset)
 
 
-def _expectation_problems(dataset: Dataset) -> Iterator[str]:
+def _expectation_problems(dataset: Parts) -> Iterator[str]:
     names = [f.name for f in dataset.fields]
     fitted = {f.name for f in (*dataset.numeric, *dataset.of_kind(NumericList), *dataset.counted)}
     if repeated := _duplicates([expectation.name for expectation in dataset.expectations]):
@@ -71,7 +68,7 @@ def _expectation_problems(dataset: Dataset) -> Iterator[str]:
             )
 
 
-def _source_problems(dataset: Dataset) -> Iterator[str]:
+def _source_problems(dataset: Parts) -> Iterator[str]:
     for source in dataset.sources:
         if repeated := _duplicates(source.column_names):
             yield f"source {source.name!r} has columns twice: {', '.join(repeated)}"
@@ -117,7 +114,7 @@ def _image_source_problems(source: Source) -> Iterator[str]:
             yield f"column {place} has type {column.type!r}; it is {IMAGE_COLUMNS[column.name]!r}"
 
 
-def _join_problems(dataset: Dataset, join: Join) -> Iterator[str]:
+def _join_problems(dataset: Parts, join: Join) -> Iterator[str]:
     names = {source.name for source in dataset.sources} - {dataset.rows}
     if join.source not in names:
         yield f"join with {join.source!r}, which is no other source"
@@ -129,7 +126,7 @@ def _join_problems(dataset: Dataset, join: Join) -> Iterator[str]:
             yield f"join on {join.source}.{parent_column}, which is not declared"
 
 
-def _cross_problems(dataset: Dataset) -> Iterator[str]:
+def _cross_problems(dataset: Parts) -> Iterator[str]:
     crossable = {f.name: f for f in dataset.categorical if not f.crossed}
     for f in dataset.categorical:
         parts = [crossable[name] for name in f.crossed if name in crossable]
@@ -140,7 +137,7 @@ def _cross_problems(dataset: Dataset) -> Iterator[str]:
             yield f"field {f.name!r} has an expr and crosses others; give one of the two"
 
 
-def _vocabulary_problems(dataset: Dataset) -> Iterator[str]:
+def _vocabulary_problems(dataset: Parts) -> Iterator[str]:
     logs: dict[str, WithIds] = {}
     for f in dataset.with_ids:
         first = logs.setdefault(f.log_name, f)
@@ -151,7 +148,7 @@ def _vocabulary_problems(dataset: Dataset) -> Iterator[str]:
         yield f"vocabularies named like numeric fields: {', '.join(mixed)}"
 
 
-def _field_problems(dataset: Dataset) -> Iterator[str]:
+def _field_problems(dataset: Parts) -> Iterator[str]:
     yield from _cross_problems(dataset)
     yield from _vocabulary_problems(dataset)
     names = [f.name for f in dataset.fields]

@@ -10,33 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from schemas.checks import problems
-from schemas.expect import Expectation
 from schemas.field import (
     Categorical,
-    CategoricalList,
     Field,
-    Image,
-    Label,
-    Numeric,
-    NumericList,
-    Tensor,
-    Weight,
-    WithIds,
     cross_sql,
 )
+from schemas.parts import Parts
 from schemas.source import Column, Join, Source, struct_type
 from schemas.stored import ROW_ID, StoredColumn, stored_columns
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
-
-F = TypeVar("F", bound=Field)
 
 
 class DeclarationError(ValueError):
@@ -53,31 +43,12 @@ class InputSizes:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A declaration. See `schemas/flights.py` for one in full.
+class Dataset(Parts):
+    """A declaration. See `schemas/flights.py` for one in full, and `Parts` for what it is given.
 
-    Attributes:
-        name: folder of the data set in the lake.
-        sources: the raw files; `rows` names the one whose rows become examples.
-        ds: Spark SQL over the row source that gives the row's DATE; None when the date comes from
-            the path (`{ds}` in the source's setting).
-        key: raw columns that identify a row within a `ds`. When empty, rows are identified by
-            their raw line and its ordinal among the identical lines of the `ds`.
-        entity: raw columns by whose hash rows are split; the key when empty, and the raw line
-            when that is empty too, so that identical lines fall into one split.
-        fields: what is stored and what the model sees, in the order of the tensors' columns.
-        expectations: what a date as a whole must keep; they may change from run to run.
+    Raises:
+        DeclarationError: the parts contradict each other.
     """
-
-    name: str
-    sources: tuple[Source, ...]
-    rows: str
-    key: tuple[str, ...]
-    fields: tuple[Field, ...]
-    ds: str | None = None
-    entity: tuple[str, ...] = ()
-    joins: tuple[Join, ...] = field(default=())
-    expectations: tuple[Expectation, ...] = ()
 
     def __post_init__(self) -> None:
         for problem in problems(self):
@@ -91,73 +62,11 @@ class Dataset:
         by_name = {part.name: part for part in self.categorical}
         return replace(f, expr=cross_sql([by_name[name] for name in f.crossed]))
 
-    # What the parts are
-
-    def source(self, name: str) -> Source:
-        return next(source for source in self.sources if source.name == name)
-
-    @property
-    def row_source(self) -> Source:
-        return self.source(self.rows)
-
-    @property
-    def entity_columns(self) -> tuple[str, ...]:
-        return self.entity or self.key
-
-    def of_kind(self, kind: type[F]) -> tuple[F, ...]:
-        return tuple(f for f in self.fields if isinstance(f, kind))
-
-    @property
-    def numeric(self) -> tuple[Numeric, ...]:
-        """Columns of the dense matrix, in order."""
-        return self.of_kind(Numeric)
-
-    @property
-    def categorical(self) -> tuple[Categorical, ...]:
-        """Columns of the sparse matrix, in order."""
-        return self.of_kind(Categorical)
-
-    @property
-    def measured(self) -> tuple[Numeric | NumericList, ...]:
-        """Fields with numbers that have statistics."""
-        return self.numeric + self.of_kind(NumericList)
-
-    @property
-    def with_ids(self) -> tuple[WithIds, ...]:
-        """Fields with values that have ids."""
-        return self.of_kind(WithIds)
-
-    @property
-    def counted(self) -> tuple[WithIds, ...]:
-        """Those with a vocabulary."""
-        return tuple(f for f in self.with_ids if f.max_size)
-
-    @property
-    def lists(self) -> tuple[NumericList | CategoricalList, ...]:
-        return tuple(f for f in self.fields if isinstance(f, NumericList | CategoricalList))
-
-    @property
-    def label(self) -> Label:
-        return self.of_kind(Label)[0]
-
-    @property
-    def weight(self) -> Weight | None:
-        return next(iter(self.of_kind(Weight)), None)
-
-    @property
-    def tensors(self) -> tuple[Tensor | Image, ...]:
-        return tuple(f for f in self.fields if isinstance(f, Tensor | Image))
-
-    @cached_property
-    def key_columns(self) -> tuple[Column, ...]:
-        by_name = {column.name: column for column in self.row_source.columns}
-        return tuple(by_name[name] for name in self.key)
-
     # Renderings
 
     def stored_columns(self) -> tuple[StoredColumn, ...]:
         """Columns of an example shard, in file order; `ds` and `split` are partitions."""
-        return tuple(stored_columns(self))
+        return tuple(stored_columns(self.key_columns, self.fields))
 
     def examples_schema(self) -> StructType:
         """The examples' columns with the partition columns, as Spark's StructType."""

@@ -10,6 +10,7 @@ from schemas.field import (
     Carried,
     Categorical,
     CategoricalList,
+    Field,
     Image,
     Label,
     Numeric,
@@ -18,12 +19,10 @@ from schemas.field import (
     Timestamp,
     Weight,
 )
-from schemas.source import numpy_dtype, struct_type
+from schemas.source import Column, numpy_dtype, struct_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from schemas.dataset import Dataset
 
 ROW_ID = "row_id"
 
@@ -43,11 +42,12 @@ class StoredColumn:
     image_format: str | None = None
 
 
-def stored_columns(dataset: Dataset) -> Iterator[StoredColumn]:
+def stored_columns(key: Iterable[Column], fields: Iterable[Field]) -> Iterator[StoredColumn]:
+    """The row's id, the columns of the key, and the fields, in this order."""
     yield StoredColumn(ROW_ID, "bigint", "int64")
-    for column in dataset.key_columns:
+    for column in key:
         yield StoredColumn(column.name, column.type, numpy_dtype(column.type))
-    for f in dataset.fields:
+    for f in fields:
         match f:
             case Numeric():
                 yield StoredColumn(f.name, "float", "float32", nullable=True)

@@ -24,7 +24,7 @@ WORD = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class WordRange:
     """Words of a row, what they are, and what they are in a batch."""
 
     place: slice
@@ -36,14 +36,14 @@ class Part:
         return empty((rows, words * WORD // np.dtype(self.stored).itemsize), self.wanted)
 
 
-class Unfilled:
+class BatchBuilder:
     """A batch without padding in the making, filled piece by piece, by any number of threads."""
 
     def __init__(
         self,
         position: npt.NDArray[np.int64],
-        parts: dict[str, Part | None],
-        tensors: list[tuple[Part, Codec]],
+        parts: dict[str, WordRange | None],
+        tensors: list[tuple[WordRange, Codec]],
         empty: Allocate,
     ) -> None:
         rows, self._position = len(position), position
@@ -59,7 +59,7 @@ class Unfilled:
         for part, array in self._copies:
             np.copyto(array[first : first + len(words)], words[:, part.place].view(part.stored))
 
-    def filled(self) -> Batch:
+    def build(self) -> Batch:
         """The batch; all its rows must be set."""
         rows = len(self._position)
         absent = {"label": math.nan, "weight": 1.0}

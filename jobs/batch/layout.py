@@ -19,7 +19,7 @@ import torch
 
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.batch.batch import Batch as Batch
-from jobs.batch.builder import WORD, Allocate, Part, Unfilled
+from jobs.batch.builder import WORD, Allocate, BatchBuilder, WordRange
 from jobs.batch.columns import arrow_type, as_type, values
 from jobs.batch.tensors import Codec, tensor_codecs
 from jobs.batch.tensors import Words as Words
@@ -144,28 +144,28 @@ class Layout:
             words: int32 [b, W]; may be a view, the batch shares no memory with it.
             position: int64 [b].
         """
-        batch = self.unfilled(position)
+        batch = self.builder(position)
         batch.fill(0, words)
-        return batch.filled()
+        return batch.build()
 
-    def unfilled(self, position: npt.NDArray[np.int64], empty: Allocate = np.empty) -> Unfilled:
+    def builder(self, position: npt.NDArray[np.int64], empty: Allocate = np.empty) -> BatchBuilder:
         """A batch of rows at these positions, int64 [b], to be filled.
 
         Args:
             empty: gives the memory of the batch's columns.
         """
         end_sparse = self._first_sparse + len(self._sparse)
-        dense = Part(slice(self._first_dense, self._first_sparse), np.float32, np.float32)
-        sparse = Part(slice(self._first_sparse, end_sparse), np.int32, np.int64)
-        tensors = [(Part(place, np.int32, np.int32), codec) for place, codec in self._tensors]
+        dense = WordRange(slice(self._first_dense, self._first_sparse), np.float32, np.float32)
+        sparse = WordRange(slice(self._first_sparse, end_sparse), np.int32, np.int64)
+        tensors = [(WordRange(place, np.int32, np.int32), codec) for place, codec in self._tensors]
         parts = {
-            "row_id": Part(slice(0, 2), np.int64, np.int64),
+            "row_id": WordRange(slice(0, 2), np.int64, np.int64),
             "label": self._scalar(self._label),
             "weight": self._scalar(self._weight),
             "dense": dense,
             "sparse": sparse,
         }
-        return Unfilled(position, parts, tensors, empty)
+        return BatchBuilder(position, parts, tensors, empty)
 
     def padding(self) -> Batch:
         """A batch of one padding row."""
@@ -173,11 +173,11 @@ class Layout:
         zero = torch.zeros(1)
         return replace(row, label=zero, weight=zero, is_row=torch.zeros(1, dtype=torch.bool))
 
-    def _scalar(self, name: str | None) -> Part | None:
+    def _scalar(self, name: str | None) -> WordRange | None:
         if name is None:
             return None
         word = self._columns[name]
-        return Part(slice(word, word + 1), np.float32, np.float32)
+        return WordRange(slice(word, word + 1), np.float32, np.float32)
 
 
 def items(words: Words) -> npt.NDArray[np.void]:
@@ -200,11 +200,11 @@ def batch_from_arrow(
     """
     layout = Layout(dataset, with_label=with_label)
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
-    batch, first = layout.unfilled(np.arange(table.num_rows)), 0
+    batch, first = layout.builder(np.arange(table.num_rows)), 0
     for part in table.to_batches():
         batch.fill(first, layout.encode(part))
         first += part.num_rows
-    return batch.filled()
+    return batch.build()
 
 
 def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:

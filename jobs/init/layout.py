@@ -22,7 +22,7 @@ _OTHER_FORMATS = (".json", ".jsonl", ".ndjson", ".parquet", ".orc", ".xlsx", ".x
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Of a file of delimited text with a header."""
 
     encoding: str
@@ -30,7 +30,7 @@ class Layout:
     names: tuple[str, ...]
 
 
-def layout_of(path: Path) -> Layout:
+def layout_of(path: Path) -> FileLayout:
     """Reads a file's first lines, compressed or not.
 
     Raises:
@@ -46,7 +46,7 @@ def layout_of(path: Path) -> Layout:
     _check_header(path, names)
     if len(lines) == 1:
         raise DataRefused(f"{path} has a header and no row", "at least one row")
-    return Layout(encoding, delimiter, names)
+    return FileLayout(encoding, delimiter, names)
 
 
 def _check_is_text_file(path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from jobs.base.errors import DataRefused
-from jobs.init.layout import Layout
+from jobs.init.layout import FileLayout
 
 # Enough to tell types and ranges by; a file may have a billion rows.
 SAMPLE_ROWS = 100_000
@@ -87,7 +87,7 @@ class Sample:
         whole: whether that is the whole file.
     """
 
-    layout: Layout
+    layout: FileLayout
     table: Any
     columns: tuple[Profile, ...]
     null_value: str
@@ -101,7 +101,7 @@ class Sample:
         return next(column for column in self.columns if column.name == name)
 
 
-def sample_of(path: Path, layout: Layout) -> Sample:
+def sample_of(path: Path, layout: FileLayout) -> Sample:
     """Reads the file's first rows, as texts.
 
     Raises:
@@ -113,7 +113,7 @@ def sample_of(path: Path, layout: Layout) -> Sample:
     return Sample(layout, table, columns, null_value, whole)
 
 
-def _read(path: Path, layout: Layout) -> tuple[Any, bool]:
+def _read(path: Path, layout: FileLayout) -> tuple[Any, bool]:
     malformed = 0
 
     def skip(_: Any) -> str:

@@ -30,7 +30,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Step:
+class StepRecord:
     """One step of one night.
 
     Attributes:
@@ -68,7 +68,9 @@ class Record:
     run: str = ""
     ended_at: str = ""
     caught_up: tuple[str, ...] = ()
-    steps: Mapping[str, Step] = field(default_factory=lambda: dict.fromkeys(STEPS, Step()))
+    steps: Mapping[str, StepRecord] = field(
+        default_factory=lambda: dict.fromkeys(STEPS, StepRecord())
+    )
 
     @property
     def is_finished(self) -> bool:
@@ -80,7 +82,7 @@ class Record:
         return next((name for name, step in self.steps.items() if not step.is_final), None)
 
     @property
-    def refusal(self) -> tuple[str, Step] | None:
+    def refusal(self) -> tuple[str, StepRecord] | None:
         """The first step that refused."""
         found = (item for item in self.steps.items() if item[1].status == REFUSED)
         return next(found, None)
@@ -102,13 +104,13 @@ class Record:
     def seconds(self) -> float:
         return sum(step.seconds for step in self.steps.values())
 
-    def with_step(self, name: str, step: Step) -> Record:
+    def with_step(self, name: str, step: StepRecord) -> Record:
         return replace(self, steps={**self.steps, name: step})
 
     def reopened(self, first: str) -> Record:
         """The same night with nothing known of a step and those after it."""
         later = STEPS[STEPS.index(first) :]
-        steps = {name: Step() if name in later else step for name, step in self.steps.items()}
+        steps = {name: StepRecord() if name in later else step for name, step in self.steps.items()}
         return replace(self, steps=steps, ended_at="")
 
     def first_changed(
@@ -145,14 +147,15 @@ def load(lake: Lake, ds: str) -> Record:
             "use the version that wrote it, or remove the file to do the night anew",
         )
     steps = {
-        name: Step(**{**step, "runs": tuple(step["runs"])}) for name, step in found["steps"].items()
+        name: StepRecord(**{**step, "runs": tuple(step["runs"])})
+        for name, step in found["steps"].items()
     }
     return Record(
         ds=found["ds"],
         run=found["run"],
         ended_at=found["ended_at"],
         caught_up=tuple(found["caught_up"]),
-        steps={name: steps.get(name, Step()) for name in STEPS},
+        steps={name: steps.get(name, StepRecord()) for name in STEPS},
     )
 
 

@@ -27,7 +27,7 @@ from jobs.nightly.record import (
     STARTED,
     STEPS,
     Record,
-    Step,
+    StepRecord,
     load,
     save,
 )
@@ -181,7 +181,7 @@ class Work:
         inputs = self._now[ds][name]
         step = self.record(ds).steps[name]
         runs = (*step.runs, run_id) if step.inputs == inputs else (run_id,)
-        step = Step(STARTED, runs, inputs, _moment())
+        step = StepRecord(STARTED, runs, inputs, _moment())
         self._put(replace(self.record(ds), run=self._run.id).with_step(name, step))
         log.info("%s: step %s", ds, name)
         return self.record(ds)

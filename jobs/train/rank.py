@@ -28,7 +28,7 @@ from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.checkpoint import Checkpoint, listed, load
-from jobs.train.keep.commits import Committer, Memory, Recovery, Writer
+from jobs.train.keep.commits import Committer, RankMemory, Recovery, Writer
 from jobs.train.keep.snapshot import Snapshot, restore, take
 from jobs.train.keep.warm_start import WarmStart, warm, warm_moments
 from jobs.train.order.fingerprint import fingerprint_of
@@ -183,7 +183,7 @@ class RankResult:
     recoveries: tuple[Recovery, ...] = ()
 
 
-def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
+def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankResult:
     """Trains as one of the exchange's ranks, from the last snapshot in memory or on disk.
 
     Raises:
@@ -236,7 +236,9 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: Memory) -> RankResult:
     return RankResult(exchange.rank, history, digest, train.fingerprint, tuple(memory.recoveries))
 
 
-def _start(job: TrainJob, step: Step, memory: Memory, writes: bool, reporter: Reporter) -> Snapshot:
+def _start(
+    job: TrainJob, step: Step, memory: RankMemory, writes: bool, reporter: Reporter
+) -> Snapshot:
     """What training goes on from, set in model and optimizers."""
     if writes and memory.writer is None:
         # Of a run that is resumed, the others are damaged. They go when the next one is complete.

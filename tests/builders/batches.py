@@ -16,7 +16,7 @@ from torch import Tensor
 from jobs.batch.batch import Batch
 from jobs.batch.layout import NO_POSITION
 from jobs.models.spec import ModelSpec
-from jobs.train.exchange.exchange import Exchange, Merging, Pending
+from jobs.train.exchange.exchange import Exchange, Pending, SeveralRanks
 
 R = TypeVar("R")
 
@@ -117,7 +117,7 @@ class PeerFailed(Exception):
     """Another rank raised, or never sent what this one waits for."""
 
 
-class InProcess(Merging):
+class InProcess(SeveralRanks):
     """An exchange between threads."""
 
     bytes_sent = 0

@@ -13,7 +13,7 @@ from jobs.lake.examples import Examples
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
 from jobs.train.exchange.exchange import Exchange
-from jobs.train.keep.commits import Memory
+from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.rank import TrainJob
 from tests.builders.examples import CLICKS
@@ -71,7 +71,7 @@ class Killed(BaseException):
     """The end of a process, as near as a thread comes to it."""
 
 
-class Mortal(Memory):
+class Mortal(RankMemory):
     """Ends its rank at a commit, once there is a checkpoint."""
 
     def __init__(self, at_commit: int) -> None:

@@ -21,7 +21,7 @@ from jobs.models.build import build_model
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone
 from jobs.train.keep.checkpoint import COMMIT, Damaged, listed, load, prune, verified, write
-from jobs.train.keep.commits import Committer, Memory, StoreHangs, Writer
+from jobs.train.keep.commits import Committer, RankMemory, StoreHangs, Writer
 from jobs.train.keep.resume import select
 from jobs.train.keep.snapshot import Snapshot, restore, take
 from jobs.train.step.history import Position
@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_the_one_before_and_training_goes_on(folder: str) -> 
     before.mkdir(parents=True)
     step = step_of()
     writer = Writer(folder, IDENTITY, settings_of(), said.append, [str(before)])
-    memory = Memory()
+    memory = RankMemory()
     memory.committed(take(step, Position(), RowLedger()))
     committer = Committer(step, settings_of(), memory, writer, said.append)
     step.run(batch_of(16, seed=0))

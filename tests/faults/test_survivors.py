@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.train.exchange.exchange import Alone, Exchange
-from jobs.train.keep.commits import Memory, Recovery
+from jobs.train.keep.commits import RankMemory, Recovery
 from jobs.train.rank import RankResult, train_rank
 from jobs.train.step.history import Position
 from tests.builders.batches import in_ranks
@@ -20,7 +20,7 @@ from tests.builders.training import PLACES, TRAIN_ROWS, Killed, index_of, job_of
 RANKS = 3
 
 
-class DiesAtStep(Memory):
+class DiesAtStep(RankMemory):
     """Ends its rank in the middle of an epoch, between commits."""
 
     def __init__(self, steps: int) -> None:
@@ -38,11 +38,11 @@ class DiesAtStep(Memory):
 def test_the_ranks_that_are_left_train_every_row_once(dies_at: int, tmp_path: Path) -> None:
     examples = write_examples(tmp_path / "lake", PLACES)
     whole = traced(job_of(examples, tmp_path / "whole"))
-    train_rank(whole, Alone(), Memory())
+    train_rank(whole, Alone(), RankMemory())
     expected = whole.trace.steps()
 
     job = job_of(examples, tmp_path / "run", commit_steps=3)
-    memories: list[Memory] = [Memory(), Memory(), DiesAtStep(dies_at)]
+    memories: list[RankMemory] = [RankMemory(), RankMemory(), DiesAtStep(dies_at)]
 
     def work(exchange: Exchange) -> RankResult:
         return train_rank(before, exchange, memories[exchange.rank])
@@ -71,7 +71,7 @@ def test_the_ranks_that_are_left_train_every_row_once(dies_at: int, tmp_path: Pa
 
 
 def test_two_losses_before_a_step_are_one_recovery() -> None:
-    memory = Memory()
+    memory = RankMemory()
     memory.reached = Position(row=512)
     memory.interrupted(None)
     memory.begin(None, ["rank 2"], 2)

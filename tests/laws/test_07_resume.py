@@ -12,7 +12,7 @@ from jobs.base.errors import DataRefused
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.train.exchange.exchange import Alone, Exchange
-from jobs.train.keep.commits import Memory
+from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.resume import select
 from jobs.train.rank import RankResult, TrainJob, train_rank
 from jobs.train.step.history import EpochResult
@@ -62,14 +62,14 @@ def test_killed_and_resumed_ends_with_the_weights_of_uninterrupted(
 ) -> None:
     # Dropout: the random numbers go on as well.
     train = {"optimizer": optimizer, "dropout": 0.2, "schedule": "cosine"}
-    whole = train_rank(job_in(lake, examples, "whole", **train), Alone(), Memory())
+    whole = train_rank(job_in(lake, examples, "whole", **train), Alone(), RankMemory())
     job = job_in(lake, examples, "killed", **train)
     with pytest.raises(Killed):
         train_rank(job, Alone(), Mortal(killed_at))
 
     job = resumed(lake, job, "killed")
     assert job.resume is not None
-    result = train_rank(job, Alone(), Memory())
+    result = train_rank(job, Alone(), RankMemory())
 
     assert result.digest == whole.digest
     pairs = zip(result.history.epochs, whole.history.epochs, strict=True)
@@ -79,7 +79,7 @@ def test_killed_and_resumed_ends_with_the_weights_of_uninterrupted(
 
 
 def test_killed_again_and_again_it_still_ends_the_same(lake: Lake, examples: Examples) -> None:
-    whole = train_rank(job_in(lake, examples, "whole"), Alone(), Memory())
+    whole = train_rank(job_in(lake, examples, "whole"), Alone(), RankMemory())
     job = job_in(lake, examples, "killed")
     kills = 0
     while True:
@@ -99,14 +99,16 @@ def test_killed_again_and_again_it_still_ends_the_same(lake: Lake, examples: Exa
 def run_in(job: TracedJob, ranks: int, at_commit: int | None = None) -> list[RankResult]:
     def work(exchange: Exchange) -> RankResult:
         mortal = at_commit is not None and exchange.rank == 0
-        return train_rank(job, exchange, Mortal(at_commit) if mortal and at_commit else Memory())
+        return train_rank(
+            job, exchange, Mortal(at_commit) if mortal and at_commit else RankMemory()
+        )
 
     return in_ranks(work, ranks)
 
 
 def test_three_ranks_go_on_as_two_and_as_one(lake: Lake, examples: Examples) -> None:
     whole = traced(job_in(lake, examples, "whole"))
-    train_rank(whole, Alone(), Memory())
+    train_rank(whole, Alone(), RankMemory())
     expected = whole.trace.steps()
     assert sum(len(step) for epoch, step in expected if epoch == 0) == TRAIN_ROWS
 
@@ -149,7 +151,7 @@ def test_a_smaller_batch_goes_on_at_the_same_row(lake: Lake, examples: Examples)
         train_rank(job, Alone(), Mortal(5))
     smaller = traced(resumed(lake, job_in(lake, examples, "killed", batch_rows=64)))
     assert smaller.resume is not None
-    result = train_rank(smaller, Alone(), Memory())
+    result = train_rank(smaller, Alone(), RankMemory())
     epoch, first = smaller.trace.steps()[0]
     start = smaller.resume.position
     assert (epoch, min(first), len(first)) == (start.epoch, start.row, 64)

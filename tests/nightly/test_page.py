@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.lake.lake import Lake
 from jobs.nightly.page import write
-from jobs.nightly.record import STEPS, Record, Step
+from jobs.nightly.record import STEPS, Record, StepRecord
 from tests.builders.nights import DATES
 
 CHECKS = ["auc: at least 0.6 wanted, found 0.5", "auc of origin=<JFK>: found 0.7"]
@@ -22,10 +22,10 @@ NIGHT = Record(
     DATES[1],
     caught_up=(DATES[0],),
     steps={
-        **dict.fromkeys(STEPS, Step("done", message="all <of> it")),
-        "etl": Step("done", values={"counts": {"raw": 12_345}}),
-        "evaluate": Step("done", values=JUDGED),
-        "gate": Step("refused", exit_code=4),
+        **dict.fromkeys(STEPS, StepRecord("done", message="all <of> it")),
+        "etl": StepRecord("done", values={"counts": {"raw": 12_345}}),
+        "evaluate": StepRecord("done", values=JUDGED),
+        "gate": StepRecord("refused", exit_code=4),
     },
 )
 

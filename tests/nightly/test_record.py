@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.lake.lake import Lake
-from jobs.nightly.record import STEPS, Record, Step, dates_of, load, save
+from jobs.nightly.record import STEPS, Record, StepRecord, dates_of, load, save
 from tests.builders.nights import DATES
 
 if TYPE_CHECKING:
@@ -18,8 +18,10 @@ NIGHT = Record(
     ended_at="2024-01-03T01:00:00+00:00",
     caught_up=(DATES[0],),
     steps={
-        **dict.fromkeys(STEPS, Step("done")),
-        "etl": Step("done", ("etl-1", "etl-2"), {"code": "1f"}, "2024", 1.5, 0, "ok", {"n": [1]}),
+        **dict.fromkeys(STEPS, StepRecord("done")),
+        "etl": StepRecord(
+            "done", ("etl-1", "etl-2"), {"code": "1f"}, "2024", 1.5, 0, "ok", {"n": [1]}
+        ),
     },
 )
 

@@ -10,15 +10,15 @@ import pytest
 
 from jobs.lake.lake import Lake
 from jobs.main import main
-from jobs.nightly.record import STEPS, Record, Step, save
+from jobs.nightly.record import STEPS, Record, StepRecord, save
 from jobs.nightly.status import rendered
 from tests.builders.nights import DATES
 from tests.builders.visits import Raw
 
-DONE = Step("done", seconds=1.5)
+DONE = StepRecord("done", seconds=1.5)
 
 
-def night(ds: str, **steps: Step) -> Record:
+def night(ds: str, **steps: StepRecord) -> Record:
     etl = replace(DONE, values={"counts": {"raw": 12_345, "quarantined": 67}})
     evaluate = replace(DONE, values={"metrics": {"auc": 0.71234, "log_loss": float("nan")}})
     score = replace(DONE, values={"versions": {"model": "4"}})
@@ -26,8 +26,8 @@ def night(ds: str, **steps: Step) -> Record:
     return Record(ds, run=f"nightly-{ds}", steps={**known, **steps})
 
 
-REFUSED = night(DATES[1], gate=Step("refused", exit_code=4, message="no better"))
-STOPPED = night(DATES[2], score=Step("started"), report=Step())
+REFUSED = night(DATES[1], gate=StepRecord("refused", exit_code=4, message="no better"))
+STOPPED = night(DATES[2], score=StepRecord("started"), report=StepRecord())
 
 
 def test_a_line_a_night() -> None:

@@ -170,7 +170,7 @@ def test_a_killed_run_is_finished_by_the_next_one(
     settings = ("train.seed=11", "train.checkpoint_rows=64", "train.epochs=4")
     whole = train(raw, spark, "train-w", *settings)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("jobs.train.launch.ranks.Memory", lambda: Mortal(20))
+        patch.setattr("jobs.train.launch.ranks.RankMemory", lambda: Mortal(20))
         train(raw, spark, "train-x", *settings)
     folder = Path(lake_of(raw).folder("checkpoints", "train-x"))
     assert sorted(path.name[:3] for path in folder.iterdir())[0] == "at-"

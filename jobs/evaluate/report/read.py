@@ -10,14 +10,14 @@ from pyspark.sql import functions as F
 from jobs.etl.ingest import DS, REASONS
 from jobs.etl.quarantine import QUARANTINE
 from jobs.evaluate.measure.selection import Selection
-from jobs.evaluate.report.report import Read
+from jobs.evaluate.report.report import RowsRead
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
 
 PSI = "psi:"
 
 
-def read_by_etl(spark: SparkSession, lake: Lake, selection: Selection) -> Read:
+def read_by_etl(spark: SparkSession, lake: Lake, selection: Selection) -> RowsRead:
     """What the newest finished ETL of each of the selection's dates wrote in the ledger."""
     newest = {
         row["ds"]: row
@@ -30,7 +30,7 @@ def read_by_etl(spark: SparkSession, lake: Lake, selection: Selection) -> Read:
         name.removeprefix(PSI): [row["metrics"].get(name, math.nan) for row in days.values()]
         for name in fields
     }
-    return Read(
+    return RowsRead(
         days={ds: row["counts"] for ds, row in days.items()},
         reasons=_reasons(spark, lake, selection),
         drift=drift,

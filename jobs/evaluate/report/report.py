@@ -21,7 +21,7 @@ from jobs.evaluate.report.pictures import (
 
 
 @dataclass(frozen=True)
-class Read:
+class RowsRead:
     """What the ETL read of the dates and refused.
 
     Attributes:
@@ -55,7 +55,7 @@ class Report:
     facts: Mapping[str, str]
     champion: Metrics | None = None
     verdict: Verdict | None = None
-    read: Read = Read()
+    read: RowsRead = RowsRead()
     confidence: float = 0.95
 
 
@@ -178,7 +178,7 @@ def _bar(value: float, margin: float, highest: float) -> str:
     return f"{bar}<i class='whisker' style='left:{max(0.0, low):.1f}%;width:{long:.1f}%'></i>"
 
 
-def _read_table(read: Read) -> str:
+def _read_table(read: RowsRead) -> str:
     """What was read, and the reasons against what was refused, most frequent first."""
     if not read.days:
         return ""

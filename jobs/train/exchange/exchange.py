@@ -11,14 +11,14 @@ from torch import Tensor
 
 from jobs.base.errors import MillstreamError
 from jobs.train.exchange.packing import pack_ids, rounded, shortened, unpack_ids
-from jobs.train.exchange.rows import Rows, coalesced, grouped
+from jobs.train.exchange.rows import TableRows, coalesced, grouped
 
 # Sums that are no larger are sent to all ranks, in two thirds of the time of an allreduce.
 _SMALL_BYTES = 1 << 20
 
 # Wait for what was started, and return it.
 Pending = Callable[[], Tensor]
-PendingRows = Callable[[], Rows]
+PendingRows = Callable[[], TableRows]
 PendingSums = Callable[[], list[Tensor]]
 
 
@@ -50,7 +50,7 @@ class Exchange(Protocol):
             What waits for the sums. They have the same bits on all ranks.
         """
 
-    def start_rows(self, name: str, rows: Rows, wire: torch.dtype | None) -> PendingRows:
+    def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
         """Starts adding up the rows of a table by id.
 
         Args:
@@ -78,16 +78,16 @@ class Alone:
     def start_sums(self, tensors: Sequence[Tensor]) -> PendingSums:
         return lambda: list(tensors)
 
-    def start_rows(self, name: str, rows: Rows, wire: torch.dtype | None) -> PendingRows:
+    def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
         own = coalesced(rows)
         values = shortened(own.values, wire).to(rows.values.dtype)
-        return lambda: Rows(own.ids, values)
+        return lambda: TableRows(own.ids, values)
 
     def start_equal(self, tensors: Iterable[Tensor]) -> None:
         pass
 
 
-class Merging(ABC):
+class SeveralRanks(ABC):
     """The exchange of several ranks, from what a transport can do."""
 
     rank: int
@@ -121,17 +121,17 @@ class Merging(ABC):
 
         return sums
 
-    def start_rows(self, name: str, rows: Rows, wire: torch.dtype | None) -> PendingRows:
+    def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
         own = grouped(rows.ids)
         # Ids go ahead, so that they can be merged while values travel.
         ids = self.start_gather(f"ids of {name}", pack_ids(own.ids))
         sums = own.sums(rows.values, rounded(len(own.ids)))
         values = self.start_gather(f"values of {name}", shortened(sums, wire))
 
-        def merged() -> Rows:
+        def merged() -> TableRows:
             received = list(unpack_ids(ids()))
             groups = grouped(torch.cat(received), _places(received))
-            return Rows(groups.ids.long(), groups.sums(values()).to(rows.values.dtype))
+            return TableRows(groups.ids.long(), groups.sums(values()).to(rows.values.dtype))
 
         return merged
 

@@ -11,12 +11,12 @@ from functools import partial
 import horovod.torch as hvd
 from torch import Tensor
 
-from jobs.train.exchange.exchange import Merging, PeersSilent, Pending
+from jobs.train.exchange.exchange import PeersSilent, Pending, SeveralRanks
 
 _POLL_S = 2e-4
 
 
-class HorovodExchange(Merging):
+class HorovodExchange(SeveralRanks):
     """Adds up over Horovod's ranks. Made inside a rank, after `hvd.init()`.
 
     Dense parameters are one flat tensor: Horovod's own fusion gives other bits from run to run at

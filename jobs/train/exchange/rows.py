@@ -14,7 +14,7 @@ _PART_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """Some rows of a table, or gradients of them.
 
     Attributes:
@@ -86,10 +86,10 @@ def grouped(ids: Tensor, numbers: Tensor | None = None) -> Groups:
     return Groups(ordered.index_select(0, firsts), order, firsts)
 
 
-def coalesced(rows: Rows) -> Rows:
+def coalesced(rows: TableRows) -> TableRows:
     """Each id once, ascending, with its values added up."""
     groups = grouped(rows.ids)
-    return Rows(groups.ids.long(), groups.sums(rows.values))
+    return TableRows(groups.ids.long(), groups.sums(rows.values))
 
 
 def _where(flags: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class Recovery:
         )
 
 
-class Memory:
+class RankMemory:
     """What a rank's process keeps when the ranks change and training starts again in it.
 
     Attributes:
@@ -200,7 +200,7 @@ class Committer:
         self,
         step: Step,
         settings: TrainSettings,
-        memory: Memory,
+        memory: RankMemory,
         writer: Writer | None,
         say: Callable[[str], None],
     ) -> None:

@@ -13,7 +13,7 @@ from horovod.common.exceptions import HostsUpdatedInterrupt
 
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.exchange.horovod import HorovodExchange
-from jobs.train.keep.commits import Memory
+from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.launch.failures import has_reasons
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def run_again(
-    work: Callable[[Exchange, Memory], R],
+    work: Callable[[Exchange, RankMemory], R],
     folder: str,
     stall_s: float,
     fail: Callable[[BaseException], None],
@@ -36,7 +36,7 @@ def run_again(
     return result
 
 
-class RankMemory(Memory):
+class ElasticMemory(RankMemory):
     """Commits that look whether ranks joined."""
 
     def __init__(self, state: Survivor) -> None:
@@ -62,7 +62,7 @@ class Survivor(State):  # type: ignore[misc]
 
     def __init__(self, folder: str, stall_s: float, fail: Callable[[BaseException], None]) -> None:
         super().__init__(bcast_object=hvd.broadcast_object, get_rank=hvd.rank)
-        self.memory = RankMemory(self)
+        self.memory = ElasticMemory(self)
         self._folder, self._stall_s, self._fail = folder, stall_s, fail
         self._exchange: HorovodExchange | None = None
         self._peers: dict[str, str] = {}

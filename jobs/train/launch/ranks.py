@@ -20,7 +20,7 @@ import jobs
 from jobs.base.errors import ConfigError
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
-from jobs.train.keep.commits import Memory
+from jobs.train.keep.commits import RankMemory
 from jobs.train.launch.failures import explained, leave_reason
 from jobs.train.launch.output import RankOutput, quiet_spark_thread
 from jobs.train.launch.tasks import (
@@ -36,7 +36,7 @@ log = logging.getLogger("millstream.train")
 
 
 def launch(
-    work: Callable[[Exchange, Memory], R],
+    work: Callable[[Exchange, RankMemory], R],
     *,
     spark: SparkSession,
     workers: int,
@@ -57,7 +57,7 @@ def launch(
         MillstreamError: what `work` raised on a rank, with the rank's number.
     """
     if workers == 1:
-        return [work(Alone(), Memory())]
+        return [work(Alone(), RankMemory())]
     refuse_too_few_slots(spark, workers, settings.start_timeout_s)
     import horovod.spark
 
@@ -110,7 +110,11 @@ def _elastic_ranks_by(python: str) -> Iterator[None]:
 
 
 def _run_rank(
-    work: Callable[[Exchange, Memory], R], folder: str, stall_s: float, level: int, elastic: bool
+    work: Callable[[Exchange, RankMemory], R],
+    folder: str,
+    stall_s: float,
+    level: int,
+    elastic: bool,
 ) -> R:
     """Runs in each rank's process."""
     import horovod.torch as hvd
@@ -137,7 +141,7 @@ def _run_rank(
             if elastic:
                 result = run_again(work, folder, stall_s, fail)
             else:
-                result = work(HorovodExchange(stall_s, fail), Memory())
+                result = work(HorovodExchange(stall_s, fail), RankMemory())
     except BaseException as error:
         fail(error)
         raise

@@ -3,7 +3,7 @@
 Row groups, permuted, make one line of N rows, cut into S streams of equal length. A stream is read
 in windows of whole row groups; the rows of a window are permuted. The epoch's order is the
 round-robin of the streams: global row g is row g div S of stream g mod S. Nothing here knows the
-number of ranks except `Share`, which says what of that order is one rank's.
+number of ranks except `RankShare`, which says what of that order is one rank's.
 
 Time and memory are O(row groups) for the plan and O(row groups of the stream) for the windows of
 a stream, never O(rows).
@@ -167,7 +167,7 @@ class EpochPlan:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """What of the order is one rank's: the streams s with s mod size = rank.
 
     Raises:

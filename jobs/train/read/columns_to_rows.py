@@ -1,4 +1,4 @@
-"""Columns to rows: columns as Arrow decodes them, put side by side in words."""
+"""Columns, as Arrow decodes them, to rows of words side by side."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PADDING_WORDS = 16
 _NARROW_WORDS = 2
 
 
-class Transposition:
-    """Writes columns as rows, by way of a piece of memory that fits the cache."""
+class ColumnsToRows:
+    """Writes columns as rows, in pieces that fit the cache: a transposition of 4-byte words."""
 
     def __init__(self) -> None:
         self._staged: Words = np.empty(0, np.int32)
 
     def write(self, parts: Sequence[tuple[slice, Words]], rows: Words) -> None:
-        """Puts the parts of rows side by side.
+        """Writes n rows.
 
         Args:
             parts: for each column which words of a row it makes, and these, int32 [n, w].
@@ -50,7 +50,8 @@ class Transposition:
 
 
 def _rows_at_once(rows: int, columns: int) -> int:
-    """As many as are left, or fit; so many that columns begin on other places of the cache."""
+    """Rows of a piece: all that are left, or what fits, but so that columns begin a number of bytes
+    apart that is far from a multiple of a page."""
     fitting = min(rows, max(1, CHUNK_BYTES // (4 * columns)))
     beyond = fitting % _PAGE_WORDS
     if fitting > _PAGE_WORDS and (beyond < _PADDING_WORDS or fitting < rows):
@@ -61,7 +62,7 @@ def _rows_at_once(rows: int, columns: int) -> int:
 def _narrow_first(
     parts: Sequence[tuple[slice, Words]],
 ) -> tuple[list[Words], list[tuple[slice, Words]]]:
-    """The leading columns of a word or two, word by word, and the other parts."""
+    """The leading columns of a word or two, as int32 [n] word by word, and the other parts."""
     narrow: list[Words] = []
     for number, (place, part) in enumerate(parts):
         if part.shape[1] > _NARROW_WORDS or place.start != len(narrow):

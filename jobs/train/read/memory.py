@@ -1,4 +1,7 @@
-"""The memory of a rank's stream: what the order needs at least, and how the rest is used."""
+"""The memory of a rank's stream: what the order needs at least, and how the rest is used.
+
+Rows lie as words of 4 bytes, W to a row: int32 [rows, W]. See `jobs/batch/layout.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from jobs.batch.builder import WORD
 from jobs.batch.tensors import Words
 from jobs.train.order.plan import Ints
 
-# Rows that are put side by side at once: enough to make calls cheap, few enough for the cache.
+# Columns are written as rows in pieces of so many bytes: calls stay cheap, and the cache suffices.
 CHUNK_BYTES = 3 << 20
-# Rows that are gathered at once, from where they come to a batch.
+# Rows are copied to a batch in pieces of so many bytes.
 PIECE_BYTES = 3 << 19
 # Arrow decodes large pieces faster; a small budget has to do with small ones.
 _DECODE_BYTES = (1 << 20, 12 << 20)
@@ -27,15 +30,23 @@ _DECODE_BYTES = (1 << 20, 12 << 20)
 BLOCKS = 4
 # Windows of a stream that are held at most: one is consumed, the others are read ahead.
 _WINDOWS_OF_STREAM = 4
-# Of a window's row besides its words: its place in the order.
-_PLACE_BYTES = 8
+# Of a window's row besides its words: `WindowBuffer.index`.
+_INDEX_BYTES = 8
 # While that is worked out there are three such numbers.
-_ORDER_BYTES = 3 * _PLACE_BYTES
+_ORDER_BYTES = 3 * _INDEX_BYTES
 
 
 @dataclass(frozen=True)
-class Memory:
-    """How a rank's budget is used, in bytes. What is left over windows and blocks is prefetch.
+class MemoryBudget:
+    """How a rank's memory is used. What is left beside `least` holds windows read ahead.
+
+    Attributes:
+        total: bytes that the rank's stream may take.
+        row_bytes: of one row, 4 W.
+        window_rows: of the largest window.
+        streams: of the rank.
+        block_rows: of the batches that are made together.
+        threads: that read row groups.
 
     Raises:
         ConfigError: the windows that must be open at once do not fit.
@@ -61,7 +72,8 @@ class Memory:
 
     @property
     def fixed(self) -> int:
-        """The tails, batches (ids take twice their words), what is being decoded and gathered."""
+        """Bytes of all but the windows: batches, whose ids take twice their words, the copies of
+        `WindowBuffer`, and what threads are decoding and copying."""
         decoding = 2 * self.decode_rows * self.row_bytes + CHUNK_BYTES + PIECE_BYTES
         ordering = self.window_rows * _ORDER_BYTES
         blocks = self.block_rows * self.row_bytes * (1 + 2 * BLOCKS)
@@ -69,7 +81,8 @@ class Memory:
 
     @property
     def window_bytes(self) -> int:
-        return self.window_rows * (self.row_bytes + _PLACE_BYTES)
+        """Bytes of the largest window."""
+        return self.window_rows * (self.row_bytes + _INDEX_BYTES)
 
     @property
     def decode_rows(self) -> int:
@@ -80,16 +93,18 @@ class Memory:
 
     @property
     def least(self) -> int:
+        """Bytes with one window of each stream."""
         return self.fixed + self.streams * self.window_bytes
 
-    def slots(self, row_words: int) -> Slots:
-        """What is left, for windows."""
-        line_rows = self.block_rows // self.streams
+    def window_buffer(self, row_words: int) -> WindowBuffer:
+        """Memory for as many windows as fit. `row_words` is W."""
         limit = self.total - self.fixed
-        return Slots(limit, self.window_rows, self.streams, line_rows, row_words)
+        return WindowBuffer(
+            limit, self.window_rows, self.streams, self.block_rows // self.streams, row_words
+        )
 
 
-class Recycled:
+class ReusedMemory:
     """Memory of batches, used again when the batches made in it are gone.
 
     Fresh pages cost as much as decoding does.
@@ -111,41 +126,45 @@ class Recycled:
         return array
 
 
-class Slots:
-    """Memory for windows in one piece, so that rows of several are gathered at once.
+class WindowBuffer:
+    """Rows of windows in one array, so that a batch takes rows of several by one index.
 
-    Kept for the next windows and epochs: fresh pages cost as much as decoding does. Pages that no
-    window has filled take no memory.
+    The array has places for so many windows, then one place a stream for copies: rows that a block
+    of batches takes from several windows, or from one that it uses up. It is kept for the next
+    windows and epochs, as fresh pages cost as much as decoding does; pages that no window has
+    filled take no memory.
 
     Args:
-        limit_bytes: of all windows, with the order of their rows.
-        slot_rows: of the largest window.
+        limit_bytes: of all windows with their `index`.
+        window_rows: of the largest window.
         streams: of the rank; no more than a few windows of each are kept.
-        line_rows: see below.
+        stream_rows: most rows of a stream in a block of batches.
         row_words: W, words of a row.
 
     Attributes:
-        rows: int32 [r, W], the slots one after the other, then the tails.
-        places: int64 [r], where in `rows` the rows of a slot are, in their order; of a tail itself.
-        line_rows: rows of a stream in a block of batches.
+        rows: int32 [r, W], rows as they were read.
+        index: int64 [r]; index[first + k] is where in `rows` the row lies that comes k-th in the
+            order of the window at `first`. Of a copy it is the copy's own place.
+        stream_rows: as given.
         batches: memory of batches.
     """
 
     def __init__(
-        self, limit_bytes: int, slot_rows: int, streams: int, line_rows: int, row_words: int
+        self, limit_bytes: int, window_rows: int, streams: int, stream_rows: int, row_words: int
     ) -> None:
-        fitting = limit_bytes // (slot_rows * (WORD * row_words + _PLACE_BYTES))
-        slots = min(fitting, _WINDOWS_OF_STREAM * streams)
-        self.line_rows, self._first_tail = line_rows, slots * slot_rows
-        self.rows: Words = np.empty((self._first_tail + streams * line_rows, row_words), np.int32)
-        self.places: Ints = np.empty(len(self.rows), np.int64)
-        self.places[self._first_tail :] = np.arange(self._first_tail, len(self.rows))
-        self._filled = {slot * slot_rows: 0 for slot in range(slots)}
+        fitting = limit_bytes // (window_rows * (WORD * row_words + _INDEX_BYTES))
+        windows = min(fitting, _WINDOWS_OF_STREAM * streams)
+        self.stream_rows, self._first_copy = stream_rows, windows * window_rows
+        self.rows: Words = np.empty((self._first_copy + streams * stream_rows, row_words), np.int32)
+        self.index: Ints = np.empty(len(self.rows), np.int64)
+        self.index[self._first_copy :] = np.arange(self._first_copy, len(self.rows))
+        # First row of each place -> rows that a window has filled there.
+        self._filled = {window * window_rows: 0 for window in range(windows)}
         self._free = [(0, first) for first in self._filled]
-        self.batches = Recycled()
+        self.batches = ReusedMemory()
 
     def take(self, rows: int) -> int | None:
-        """The first row of a free slot for a window of some rows; None where all are in use."""
+        """The first row of a free place for a window of some rows; None where all are in use."""
         if not self._free:
             return None
         # One that as many rows have filled before, so that few pages are fresh.
@@ -155,13 +174,13 @@ class Slots:
         return first
 
     def give(self, first: int) -> None:
-        """Takes back what `take` gave."""
+        """Takes back the place that `take` gave."""
         insort(self._free, (self._filled[first], first))
 
-    def tail(self, stream: int) -> int:
-        """Where a stream's rows of a block wait once their slot is given back: the first row.
+    def first_copy(self, stream: int) -> int:
+        """The first row of a stream's place for copies.
 
         Args:
             stream: its number among the rank's.
         """
-        return self._first_tail + stream * self.line_rows
+        return self._first_copy + stream * self.stream_rows

@@ -1,7 +1,7 @@
 """Windows are requested, and their row groups decoded by Petastorm's pool of threads.
 
-A window's slot is given with the request, and the threads write there (`decode.py`). What comes
-back through the pool is only that a row group is done, or why it is not.
+A request says where in the buffer the window's rows go, and the threads write them there
+(`decode.py`). What comes back through the pool is only that a row group is done, or why it is not.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from jobs.batch.layout import Layout
 from jobs.petastorm_arrow import ThreadPool
 from jobs.train.order.plan import Window
 from jobs.train.read.decode import (
+    DecodeContext,
     DecodeWorker,
-    Job,
-    Part,
-    Read,
-    Selection,
+    GroupRequest,
+    GroupSlice,
     WindowRows,
-    place_of,
 )
-from jobs.train.read.memory import Memory, Slots
+from jobs.train.read.memory import MemoryBudget, WindowBuffer
+from jobs.train.read.row_groups import RowGroups
 
 # What the row groups being read may still take at the end of the process.
 _EXIT_S = 2.0
@@ -46,47 +45,48 @@ class Reader:
     """Decodes requested windows with a pool of threads. Used by one thread at a time."""
 
     def __init__(
-        self, selection: Selection, layout: Layout, memory: Memory, timeout_s: float
+        self, groups: RowGroups, layout: Layout, budget: MemoryBudget, timeout_s: float
     ) -> None:
-        self._selection, self._timeout_s = selection, timeout_s
-        self._requested: dict[int, Read] = {}
-        self._reading: dict[int, Read] = {}
+        self._groups, self._timeout_s = groups, timeout_s
+        self._requested: dict[int, GroupRequest] = {}
+        self._reading: dict[int, GroupRequest] = {}
         self._stopped = threading.Event()
         # Results are tiny; with a short queue threads would wait for the reader to take them.
-        self._pool = ThreadPool(memory.threads, results_queue_size=1 << 16)
-        job = Job(selection, layout, memory, timeout_s, self._stopped)
-        self._pool.start(DecodeWorker, job)
-        _pools[self._pool] = job.threads
+        self._pool = ThreadPool(budget.threads, results_queue_size=1 << 16)
+        context = DecodeContext(groups, layout, budget, timeout_s, self._stopped)
+        self._pool.start(DecodeWorker, context)
+        _pools[self._pool] = context.threads
 
-    def request(self, window: Window, start: int, slot: int, slots: Slots) -> WindowRows:
+    def request(self, window: Window, start: int, first: int, buffer: WindowBuffer) -> WindowRows:
         """Asks for a window's rows; `send` starts the reading.
 
         Args:
             start: row of the stream from which on they are needed; a row group with none of these
                 is not read.
-            slot: where they go.
+            first: where in the buffer they go, as `WindowBuffer.take` gave it.
         """
-        rows = WindowRows(window, slot, slots)
+        rows = WindowRows(window, first, buffer)
+        # Of the window's p row groups, where in it their rows begin and end: int64 [p] each.
         ends = np.cumsum(window.rows_of)
         begins = ends - window.rows_of
         needed = np.ones(len(ends), bool)
         if start > window.begin:
+            # Rows of the window, by their number as read, that are still to come: int64 [n].
             left = window.order()[start - window.begin :]
             needed[:] = False
             needed[np.searchsorted(ends, left, side="right")] = True
-        for piece in np.flatnonzero(needed).tolist():
-            group, first = int(window.groups[piece]), int(window.first[piece])
-            end = first + int(window.rows_of[piece])
-            part = Part(rows, first, end, int(begins[piece]))
-            self._requested.setdefault(group, Read(group)).parts.append(part)
-            rows.expect()
+        for i in np.flatnonzero(needed).tolist():
+            group, low = int(window.groups[i]), int(window.first[i])
+            wanted = GroupSlice(rows, low, low + int(window.rows_of[i]), int(begins[i]))
+            self._requested.setdefault(group, GroupRequest(group)).slices.append(wanted)
+            rows.slice_requested()
         return rows
 
     def send(self) -> None:
         """Reads what was requested; a row group that several windows need is decoded once."""
-        for read in self._requested.values():
-            self._reading[id(read)] = read
-            self._pool.ventilate(read)
+        for request in self._requested.values():
+            self._reading[id(request)] = request
+            self._pool.ventilate(request)
         self._requested = {}
 
     def receive(self) -> None:
@@ -99,10 +99,10 @@ class Reader:
         if self._stopped.is_set():
             raise Stopped
         # The pool's own end-of-data check is safe here: this thread alone sends and receives.
-        read = self._pool.get_results()
-        del self._reading[id(read)]
-        if read.error is not None:
-            raise read.error
+        request = self._pool.get_results()
+        del self._reading[id(request)]
+        if request.error is not None:
+            raise request.error
 
     def is_waiting(self) -> bool:
         """Whether something that was sent was not received yet."""
@@ -114,11 +114,11 @@ class Reader:
         May be called from any thread.
         """
         now = time.monotonic()
-        for read in list(self._reading.values()):
-            if read.started is not None and now - read.started > self._timeout_s:
+        for request in list(self._reading.values()):
+            if request.started is not None and now - request.started > self._timeout_s:
                 raise StoreTimeout(
-                    f"{place_of(self._selection, read.group)} is being read for "
-                    f"{now - read.started:.0f} s",
+                    f"{self._groups.name(request.group)} is being read for "
+                    f"{now - request.started:.0f} s",
                     f"at most {self._timeout_s:g} s (stream.timeout_s)",
                     "see whether the store answers, or raise stream.timeout_s",
                 )

@@ -1,4 +1,4 @@
-"""Rows of windows to batches, by several threads, while the next batches are planned."""
+"""Threads that copy rows of windows to batches, while the next batches are planned."""
 
 from __future__ import annotations
 
@@ -9,60 +9,70 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from jobs.batch.batch import Batch
-from jobs.batch.builder import Unfilled
+from jobs.batch.builder import BatchBuilder
 from jobs.batch.layout import Layout, items
 from jobs.batch.tensors import Words
 from jobs.train.order.plan import Ints
-from jobs.train.read.memory import PIECE_BYTES, Slots
+from jobs.train.read.memory import PIECE_BYTES, WindowBuffer
 
 
-class Gathering:
-    """Threads that copy rows to blocks of batches, by way of pieces that fit the cache.
+class RowCopier:
+    """Copies rows to blocks of batches, piece by piece, so that a piece stays in the cache.
 
     Args:
-        slots: from where they come.
+        buffer: where the rows are.
         layout: of a row.
-        threads: their number.
+        threads: that copy.
     """
 
-    def __init__(self, slots: Slots, layout: Layout, threads: int) -> None:
-        self._rows, self._places = items(slots.rows), slots.places
+    def __init__(self, buffer: WindowBuffer, layout: Layout, threads: int) -> None:
+        self._rows, self._index = items(buffer.rows), buffer.index
+        # Memory of the pieces, int32 [n, W], one for each thread.
         self._pieces: queue.SimpleQueue[Words] = queue.SimpleQueue()
-        piece = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
+        shape = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
         for _ in range(threads):
-            self._pieces.put(np.empty(piece, np.int32))
-        self._threads = ThreadPoolExecutor(threads, "millstream-gather")
+            self._pieces.put(np.empty(shape, np.int32))
+        self._threads = ThreadPoolExecutor(threads, "millstream-copy")
         self._running: list[Future[list[Batch]]] = []
 
     def start(
-        self, where: Ints, block: Unfilled, batches: Callable[[], list[Batch]]
+        self, at: Ints, block: BatchBuilder, batches: Callable[[], list[Batch]]
     ) -> Future[list[Batch]]:
-        """Fills a block with rows, told of at `where` in `Slots.places`; its batches come then."""
+        """Has rows copied to a block.
 
-        def gather() -> list[Batch]:
-            self._gather(where, block)
+        Args:
+            at: int64 [b]; row i of the block is row `buffer.index[at[i]]` of the buffer.
+            block: of b rows.
+            batches: cuts the block, once all its rows are there.
+
+        Returns:
+            What `batches` gives.
+        """
+
+        def copy() -> list[Batch]:
+            self._copy(at, block)
             return batches()
 
         self._running = [future for future in self._running if not future.done()]
-        self._running.append(self._threads.submit(gather))
+        self._running.append(self._threads.submit(copy))
         return self._running[-1]
 
     def wait(self) -> None:
-        """Until all that was started is done, or failed."""
+        """Waits until all that was started is done, or failed."""
         wait(self._running)
 
     def close(self) -> None:
         """Ends the threads once all that was started is done; does not wait."""
         self._threads.shutdown(wait=False)
 
-    def _gather(self, where: Ints, block: Unfilled) -> None:
+    def _copy(self, at: Ints, block: BatchBuilder) -> None:
         words = self._pieces.get()
         try:
-            for low in range(0, len(where), len(words)):
-                chosen = self._places[where[low : low + len(words)]]
-                piece = words[: len(chosen)]
-                # All places are there, so that nothing is clipped; else NumPy copies twice.
-                np.take(self._rows, chosen, out=items(piece), mode="clip")
+            for low in range(0, len(at), len(words)):
+                rows = self._index[at[low : low + len(words)]]
+                piece = words[: len(rows)]
+                # All rows are in range, so that nothing is clipped; else NumPy copies twice.
+                np.take(self._rows, rows, out=items(piece), mode="clip")
                 block.fill(low, piece)
         finally:
             self._pieces.put(words)

@@ -25,12 +25,12 @@ from jobs.lake.choice import Choice, Where
 from jobs.lake.examples import Examples
 from jobs.settings.train import StreamSettings
 from jobs.train.order.fingerprint import fingerprint_of
-from jobs.train.order.plan import EpochPlan, Share, window_bound
+from jobs.train.order.plan import EpochPlan, RankShare, window_bound
 from jobs.train.read.assemble import Assembler, batches_a_block
-from jobs.train.read.decode import Selection
 from jobs.train.read.folder import Folder
-from jobs.train.read.memory import BLOCKS, Memory, Slots
+from jobs.train.read.memory import BLOCKS, MemoryBudget, WindowBuffer
 from jobs.train.read.reader import Reader, Stopped
+from jobs.train.read.row_groups import RowGroups
 from schemas.dataset import Dataset
 
 _POLL_S = 0.2
@@ -84,12 +84,12 @@ class Stream:
         self._threads, self._timeout_s = decode_threads, timeout_s
         self._layout = Layout(dataset, columns)
         shards = examples.shards(split, first_ds, last_ds, where)
-        self._selection = Selection(
+        self._groups = RowGroups(
             examples.url, shards, examples.columns if isinstance(examples, Folder) else None
         )
-        self._share = Share(int(self._selection.group_rows.sum()), streams, batch_rows, rank, size)
-        self._memory = self._planned_memory(memory_mb)
-        self._slots: Slots | None = None
+        self._share = RankShare(int(self._groups.group_rows.sum()), streams, batch_rows, rank, size)
+        self._budget = self._planned_budget(memory_mb)
+        self._buffer: WindowBuffer | None = None
         self.fingerprint: dict[str, Any] = fingerprint_of(
             shards,
             dataset,
@@ -155,7 +155,7 @@ class Stream:
             raise ValueError(f"start_row is {start_row}; the epoch has {self.rows} rows")
         if not self.steps(start_row):
             return
-        reader = Reader(self._selection, self._layout, self._memory, self._timeout_s)
+        reader = Reader(self._groups, self._layout, self._budget, self._timeout_s)
         blocks = self._blocks(reader, epoch, start_row)
         try:
             yield from _ahead(blocks, reader.check_deadline)
@@ -166,34 +166,34 @@ class Stream:
         self, reader: Reader, epoch: int, start_row: int
     ) -> Generator[Future[list[Batch]], None, None]:
         plan = EpochPlan(
-            self._selection.group_rows,
+            self._groups.group_rows,
             streams=self._streams,
             window_rows=self._window_rows,
             seed=self._seed,
             epoch=epoch,
         )
-        slots = self._slots or self._memory.slots(self._layout.words)
-        # An epoch that is left early keeps them, since its threads may still write there.
-        self._slots = None
+        buffer = self._buffer or self._budget.window_buffer(self._layout.words)
+        # An epoch that is left early keeps it, since its threads may still write there.
+        self._buffer = None
         assembler = Assembler(
-            plan, self._share, reader, self._layout, slots, start_row, self._threads
+            plan, self._share, reader, self._layout, buffer, start_row, self._threads
         )
         try:
             yield from assembler.blocks(pinned=torch.cuda.is_available())
-            self._slots = slots
+            self._buffer = buffer
         except Stopped:
             return
         finally:
             reader.close()
             assembler.close()
 
-    def _planned_memory(self, memory_mb: int) -> Memory:
+    def _planned_budget(self, memory_mb: int) -> MemoryBudget:
         share, row_bytes = self._share, self._layout.row_bytes
         rows_a_step = share.piece_rows * len(share.owned)
-        return Memory(
+        return MemoryBudget(
             total=memory_mb << 20,
             row_bytes=row_bytes,
-            window_rows=window_bound(self._selection.group_rows, self._streams, self._window_rows),
+            window_rows=window_bound(self._groups.group_rows, self._streams, self._window_rows),
             streams=len(share.owned),
             block_rows=rows_a_step * batches_a_block(share, row_bytes),
             threads=self._threads,

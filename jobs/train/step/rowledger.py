@@ -1,6 +1,6 @@
 """The row ledger of an epoch: proof that every row was trained, once.
 
-Rows are counted, and the hashes of their ids added up, as they are fed to steps. The ETL wrote
+TableRows are counted, and the hashes of their ids added up, as they are fed to steps. The ETL wrote
 the same pair for every shard. A row left out, or fed twice, changes the count or the sum.
 """
 

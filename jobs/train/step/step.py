@@ -23,7 +23,7 @@ from jobs.batch.batch import Batch
 from jobs.models.build import Model, embedding_tables, row_losses
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange, PendingRows
-from jobs.train.exchange.rows import Rows
+from jobs.train.exchange.rows import TableRows
 from jobs.train.step.optimizers import make_optimizers
 
 # Sparse gradients are built from indices that were made here, so checking them buys nothing.
@@ -158,7 +158,7 @@ class Step:
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss.detach(), weight.sum()])
 
-    def _set_gradients(self, dense: list[Tensor], rows: Sequence[Rows], weight: float) -> None:
+    def _set_gradients(self, dense: list[Tensor], rows: Sequence[TableRows], weight: float) -> None:
         """Sets the gradients of the mean loss, cut to `train.clip_norm` together."""
         gradients = [*dense, *(merged.values for merged in rows)]
         scale, limit = 1 / weight, self._settings.clip_norm
@@ -207,7 +207,7 @@ def _refuse_unfit(settings: TrainSettings, model: Model) -> None:
         )
 
 
-def gradient_rows(name: str, table: Tensor) -> Rows:
+def gradient_rows(name: str, table: Tensor) -> TableRows:
     """The rows of a table's gradient, as lookups made them; none where it has no gradient.
 
     Raises:
@@ -215,10 +215,10 @@ def gradient_rows(name: str, table: Tensor) -> Rows:
     """
     if table.grad is None:
         no_ids = torch.empty(0, dtype=torch.int64, device=table.device)
-        return Rows(no_ids, table.new_empty((0, table.shape[1])))
+        return TableRows(no_ids, table.new_empty((0, table.shape[1])))
     if not table.grad.is_sparse:
         raise ValueError(
             f"the gradient of embedding table {name!r} is dense; a table must be used through its "
             "own forward alone (nn.Embedding, nn.EmbeddingBag in mode sum or mean)"
         )
-    return Rows(table.grad._indices()[0], table.grad._values())
+    return TableRows(table.grad._indices()[0], table.grad._values())

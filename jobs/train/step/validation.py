@@ -2,7 +2,7 @@
 
 The area under the ROC curve comes from weights by bin of the logit: 65,536 bins of equal width
 over [-16, 16]. Logits order rows as scores do, and resolve rare events that scores squeeze
-together near 0. Rows of one bin count as ties, so the area is off by at most half the sum over
+together near 0. TableRows of one bin count as ties, so the area is off by at most half the sum over
 the bins of (positives' share) * (negatives' share): `auc_error`, usually below 1e-5. Evaluation
 measures the exact area (`jobs/evaluate/measure/ranking.py`).
 """

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jobs.evaluate.report.report import Read, write_report
+from jobs.evaluate.report.report import RowsRead, write_report
 from tests.evaluate.report.test_report import _metrics, _report
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def _chromium(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    read = Read(
+    read = RowsRead(
         days={"2013-01-01": {"raw": 900, "train": 880, "quarantined": 20}},
         reasons={"duplicate_key": 5, "above_max:age": 15},
         drift={"age": [0.03]},

@@ -13,7 +13,7 @@ import pytest
 from jobs.evaluate.gate.gate import judge
 from jobs.evaluate.measure.metrics import CalibrationBin, Metrics
 from jobs.evaluate.report.chart import Chart
-from jobs.evaluate.report.report import Read, Report, render, write_report
+from jobs.evaluate.report.report import Report, RowsRead, render, write_report
 from jobs.settings.evaluate import GateRule, GateSettings
 
 
@@ -75,7 +75,7 @@ def test_all_pictures_are_there_and_hold_drawings() -> None:
 
 
 def test_slices_reasons_and_drift_are_shown() -> None:
-    read = Read(
+    read = RowsRead(
         days={"2013-01-01": {"raw": 900, "train": 880, "quarantined": 20}},
         reasons={"duplicate_key": 5, "above_max:age": 15},
         drift={"age": [0.03, float("nan")]},

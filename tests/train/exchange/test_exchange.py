@@ -13,7 +13,7 @@ from torch import Tensor
 from jobs.train.exchange import exchange as exchanges
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.exchange.packing import pack_ids, rounded, unpack_ids
-from jobs.train.exchange.rows import Rows
+from jobs.train.exchange.rows import TableRows
 from tests.builders.batches import in_ranks
 from tests.builders.devices import DEVICES
 
@@ -29,11 +29,11 @@ def values_for(ids: list[int], seed: int) -> Tensor:
     return torch.randint(-9, 9, (len(ids), 3), generator=generator).double()
 
 
-def merged(sent: list[Rows], wire: torch.dtype | None, exchange: Exchange) -> Rows:
+def merged(sent: list[TableRows], wire: torch.dtype | None, exchange: Exchange) -> TableRows:
     return exchange.start_rows("table", sent[exchange.rank], wire)()
 
 
-def in_all(sent: list[Rows], wire: torch.dtype | None) -> list[Rows]:
+def in_all(sent: list[TableRows], wire: torch.dtype | None) -> list[TableRows]:
     if len(sent) == 1:
         return [merged(sent, wire, Alone())]
     return in_ranks(partial(merged, sent, wire), len(sent))
@@ -48,7 +48,7 @@ def test_rows_of_all_ranks_are_added_up_by_id(
     for of_rank, own in zip(ids, values, strict=True):
         expected.index_add_(0, torch.tensor(of_rank, dtype=torch.int64), own)
     sent = [
-        Rows(torch.tensor(of_rank, dtype=torch.int64, device=device), own.to(device, dtype))
+        TableRows(torch.tensor(of_rank, dtype=torch.int64, device=device), own.to(device, dtype))
         for of_rank, own in zip(ids, values, strict=True)
     ]
     touched = sorted({i for of_rank in ids for i in of_rank})
@@ -64,7 +64,7 @@ def test_on_a_short_wire_sums_are_rounded_and_added_up_in_float32(size: int, dev
     ids = torch.tensor([7, 7, 2], device=device)
     # 1 + 2^-12 is no float16, and 2^-12 twice is nothing beside 1 in it.
     values = torch.tensor([[1.0], [2**-12], [1e6]], device=device)
-    first, *others = in_all([Rows(ids, values)] * size, torch.float16)
+    first, *others = in_all([TableRows(ids, values)] * size, torch.float16)
     assert first.values.dtype == torch.float32
     assert first.values.flatten().tolist() == [65_504.0 * size, 1.0 * size]
     assert all(torch.equal(first.values, other.values) for other in others)
@@ -72,7 +72,7 @@ def test_on_a_short_wire_sums_are_rounded_and_added_up_in_float32(size: int, dev
 
 def test_a_sum_of_small_numbers_from_a_short_wire_is_not_lost() -> None:
     ids, values = torch.tensor([0]), [torch.tensor([[x]]) for x in (1.0, 2**-11, 2**-11)]
-    for found in in_all([Rows(ids, value) for value in values], torch.float16):
+    for found in in_all([TableRows(ids, value) for value in values], torch.float16):
         assert found.values.tolist() == [[1 + 2**-10]]
 
 

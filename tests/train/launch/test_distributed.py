@@ -18,7 +18,7 @@ from jobs.base.errors import ConfigError, DataRefused
 from jobs.lake.examples import Examples
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
-from jobs.train.keep.commits import Memory
+from jobs.train.keep.commits import RankMemory
 from jobs.train.launch.failures import RankFailed
 from jobs.train.launch.ranks import launch
 from jobs.train.rank import RankResult, TrainJob, train_rank
@@ -44,7 +44,7 @@ EXACT = settings_of(optimizer="adam", clip_norm=0.05, accumulate_steps=2)
 
 
 def traced(
-    job: TrainJob, exchange: Exchange, memory: Memory
+    job: TrainJob, exchange: Exchange, memory: RankMemory
 ) -> tuple[Trace, RankResult, dict[str, torch.Tensor]]:
     """For each step of the first epoch this rank's rows, id by position; then the training.
 
@@ -104,20 +104,20 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
 # Failures
 
 
-def refuses(exchange: Exchange, memory: Memory) -> None:
+def refuses(exchange: Exchange, memory: RankMemory) -> None:
     exchange.start_sums([torch.ones(3)])()
     if exchange.rank == 1:
         raise DataRefused("shard 7 is torn", "a whole one", "restore it")
     exchange.start_sums([torch.ones(3)])()
 
 
-def breaks(exchange: Exchange, memory: Memory) -> None:
+def breaks(exchange: Exchange, memory: RankMemory) -> None:
     if exchange.rank == 1:
         raise ZeroDivisionError("no such number")
     exchange.start_sums([torch.ones(3)])()
 
 
-def freezes(exchange: Exchange, memory: Memory) -> None:
+def freezes(exchange: Exchange, memory: RankMemory) -> None:
     exchange.start_sums([torch.ones(3)])()
     if exchange.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jobs.base.errors import ConfigError
 from jobs.train.order.plan import (
     EpochPlan,
-    Share,
+    RankShare,
     key_of,
     permutation,
     window_bound,
@@ -146,7 +146,7 @@ def test_shares_of_all_ranks_make_the_global_batch(
     rows: int, streams: int, piece: int, size: int, row: int
 ) -> None:
     size = min(size, streams)
-    shares = [Share(rows, streams, piece * streams, rank, size) for rank in range(size)]
+    shares = [RankShare(rows, streams, piece * streams, rank, size) for rank in range(size)]
 
     owned = sorted(stream for share in shares for stream in share.owned.tolist())
     assert owned == list(range(streams))
@@ -217,13 +217,13 @@ def test_a_row_group_larger_than_the_streams_is_shared() -> None:
 
 def test_more_ranks_than_streams_are_refused_naming_both() -> None:
     with pytest.raises(ConfigError, match=r"65 ranks \(size\), 64 streams \(stream.streams\)"):
-        Share(1000, 64, 128, rank=0, size=65)
+        RankShare(1000, 64, 128, rank=0, size=65)
 
 
 @pytest.mark.parametrize("batch_rows", [0, 63, 65, 100])
 def test_a_batch_that_streams_cannot_share_is_refused(batch_rows: int) -> None:
     with pytest.raises(ConfigError, match=f"batch_rows is {batch_rows}, stream.streams 64"):
-        Share(1000, 64, batch_rows)
+        RankShare(1000, 64, batch_rows)
 
 
 def test_planning_grows_with_row_groups_not_with_rows() -> None:

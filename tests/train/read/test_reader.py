@@ -14,9 +14,9 @@ from fsspec.implementations.local import LocalFileSystem
 from jobs.base.errors import DataRefused
 from jobs.batch.layout import Layout
 from jobs.train.order.plan import EpochPlan
-from jobs.train.read.decode import Selection
-from jobs.train.read.memory import Memory, Recycled, Slots
+from jobs.train.read.memory import MemoryBudget, ReusedMemory, WindowBuffer
 from jobs.train.read.reader import Reader, Stopped
+from jobs.train.read.row_groups import RowGroups
 from tests.builders.examples import CLICKS, columns_of, write_examples
 
 
@@ -42,8 +42,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> type[UnsteadyStore]:
     return UnsteadyStore
 
 
-def memory_of(layout: Layout) -> Memory:
-    return Memory(
+def budget_of(layout: Layout) -> MemoryBudget:
+    return MemoryBudget(
         total=32 << 20,
         row_bytes=layout.row_bytes,
         window_rows=100,
@@ -56,20 +56,20 @@ def memory_of(layout: Layout) -> Memory:
 def read_all(tmp_path: Path, shards: list[list[int]]) -> np.ndarray:
     """Row ids of all 100 rows of some shards, read from the unsteady store."""
     examples = write_examples(tmp_path, {("2026-01-01", "train"): shards})
-    selection = Selection(f"unsteady://{examples.url}", examples.shards())
+    groups = RowGroups(f"unsteady://{examples.url}", examples.shards())
     layout = Layout(CLICKS)
-    reader = Reader(selection, layout, memory_of(layout), timeout_s=60)
-    plan = EpochPlan(selection.group_rows, streams=1, window_rows=1000, seed=7, epoch=0)
+    reader = Reader(groups, layout, budget_of(layout), timeout_s=60)
+    plan = EpochPlan(groups.group_rows, streams=1, window_rows=1000, seed=7, epoch=0)
     window = next(plan.windows(0))
-    slots = memory_of(layout).slots(layout.words)
-    rows = reader.request(window, 0, 0, slots)
+    buffer = budget_of(layout).window_buffer(layout.words)
+    rows = reader.request(window, 0, 0, buffer)
     reader.send()
     try:
         while not rows.is_ready:
             reader.receive()
     finally:
         reader.close()
-    return layout.batch(slots.rows[slots.places[:100]], np.arange(100)).row_id.numpy()
+    return layout.batch(buffer.rows[buffer.index[:100]], np.arange(100)).row_id.numpy()
 
 
 def test_a_store_that_fails_for_a_moment_is_asked_again(
@@ -105,7 +105,7 @@ def test_a_store_that_fails_for_good_is_named_with_the_cause(
 def test_a_stopped_reader_gives_up(tmp_path: Path) -> None:
     examples = write_examples(tmp_path, {("2026-01-01", "train"): [[5]]})
     reader = Reader(
-        Selection(examples.url, examples.shards()), Layout(CLICKS), memory_of(Layout(CLICKS)), 60
+        RowGroups(examples.url, examples.shards()), Layout(CLICKS), budget_of(Layout(CLICKS)), 60
     )
 
     reader.stop()
@@ -118,11 +118,11 @@ def test_a_stopped_reader_gives_up(tmp_path: Path) -> None:
 def test_row_groups_are_numbered_by_date_split_and_shard(tmp_path: Path) -> None:
     places = {("2026-01-02", "train"): [[3], [], [4, 5]], ("2026-01-01", "train"): [[6]]}
     examples = write_examples(tmp_path, places)
-    selection = Selection(examples.url, examples.shards())
+    groups = RowGroups(examples.url, examples.shards())
 
-    found = [(s.ds, s.number, group) for s, group in map(selection.locate, range(4))]
+    found = [(s.ds, s.number, group) for s, group in map(groups.locate, range(4))]
 
-    assert selection.group_rows.tolist() == [6, 3, 4, 5]
+    assert groups.group_rows.tolist() == [6, 3, 4, 5]
     assert found == [
         ("2026-01-01", 0, 0),
         ("2026-01-02", 0, 0),
@@ -131,32 +131,34 @@ def test_row_groups_are_numbered_by_date_split_and_shard(tmp_path: Path) -> None
     ]
 
 
-def test_slots_are_apart_and_used_again() -> None:
-    slots = Slots(limit_bytes=1_000, slot_rows=10, streams=4, line_rows=3, row_words=3)
+def test_windows_are_apart_and_used_again() -> None:
+    buffer = WindowBuffer(limit_bytes=1_000, window_rows=10, streams=4, stream_rows=3, row_words=3)
 
-    taken = [slots.take(rows) for rows in (5, 9, 7, 8, 10, 1)]
-    tails = [slots.tail(stream) for stream in range(4)]
+    taken = [buffer.take(rows) for rows in (5, 9, 7, 8, 10, 1)]
+    copies = [buffer.first_copy(stream) for stream in range(4)]
 
     # 1,000 bytes are 5 times 10 rows of 3 words and a place.
     assert sorted(first for first in taken if first is not None) == [0, 10, 20, 30, 40]
     assert taken[5] is None
-    assert tails == [50, 53, 56, 59]
-    assert len(slots.rows) == 62
+    assert copies == [50, 53, 56, 59]
+    assert len(buffer.rows) == 62
     for first in taken[:5]:
         assert first is not None
-        slots.give(first)
-    assert slots.take(8) == taken[3], "the smallest whose pages are there"
-    assert slots.take(8) == taken[1]
+        buffer.give(first)
+    assert buffer.take(8) == taken[3], "the smallest whose pages are there"
+    assert buffer.take(8) == taken[1]
 
 
-def test_a_large_budget_gives_a_few_slots_a_stream() -> None:
-    slots = Slots(limit_bytes=1 << 30, slot_rows=10, streams=2, line_rows=1, row_words=3)
+def test_a_large_budget_holds_a_few_windows_of_a_stream() -> None:
+    buffer = WindowBuffer(
+        limit_bytes=1 << 30, window_rows=10, streams=2, stream_rows=1, row_words=3
+    )
 
-    assert len(slots.rows) == 4 * 2 * 10 + 2
+    assert len(buffer.rows) == 4 * 2 * 10 + 2
 
 
 def test_memory_of_batches_is_used_again_when_nothing_refers_to_it() -> None:
-    recycled = Recycled()
+    recycled = ReusedMemory()
     tensor = torch.from_numpy(recycled.empty((4, 2), np.float32))
     part, address = tensor[1:], tensor.data_ptr()
     del tensor

@@ -13,8 +13,8 @@ import pytest
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.lake.examples import Examples
 from jobs.lake.manifest import Shard
-from jobs.train.read.decode import Selection
 from jobs.train.read.reader import StoreTimeout
+from jobs.train.read.row_groups import RowGroups
 from tests.builders.examples import CLICKS, write_examples
 from tests.builders.streams import (
     UNEVEN,
@@ -96,14 +96,14 @@ def test_a_denied_store_is_named_on_every_rank(
     own_examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = shard_file(own_examples, 1)
-    open_file = Selection.open
+    open_file = RowGroups.open
 
-    def opened(selection: Selection, shard: Shard) -> pq.ParquetFile:
+    def opened(groups: RowGroups, shard: Shard) -> pq.ParquetFile:
         if denied.as_posix().endswith(shard.path):
             raise PermissionError(13, "Permission denied", denied.as_posix())
-        return open_file(selection, shard)
+        return open_file(groups, shard)
 
-    monkeypatch.setattr(Selection, "open", opened)
+    monkeypatch.setattr(RowGroups, "open", opened)
     began = time.monotonic()
 
     for rank in range(3):

@@ -16,8 +16,8 @@ from jobs.models.layers import Embeddings
 from jobs.models.mlp import MLP
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone
-from jobs.train.exchange.rows import Rows, coalesced
-from jobs.train.keep.commits import Memory
+from jobs.train.exchange.rows import TableRows, coalesced
+from jobs.train.keep.commits import RankMemory
 from jobs.train.rank import exact_convolutions, train_rank
 from jobs.train.step.step import Step
 from tests.builders.devices import DEVICES
@@ -90,14 +90,14 @@ def test_a_training_has_exact_convolutions(tmp_path: Path) -> None:
     examples = write_examples(tmp_path / "lake", PLACES)
     name = "tests.train.step.test_devices:Exact"
     job = job_of(examples, tmp_path / "run", model=name, epochs=1)
-    assert train_rank(job, Alone(), Memory()).history.best is not None
+    assert train_rank(job, Alone(), RankMemory()).history.best is not None
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_rows_of_frequent_ids_are_added_up_whole(device: str) -> None:
     ids = torch.tensor([5, 0, 5, 7] * 999 + [7] * 130 + [3])
     values = torch.randint(-9, 9, (len(ids), 3), generator=torch.Generator().manual_seed(1))
-    found = coalesced(Rows(ids.to(device), values.double().to(device)))
+    found = coalesced(TableRows(ids.to(device), values.double().to(device)))
     assert found.ids.tolist() == [0, 3, 5, 7]
     expected = torch.zeros(8, 3, dtype=torch.float64).index_add_(0, ids, values.double())
     assert torch.equal(found.values.cpu(), expected[found.ids.cpu()])

@@ -16,7 +16,7 @@ from jobs.batch.batch import Batch
 from jobs.models.build import Model, build_model, row_losses
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange, PendingRows
-from jobs.train.exchange.rows import Rows
+from jobs.train.exchange.rows import TableRows
 from jobs.train.step.step import Diverged, Step
 from tests.builders.batches import SPEC, batch_of, in_ranks, padding, pieces_of
 from tests.builders.devices import DEVICES
@@ -210,7 +210,7 @@ def test_rows_of_tables_travel_while_other_gradients_are_computed() -> None:
     bottom = model.get_submodule("net.bottom")[0]
 
     class Watched(Alone):
-        def start_rows(self, name: str, rows: Rows, wire: torch.dtype | None) -> PendingRows:
+        def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
             seen.append((name, bottom.weight.grad is not None))
             return super().start_rows(name, rows, wire)
 
