@@ -29,7 +29,7 @@ from jobs.models.layers import Embeddings, InputLayer
 from jobs.models.spec import ModelSpec
 from jobs.settings.load import load_settings
 from jobs.train.exchange.exchange import Alone
-from jobs.train.rank import TrainJob
+from jobs.train.launch.rank_job import TrainJob
 from jobs.train.read.stream import Stream
 from jobs.train.step.loop import fit
 from jobs.train.step.rowledger import RowCount

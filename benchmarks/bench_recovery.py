@@ -29,8 +29,10 @@ from jobs.base.spark import session
 from jobs.batch.batch import Batch
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.commits import RankMemory, Recovery
+from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
-from jobs.train.rank import MappedStream, RankResult, TrainJob, train_rank
+from jobs.train.rank import train_rank
+from jobs.train.read.id_maps import MappedStream
 from jobs.train.watch.progress import Console, relayed
 from tests.builders.examples import write_examples
 from tests.builders.training import job_of

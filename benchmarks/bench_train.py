@@ -22,8 +22,8 @@ from benchmarks.common import machine, print_figures, print_table
 from benchmarks.train_exchange import DIM, TABLE_ROWS, TABLES, Cost, exchanges
 from benchmarks.train_sources import OVERRIDES, by_source, made_job
 from jobs.settings.load import load_settings
+from jobs.train.launch.rank_job import TrainJob
 from jobs.train.launch.ranks import launch
-from jobs.train.rank import TrainJob
 
 
 def train_table(job: TrainJob, spark: Any, repeats: int) -> dict[str, float]:

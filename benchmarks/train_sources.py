@@ -21,7 +21,8 @@ from jobs.settings.settings import Settings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.commits import Committer, RankMemory, Writer
 from jobs.train.keep.snapshot import take
-from jobs.train.rank import TrainJob, device_of_rank, step_threads
+from jobs.train.launch.rank_job import TrainJob
+from jobs.train.step.device import device_of_rank, step_threads
 from jobs.train.step.history import Position
 from jobs.train.step.loop import Batches, Commits, fit
 from jobs.train.step.rowledger import RowCount, RowLedger

@@ -14,8 +14,6 @@ from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from jobs.base.command import run_command
-from jobs.base.errors import DataRefused
-from jobs.etl.encode import id_map
 from jobs.evaluate.gate.gate import Verdict, judge
 from jobs.evaluate.measure.metrics import Metrics, measure
 from jobs.evaluate.measure.selection import (
@@ -26,10 +24,10 @@ from jobs.evaluate.measure.selection import (
     fresh,
     read_alike,
 )
-from jobs.evaluate.predict.predict import IdMaps, Predictor, predicted
+from jobs.evaluate.predict.compatible import id_maps_of
+from jobs.evaluate.predict.predict import Predictor, predicted
 from jobs.evaluate.report.read import read_by_etl
 from jobs.evaluate.report.report import Report, write_report
-from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
@@ -181,7 +179,7 @@ class Evaluation:
     def measure(self, model: ModelVersion, selection: Selection) -> EvaluateResult:
         """Scores the rows once, keeps the scores, and measures them."""
         started = time.monotonic()
-        id_maps = self._id_maps(model, selection.examples)
+        id_maps = id_maps_of(self.spark, self.lake, self.dataset, model, selection.examples)
         predictor = Predictor(
             model.folder_url,
             model.tags["weights_digest"],
@@ -254,33 +252,6 @@ class Evaluation:
             message = "; ".join(verdict.reasons or verdict.checks)
             rows.append(replace(row, stage="gate", status=status, seconds=0.0, message=message))
         record(self.lake, rows)
-
-    def _id_maps(self, model: ModelVersion, examples: Examples) -> IdMaps:
-        """Checks that the model can read the examples, and how their ids become its own."""
-        refuse_other_declaration(model, self.dataset, self.lake)
-        info = examples.info
-        state = load_state(self.lake, model.tags["state_digest"])
-        if info["generation"] != state.generation:
-            raise DataRefused(
-                f"model version {model.version} knows the ids of generation {state.generation}; "
-                f"the examples have those of generation {info['generation']}",
-                remedy="train a model on the rebuilt examples",
-            )
-        return id_map(self.spark, self.lake, self.dataset, state, info["versions"]["id_log"])
-
-
-def refuse_other_declaration(model: ModelVersion, dataset: Dataset, lake: Lake) -> None:
-    """Refuses a model of another declaration than the settings', naming the fields that differ."""
-    version = int(model.tags["examples_version"])
-    made = {"declaration": model.tags["declaration"]}
-    if made["declaration"] != dataset.digest:
-        made |= Examples.open(lake.table("examples").url, version).info
-    refuse_changed_declaration(
-        made,
-        dataset,
-        f"model version {model.version} was",
-        "take the change of the declaration back, or train a model with it",
-    )
 
 
 def _facts(

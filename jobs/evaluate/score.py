@@ -20,16 +20,17 @@ from pyspark.sql import functions as F
 
 from jobs.base.command import run_command
 from jobs.base.errors import DataRefused
+from jobs.etl.files import read_errors
 from jobs.etl.identity import Survey
-from jobs.etl.ingest import DS, REASONS, SOURCE_FILE, UNDATED, read_errors
 from jobs.etl.job import source_paths
 from jobs.etl.judge import Judging
 from jobs.etl.kept import Kept
+from jobs.etl.names import DS, REASONS, SOURCE_FILE, UNDATED
 from jobs.etl.quarantine import QUARANTINE, STAGE, stage_quarantine
 from jobs.etl.states import state_entries
 from jobs.etl.validate import survey
 from jobs.evaluate.export.export import for_scoring
-from jobs.evaluate.job import refuse_other_declaration
+from jobs.evaluate.predict.compatible import refuse_other_declaration
 from jobs.evaluate.predict.encoded import judged, refused_counts, stage_encoded, valid
 from jobs.evaluate.predict.predict import Predictor, check_weights, predicted_files
 from jobs.evaluate.predict.predictions import (

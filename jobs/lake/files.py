@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import fsspec
 import pyarrow.parquet as pq
 
 from jobs.base.errors import DataRefused
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,42 @@ class LiveFile:
     rows: int
 
 
-def staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> NewFile:
+class StagedRuns:
+    """The folders `run=<run>` of a table, where files wait for the commit that names them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def stage(self, rows: DataFrame, run: str, partition_by: Sequence[str]) -> list[NewFile]:
+        """Writes Parquet files into the run's folder, where no reader sees them before a commit.
+
+        Whatever an earlier attempt of the same run left there is replaced. Folders below those of
+        `partition_by` are no part of the partition.
+        """
+        folder = self.fresh_folder(run)
+        rows.write.mode("overwrite").partitionBy(*partition_by).parquet(folder)
+        return self.staged(run, partition_by)
+
+    def fresh_folder(self, run: str) -> str:
+        """URL of the run's folder, without what an earlier attempt left there."""
+        self.discard(run)
+        return f"{self.url}/run={run}"
+
+    def discard(self, run: str) -> None:
+        """Removes a run's staged files, which no commit will name."""
+        fs, root = fsspec.core.url_to_fs(f"{self.url}/run={run}")
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+
+    def staged(self, run: str, partition_by: Sequence[str]) -> list[NewFile]:
+        """The Parquet files in a run's folder, in order of their paths."""
+        fs, root = fsspec.core.url_to_fs(self.url)
+        paths = sorted(path for path in fs.find(f"{root}/run={run}") if path.endswith(".parquet"))
+        with ThreadPoolExecutor(16) as threads:
+            return list(threads.map(lambda path: _staged_file(fs, root, path, partition_by), paths))
+
+
+def _staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> NewFile:
     relative = path.removeprefix(root).lstrip("/")
     levels = dict(part.split("=", 1) for part in relative.split("/")[:-1])
     with fs.open(path, "rb") as file:

@@ -12,10 +12,8 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 from deltalake import (
     CommitProperties,
@@ -30,7 +28,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from jobs.base.errors import DataRefused, Locked
-from jobs.lake.files import LiveFile, NewFile, check_covered, staged_file
+from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered
 from jobs.lake.store import delta_options
 
 if TYPE_CHECKING:
@@ -41,11 +39,11 @@ if TYPE_CHECKING:
 _KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 
 
-class Table:
+class Table(StagedRuns):
     """One Delta table, by its URL. Nothing is read until asked for."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        super().__init__(url)
         self._options = delta_options(self.url)
 
     def exists(self) -> bool:
@@ -110,34 +108,6 @@ class Table:
         """Versions, the oldest first, and when each was made, in seconds since 1970."""
         history = self._at(None).history()
         return sorted((commit["version"], commit["timestamp"] / 1000) for commit in history)
-
-    def stage(self, rows: DataFrame, run: str, partition_by: Sequence[str]) -> list[NewFile]:
-        """Writes Parquet files into the run's folder, where no reader sees them before a commit.
-
-        Whatever an earlier attempt of the same run left there is replaced. Folders below those of
-        `partition_by` are no part of the partition.
-        """
-        folder = self.fresh_folder(run)
-        rows.write.mode("overwrite").partitionBy(*partition_by).parquet(folder)
-        return self.staged(run, partition_by)
-
-    def fresh_folder(self, run: str) -> str:
-        """URL of the run's folder, without what an earlier attempt left there."""
-        self.discard(run)
-        return f"{self.url}/run={run}"
-
-    def discard(self, run: str) -> None:
-        """Removes a run's staged files, which no commit will name."""
-        fs, root = fsspec.core.url_to_fs(f"{self.url}/run={run}")
-        if fs.exists(root):
-            fs.rm(root, recursive=True)
-
-    def staged(self, run: str, partition_by: Sequence[str]) -> list[NewFile]:
-        """The Parquet files in a run's folder, in order of their paths."""
-        fs, root = fsspec.core.url_to_fs(self.url)
-        paths = sorted(path for path in fs.find(f"{root}/run={run}") if path.endswith(".parquet"))
-        with ThreadPoolExecutor(16) as threads:
-            return list(threads.map(lambda path: staged_file(fs, root, path, partition_by), paths))
 
     def replace(
         self,

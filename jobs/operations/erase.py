@@ -15,8 +15,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.etl.accounts import content_digests
-from jobs.etl.ingest import DS
 from jobs.etl.job import lake_of
+from jobs.etl.names import DS
 from jobs.etl.quarantine import QUARANTINE, STAGE
 from jobs.evaluate.predict.predictions import predictions_schema
 from jobs.lake.declaration import refuse_changed_declaration

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.ingest import DS
 from jobs.etl.layout import Layout, sent_rows
-from jobs.etl.names import SPLIT
+from jobs.etl.names import DS, SPLIT
 from jobs.etl.shards import stage_shards, verified_shards
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake

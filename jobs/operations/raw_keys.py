@@ -8,9 +8,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.etl.formats import MALFORMED, parsed_csv, parsed_json
-from jobs.etl.ingest import RAW, REASONS
 from jobs.etl.lines import MISCODED
-from jobs.etl.names import text_column
+from jobs.etl.names import RAW, REASONS, text_column
 from jobs.operations.keys import HIT, Keys, marked
 from schemas.dataset import Dataset, Source
 

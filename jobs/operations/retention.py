@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Literal
 
-from jobs.etl.ingest import DS, UNDATED
+from jobs.etl.names import DS, UNDATED
 from jobs.lake.lake import Lake
 from jobs.lake.lock import stage_lock
 from jobs.settings.nightly import RetentionSettings

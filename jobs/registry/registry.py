@@ -1,30 +1,23 @@
-"""The model registry. The only module that imports MLflow, and late: its import costs seconds.
+"""The model registry: versions of a data set's models, and which one is the champion.
 
-MLflow keeps what a model is (tags), how it was made (parameters, curves) and which version is the
-champion. The files lie in the lake, named by the digest of the weights. By default MLflow's
-database is SQLite inside the lake: its file store tears when an alias moves under a reader.
+MLflow keeps what a model is (tags), how it was made (parameters, curves) and the alias of the
+champion (`client.py`). The files lie in the lake, named by the digest of the weights.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.lake import Lake
 from jobs.lake.lock import stage_lock
 from jobs.registry import promotions
+from jobs.registry.client import RegistryClient
 from jobs.registry.files import (
-    guarded,
     keep_model,
     lengthen,
-    local_path,
     model_folder,
     shorten,
     weights_digest,
@@ -32,9 +25,8 @@ from jobs.registry.files import (
 from jobs.registry.version import CHAMPION, LATEST, REQUIRED_TAGS, ModelVersion
 from jobs.settings.settings import Settings
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
+# Before the names of metrics that were measured later, beside those of training.
+_MEASURED = "eval."
 _LOG = logging.getLogger("millstream.registry")
 
 
@@ -44,8 +36,12 @@ class Registry:
     def __init__(self, settings: Settings, lake: Lake) -> None:
         self.lake = lake
         self.name = lake.url.rstrip("/").rsplit("/", 1)[-1]
-        self._experiment = settings.mlflow.experiment or self.name
-        self._uri = settings.mlflow.tracking_uri
+        self._client = RegistryClient(settings.mlflow, lake, self.name)
+
+    @property
+    def uri(self) -> str:
+        """Of MLflow's tracking server or database."""
+        return self._client.uri
 
     # Reading
 
@@ -83,30 +79,25 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """All versions, oldest first."""
-        if not self._uri and not local_path(self.lake, "mlflow.db").exists():
+        if self._client.is_empty:
             return []
-        found = self._client.search_model_versions(f"name='{self.name}'")
+        found = self._client.versions()
         return [self._version(one) for one in sorted(found, key=lambda one: int(one.version))]
 
     def evaluation(self, version: ModelVersion) -> dict[str, float]:
         """What `log_metrics` was last given of a version, by `SPLIT.METRIC`."""
-        values = self._client.get_run(version.mlflow_run).data.metrics
+        values = self._client.metrics(version.mlflow_run)
         return {
-            name.removeprefix("eval."): value
+            name.removeprefix(_MEASURED): value
             for name, value in values.items()
-            if name.startswith("eval.")
+            if name.startswith(_MEASURED)
         }
 
     def metrics_by_epoch(self, version: ModelVersion) -> dict[str, list[float]]:
         """The training curves: for each metric, its value by epoch."""
-        names = self._client.get_run(version.mlflow_run).data.metrics
-        history = {
-            name: self._client.get_metric_history(version.mlflow_run, name) for name in names
-        }
+        values = self._client.metrics_by_step(version.mlflow_run)
         return {
-            name: [point.value for point in sorted(points, key=lambda point: int(point.step))]
-            for name, points in sorted(history.items())
-            if not name.startswith("eval.")
+            name: by_epoch for name, by_epoch in values.items() if not name.startswith(_MEASURED)
         }
 
     # Writing
@@ -137,25 +128,16 @@ class Registry:
         digest = weights_digest(folder)
         stored = {name: shorten(self.lake, text) for name, text in tags.items()}
         stored["weights_digest"] = digest
-        client = self._client
-        with self._guard():
+        with self._client.registering():
             keep_model(self.lake, folder, digest)
-            for found in client.search_model_versions(f"name='{self.name}'"):
+            for found in self._client.versions():
                 if _same_but_run(found.tags, stored):
                     return str(found.version)
-            run = self._log_run(tags["run_id"], metrics_by_epoch, params)
-            self._ensure_model()
-            # A tracking server takes no source outside the run's own folder, so the model's place
-            # follows from its digest, and a lake may be moved with its models.
-            made = client.create_model_version(
-                self.name, run.artifact_uri, run.run_id, tags=stored, await_creation_for=0
-            )
-        return str(made.version)
+            return self._client.create_version(tags["run_id"], metrics_by_epoch, params, stored)
 
     def log_metrics(self, version: str, metrics: Mapping[str, float]) -> None:
         """Adds measured values to the version's MLflow run, as `eval.NAME`."""
-        run = self._client.get_model_version(self.name, version).run_id
-        self._client.log_batch(run, metrics=_entities(metrics, 0, "eval."))
+        self._client.log_metrics(version, {_MEASURED + n: value for n, value in metrics.items()})
 
     def promote(self, version: str, run: str) -> None:
         """Makes a version the champion.
@@ -210,108 +192,20 @@ class Registry:
             _LOG.info("run %s is promoting a model now", intended["run"])
 
     def _move(self, run: str, versions: dict[str, str], message: str) -> None:
-        self._client.set_registered_model_alias(self.name, CHAMPION, versions["to"])
+        self._client.set_alias(CHAMPION, versions["to"])
         promotions.note(self.lake, run, "done", versions, message)
 
-    # MLflow
-
-    @property
-    def uri(self) -> str:
-        """Of MLflow's tracking server or database."""
-        return self._uri or f"sqlite:///{local_path(self.lake, 'mlflow.db')}"
-
-    @cached_property
-    def _client(self) -> MlflowClient:
-        """A client whose database exists. Several processes that create it at once break it."""
-        client_of = _quiet_client()
-        with self._guard():
-            client = client_of(tracking_uri=self.uri, registry_uri=self.uri)
-            client.search_experiments(max_results=1)
-        return client
+    # Versions
 
     def _find(self, model: str) -> ModelVersion | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            if model == LATEST:
-                found = self._newest()
-            elif model.isdecimal():
-                found = self._client.get_model_version(self.name, model)
-            else:
-                found = self._client.get_model_version_by_alias(self.name, model)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            return None
+        found = self._client.find(model)
         return self._version(found) if found is not None else None
-
-    def _newest(self) -> Any:
-        found = self._client.search_model_versions(f"name='{self.name}'")
-        return max(found, key=lambda version: int(version.version), default=None)
 
     def _version(self, found: Any) -> ModelVersion:
         tags = {name: lengthen(self.lake, text) for name, text in found.tags.items()}
         folder = model_folder(self.lake, tags["weights_digest"])
         return ModelVersion(str(found.version), folder, found.run_id, tags)
 
-    def _ensure_model(self) -> None:
-        if not self._client.search_registered_models(f"name='{self.name}'"):
-            self._client.create_registered_model(self.name)
-
-    def _log_run(
-        self, run: str, metrics_by_epoch: Sequence[Mapping[str, float]], params: Mapping[str, Any]
-    ) -> Any:
-        from mlflow.entities import Param
-
-        made = self._client.create_run(self._experiment_id(), run_name=run)
-        texts = [Param(name, str(value)) for name, value in params.items()]
-        # MLflow takes 100 parameters a request.
-        for start in range(0, len(texts), 100):
-            self._client.log_batch(made.info.run_id, params=texts[start : start + 100])
-        for epoch, metrics in enumerate(metrics_by_epoch):
-            self._client.log_batch(made.info.run_id, metrics=_entities(metrics, epoch))
-        self._client.set_terminated(made.info.run_id, "FINISHED")
-        return made.info
-
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        place = self.lake.folder("mlflow-artifacts")
-        return str(self._client.create_experiment(self._experiment, artifact_location=place))
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """One process at a time creates the database or registers; a server does so itself."""
-        if self._uri and "://" in self.lake.url:
-            yield
-            return
-        with guarded(local_path(self.lake, "locks", "registry.guard")):
-            yield
-
-
-def _quiet_client() -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    for name in ("mlflow.store.db.utils", "alembic", "mlflow.tracking.fluent"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    return MlflowClient
-
-
-def _entities(metrics: Mapping[str, float], step: int, prefix: str = "") -> list[Any]:
-    from mlflow.entities import Metric
-
-    moment = time.time_ns() // 1_000_000
-    return [Metric(prefix + name, float(value), moment, step) for name, value in metrics.items()]
-
 
 def _same_but_run(some: Mapping[str, str], others: Mapping[str, str]) -> bool:
     return {**some, "run_id": ""} == {**others, "run_id": ""}
-
-
-def as_tag(value: Any) -> str:
-    """A tag's text of a JSON value; the same for the same value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

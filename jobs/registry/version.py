@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 CHAMPION = "champion"
 
@@ -42,3 +44,8 @@ class ModelVersion:
         """First and last date that it was trained over."""
         first, _, last = self.tags["dates"].partition("..")
         return first, last or first
+
+
+def as_tag(value: Any) -> str:
+    """A tag's text of a JSON value; the same for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

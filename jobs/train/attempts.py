@@ -12,8 +12,9 @@ from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.train.keep.resume import newest_of_run, select
 from jobs.train.launch.failures import RankLost, forget
+from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
-from jobs.train.rank import RankResult, TrainJob, train_rank
+from jobs.train.rank import train_rank
 
 log = logging.getLogger("millstream.train")
 

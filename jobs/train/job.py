@@ -29,12 +29,14 @@ from jobs.lake.ledger import LedgerRow, record
 from jobs.lake.lock import stage_lock
 from jobs.lake.state import State, load_state
 from jobs.models.spec import ModelSpec
-from jobs.registry.registry import Registry, as_tag
+from jobs.registry.registry import Registry
+from jobs.registry.version import as_tag
 from jobs.settings.settings import Settings
 from jobs.train.attempts import resumed, trained
 from jobs.train.keep.checkpoint import listed
 from jobs.train.keep.warm_start import find_source
-from jobs.train.rank import IdMaps, RankResult, TrainJob
+from jobs.train.launch.rank_job import RankResult, TrainJob
+from jobs.train.read.id_maps import IdMaps
 from jobs.train.step.history import EpochResult, History
 from jobs.train.watch.progress import Console, relayed
 from schemas.dataset import Dataset

@@ -5,182 +5,25 @@ The same code runs in a Horovod process and, for a single rank, in the driver.
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import fsspec
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from jobs.batch.batch import Batch
-from jobs.batch.layout import Layout
-from jobs.lake.choice import Choice
-from jobs.lake.examples import Examples
 from jobs.lake.store import read_json
-from jobs.models.artifact import CARD, save_model
+from jobs.models.artifact import CARD
 from jobs.models.build import build_model
-from jobs.models.spec import ModelSpec
-from jobs.settings.settings import Settings
 from jobs.train.exchange.exchange import Alone, Exchange
-from jobs.train.keep.checkpoint import Checkpoint, listed, load
-from jobs.train.keep.commits import Committer, RankMemory, Recovery, Writer
+from jobs.train.keep.best import save_best
+from jobs.train.keep.checkpoint import listed, load
+from jobs.train.keep.commits import Committer, RankMemory, Writer
 from jobs.train.keep.snapshot import Snapshot, restore, take
-from jobs.train.keep.warm_start import WarmStart, warm, warm_moments
-from jobs.train.order.fingerprint import fingerprint_of
-from jobs.train.read.stream import Stream
-from jobs.train.step.history import EpochResult, History, Position
+from jobs.train.keep.warm_start import warm, warm_moments
+from jobs.train.launch.rank_job import RankResult, TrainJob
+from jobs.train.step.device import device_of_rank, exact_convolutions, step_threads
+from jobs.train.step.history import EpochResult, Position
 from jobs.train.step.loop import Reporter, fit
-from jobs.train.step.moments import moments_of
 from jobs.train.step.rowledger import RowCount, RowLedger
 from jobs.train.step.step import Step
 from jobs.train.watch.progress import Console, Notes, Silent
 from jobs.train.watch.watch import Watch
-from schemas.dataset import Dataset
-
-_SWITCH_S = 0.0005
-IdMaps = Mapping[str, npt.NDArray[np.int32]]
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """All that a rank needs, small to send.
-
-    Attributes:
-        examples: the version to train on.
-        first_ds, last_ds: dates, inclusive.
-        has_validation: whether the split `val` has rows there.
-        folder: of the run, for checkpoints and the best epochs' models.
-        terminal: someone watches the driver's terminal.
-        id_maps: field -> the state's id by that of the examples, for fields with ids that the
-            state lacks.
-        resume: checkpoint to go on from; `folder` is its run's.
-        warm_start: whose weights it starts with; fresh ones when None.
-        curves: folder for TensorBoard; none when None.
-    """
-
-    settings: Settings
-    dataset: Dataset
-    spec: ModelSpec
-    examples: Examples
-    first_ds: str
-    last_ds: str
-    has_validation: bool
-    folder: str
-    terminal: bool
-    id_maps: IdMaps
-    resume: Checkpoint | None = None
-    warm_start: WarmStart | None = None
-    curves: str | None = None
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """Of the order that is trained on; see `Stream.fingerprint`."""
-        stream = self.settings.stream
-        return fingerprint_of(
-            self.examples.shards("train", self.first_ds, self.last_ds),
-            self.dataset,
-            columns=Layout(self.dataset).columns,
-            choice=Choice.of("train", self.first_ds, self.last_ds),
-            seed=stream.seed,
-            streams=stream.streams,
-            window_rows=stream.window_rows,
-        )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint is compared with."""
-        return {
-            "examples_version": self.examples.version,
-            "state_digest": self.spec.state,
-            "fingerprint": self.fingerprint,
-            "spec": json.loads(json.dumps(self.spec.to_json())),
-            "train": self.settings.train.model_dump(mode="json"),
-        }
-
-    def best_folder(self, epoch: int) -> str:
-        """Of the model of an epoch that was the best so far."""
-        return f"{self.folder}/best-{epoch:06d}"
-
-    def stream(self, split: Literal["train", "val"], exchange: Exchange) -> MappedStream:
-        """A rank's part of a split's stream."""
-        stream = Stream.from_settings(
-            self.examples,
-            self.dataset,
-            self.settings.stream,
-            split=split,
-            batch_rows=self.settings.train.batch_rows,
-            rank=exchange.rank,
-            size=exchange.size,
-            first_ds=self.first_ds,
-            last_ds=self.last_ds,
-        )
-        maps = {name: torch.from_numpy(ids).long() for name, ids in self.id_maps.items()}
-        return MappedStream(stream, maps, [f.name for f in self.dataset.categorical])
-
-
-def device_of_rank() -> torch.device:
-    """The GPU that the launcher chose for this process, where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-class MappedStream:
-    """A stream whose ids become those of the model's state.
-
-    Args:
-        maps: field -> id by id.
-        columns: fields of `sparse`; the others are lists.
-    """
-
-    def __init__(
-        self, stream: Stream, maps: Mapping[str, torch.Tensor], columns: Sequence[str]
-    ) -> None:
-        self._stream = stream
-        self._maps, self._columns = maps, list(columns)
-
-    @property
-    def rows(self) -> int:
-        return self._stream.rows
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        return self._stream.fingerprint
-
-    def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
-        for batch in self._stream.epoch(epoch, start_row):
-            yield self._mapped(batch) if self._maps else batch
-
-    def _mapped(self, batch: Batch) -> Batch:
-        sparse = batch.sparse.clone()
-        tensors = dict(batch.tensors)
-        for name, ids in self._maps.items():
-            if name in self._columns:
-                column = self._columns.index(name)
-                sparse[:, column] = ids[sparse[:, column]]
-            else:
-                tensors[name] = ids[tensors[name]]
-        return replace(batch, sparse=sparse, tensors=tensors)
-
-
-@dataclass(frozen=True)
-class RankResult:
-    """What a rank did.
-
-    Attributes:
-        digest: of the best epoch's weights, on rank 0; else None.
-        fingerprint: of the stream that was trained on.
-        recoveries: that it went through.
-    """
-
-    rank: int
-    history: History
-    digest: str | None
-    fingerprint: dict[str, Any]
-    recoveries: tuple[Recovery, ...] = ()
 
 
 def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankResult:
@@ -210,7 +53,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
 
         def keep(result: EpochResult) -> None:
             if exchange.rank == 0:
-                _keep_best(job, step, result.epoch)
+                save_best(job.folder, step, job.spec, job.settings, result.epoch)
 
         history = fit(
             step,
@@ -265,45 +108,7 @@ def _watched(job: TrainJob, committer: Committer, rows: int) -> Watch:
     )
 
 
-def _keep_best(job: TrainJob, step: Step, epoch: int) -> None:
-    """Saves the best epoch's model; of those before it, what a kept checkpoint may name stays."""
-    train = job.settings.train
-    card = {"base": job.settings.base, "epoch": epoch, "optimizer": train.optimizer}
-    # They take as much again as the tables: for those alone who start the next model from this.
-    moments = moments_of(step) if train.warm_start is not None else None
-    save_model(job.best_folder(epoch), step.model, train.model, job.spec, card, moments)
-    fs, root = fsspec.core.url_to_fs(job.folder)
-    best = sorted(fs.glob(f"{root}/best-??????"))
-    for path in best[: -1 - job.settings.train.checkpoint_keep]:
-        fs.rm(path, recursive=True)
-
-
 def _reporter(job: TrainJob, exchange: Exchange) -> Reporter:
     if exchange.rank > 0:
         return Silent()
     return Console(job.terminal) if isinstance(exchange, Alone) else Notes(job.folder)
-
-
-@contextmanager
-def step_threads(threads: int) -> Iterator[None]:
-    """Torch's threads for a step, which then waits less for those that make its batches."""
-    before, switched = torch.get_num_threads(), sys.getswitchinterval()
-    torch.set_num_threads(threads)
-    # A thread that decodes may hold Python's lock for 5 ms otherwise, a good part of a step.
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        sys.setswitchinterval(switched)
-
-
-@contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Convolutions on a GPU in whole float32, and with the same bits from run to run.
-
-    cuDNN's own choice is TF32, which has 10 bits of a number, and sums in any order: a resumed
-    training would not be the one that was not interrupted.
-    """
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        yield

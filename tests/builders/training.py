@@ -15,7 +15,7 @@ from jobs.settings.settings import Settings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import Snapshot
-from jobs.train.rank import TrainJob
+from jobs.train.launch.rank_job import TrainJob
 from tests.builders.examples import CLICKS
 
 TRAIN = {"batch_rows": 256, "epochs": 3, "learning_rate": 0.01, "stall_s": 60}

@@ -29,7 +29,7 @@ from jobs.models.spec import ModelSpec
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.train.keep.warm_start import find_source, warm
-from jobs.train.rank import MappedStream
+from jobs.train.read.id_maps import MappedStream
 from jobs.train.read.stream import Stream
 from schemas.dataset import Column, Source, struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList, Label, NumericList

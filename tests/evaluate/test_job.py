@@ -54,7 +54,7 @@ def test_a_model_is_measured_on_its_test_rows(spark: SparkSession, line: Line) -
     assert f"{len(rows):,} rows" in page
     assert "Training: loss" in page
     registry = Registry(line.settings, _lake(line))
-    logged = registry._client.get_run(found.model.mlflow_run).data.metrics
+    logged = registry._client.mlflow.get_run(found.model.mlflow_run).data.metrics
     assert logged["eval.test.auc"] == found.metrics.values["auc"]
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory, Recovery
-from jobs.train.rank import RankResult, train_rank
+from jobs.train.launch.rank_job import RankResult
+from jobs.train.rank import train_rank
 from jobs.train.step.history import Position
 from tests.builders.batches import in_ranks
 from tests.builders.examples import write_examples

@@ -14,7 +14,8 @@ from jobs.lake.lake import Lake
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.resume import select
-from jobs.train.rank import RankResult, TrainJob, train_rank
+from jobs.train.launch.rank_job import RankResult, TrainJob
+from jobs.train.rank import train_rank
 from jobs.train.step.history import EpochResult
 from tests.builders.batches import in_ranks
 from tests.builders.examples import write_examples

@@ -83,7 +83,7 @@ def test_evaluations_do_not_mix_with_the_training_curves(
 
     found = registry.resolve(version)
     assert set(registry.metrics_by_epoch(found)) == {"train_loss", "val_auc"}
-    run = registry._client.get_run(found.mlflow_run)
+    run = registry._client.mlflow.get_run(found.mlflow_run)
     assert run.data.metrics["eval.test.auc"] == 0.75
     assert run.data.params["hidden"] == "(8, 4)"
 
@@ -174,7 +174,7 @@ def test_an_alias_moved_by_hand_is_named(
 ) -> None:
     first, second = (_register(registry, tmp_path, content) for content in ("aaaa", "bbbb"))
     registry.promote(first, "nightly-1")
-    registry._client.set_registered_model_alias("flights", "champion", second)
+    registry._client.set_alias("champion", second)
 
     registry.champion()
 
@@ -230,7 +230,7 @@ def test_mlflow_is_imported_by_one_module_and_late() -> None:
         for path in (root / folder).rglob("*.py")
         if "mlflow import" in path.read_text() or "import mlflow" in path.read_text()
     ]
-    assert importers == ["jobs/registry/registry.py"]
+    assert importers == ["jobs/registry/client.py"]
 
     check = "import sys, jobs.registry.registry; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

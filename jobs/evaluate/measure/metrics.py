@@ -24,9 +24,10 @@ from jobs.evaluate.measure.jackknife import (
     replicates_of_ranking,
     replicates_of_sums,
 )
-from jobs.evaluate.measure.multiclass import PREDICTED_CLASS, with_own_score
+from jobs.evaluate.measure.multiclass import with_own_score
 from jobs.evaluate.measure.ranking import Curve, Ranking, rank
 from jobs.evaluate.measure.sums import ALL, SCORE_EPSILON, Sums, sums_by_slice
+from jobs.evaluate.predict.predict import PREDICTED_CLASS
 from schemas.field import Task
 
 

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.base.errors import DataRefused
-from jobs.etl.ingest import DS
+from jobs.etl.names import DS
 from jobs.evaluate.measure.jackknife import BLOCKS
 from jobs.evaluate.measure.slices import with_slices
 from jobs.evaluate.predict.predict import ROWS_PER_TASK

@@ -14,8 +14,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from jobs.etl.encode import encode
-from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
 from jobs.etl.kept import Kept
+from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
 from schemas.dataset import Dataset

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from jobs.base.errors import DataRefused
-from jobs.etl.ingest import DS, RAW, REASONS, SOURCE_FILE
+from jobs.etl.names import DS, RAW, REASONS, SOURCE_FILE
 from jobs.evaluate.predict.predict import SCORE, score_columns
 from jobs.lake.files import NewFile
 from jobs.lake.manifest import UINT64

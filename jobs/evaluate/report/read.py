@@ -7,7 +7,7 @@ import math
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.ingest import DS, REASONS
+from jobs.etl.names import DS, REASONS
 from jobs.etl.quarantine import QUARANTINE
 from jobs.evaluate.measure.selection import Selection
 from jobs.evaluate.report.report import RowsRead

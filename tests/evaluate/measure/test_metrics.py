@@ -8,7 +8,8 @@ from pyspark.sql import DataFrame, SparkSession
 from sklearn import metrics as sk
 
 from jobs.base.errors import DataRefused
-from jobs.evaluate.measure.metrics import SCORE_EPSILON, measure
+from jobs.evaluate.measure.metrics import measure
+from jobs.evaluate.measure.sums import SCORE_EPSILON
 
 Columns = dict[str, np.ndarray]
 

@@ -14,7 +14,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from sklearn import metrics as sk
 
-from jobs.evaluate.measure.metrics import SCORE_EPSILON, measure
+from jobs.evaluate.measure.metrics import measure
+from jobs.evaluate.measure.sums import SCORE_EPSILON
 
 ROOT = Path(__file__).parents[2]
 # Scores, labels and weights follow from the row's number, here and in the driver's program.

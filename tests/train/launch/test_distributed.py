@@ -20,8 +20,9 @@ from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.launch.failures import RankFailed
+from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
-from jobs.train.rank import RankResult, TrainJob, train_rank
+from jobs.train.rank import train_rank
 from tests.builders.examples import write_examples
 from tests.builders.reference import (
     BATCHES,

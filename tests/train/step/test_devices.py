@@ -18,7 +18,8 @@ from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone
 from jobs.train.exchange.rows import TableRows, coalesced
 from jobs.train.keep.commits import RankMemory
-from jobs.train.rank import exact_convolutions, train_rank
+from jobs.train.rank import train_rank
+from jobs.train.step.device import exact_convolutions
 from jobs.train.step.step import Step
 from tests.builders.devices import DEVICES
 from tests.builders.examples import write_examples
