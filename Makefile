@@ -54,6 +54,7 @@ test: $(dev)
 # Petastorm as it was, nor training of real sizes.
 test-slow: $(dev)
 	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/test_size.py \
+		tests/base/test_quiet.py \
 		tests/laws tests/faults/test_etl_kills.py tests/faults/test_score_kills.py tests/nightly/test_deaths.py
 
 test-all: $(dev)

@@ -7,15 +7,17 @@ by another run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 from jobs import commands as run
+from jobs.base.quiet import start_log
 from jobs.errors import MillstreamError
 from jobs.nightly.record import STEPS
 from jobs.settings import Settings, load_settings
@@ -28,27 +30,29 @@ _EXIT_CODES = __doc__.split("\n\n")[1]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("millstream").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    try:
+        arguments = _parser().parse_args(argv)
+    finally:
+        _flush(sys.stdout)
+    start_log(arguments.verbose, logging.WARNING if arguments.quiet else logging.INFO)
     try:
         with terminable():
-            _say(_done(arguments))
+            _say(_done(arguments), sys.stdout)
     except MillstreamError as error:
-        print(f"millstream: {error}", file=sys.stderr)
+        _say(f"millstream: {error}", sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
-        print("millstream: interrupted; nothing half-written is visible", file=sys.stderr)
+        _say("millstream: interrupted; nothing half-written is visible", sys.stderr)
         return error.exit_code if isinstance(error, Terminated) else 130
     except Exception as error:
         if is_of_client(error):
-            print(f"millstream: {store_failed(error)}", file=sys.stderr)
+            _say(f"millstream: {store_failed(error)}", sys.stderr)
             return 1
-        traceback.print_exc()
-        print(
+        _say(traceback.format_exc(), sys.stderr)
+        _say(
             "millstream: this was not expected; what was committed before stands, nothing "
             "half-written is visible. Please report the lines above.",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 1
     return 0
@@ -63,19 +67,25 @@ def _done(arguments: argparse.Namespace) -> str:
     return text
 
 
-def _say(text: str) -> None:
-    """Prints the last line; a reader that has gone (`| head`) is no failure."""
+def _say(text: str, stream: TextIO) -> None:
+    """Prints a text; a reader that has gone (`| head`) is no failure."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=stream)
+    _flush(stream)
+
+
+def _flush(stream: TextIO) -> None:
     try:
-        print(text, flush=True)
+        stream.flush()
     except BrokenPipeError:
         # What is still in the buffer would be tried again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="millstream",
-        description="Raw files become shards, a trained model and predictions.",
+        description="Validates raw files, trains a model on them and writes predictions, by date.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -97,61 +107,87 @@ def _init_command(parsers: Commands) -> None:
         epilog=_EXIT_CODES,
     )
     init.set_defaults(config=None)
-    init.add_argument("--from", dest="file", required=True, metavar="FILE", help="with a header")
-    init.add_argument("--label", metavar="COLUMN", help="what to predict; asked when left out")
     init.add_argument(
-        "--key", metavar="COLUMN,...", help="what makes a row unique within a date; '' for nothing"
+        "--from",
+        dest="file",
+        required=True,
+        metavar="FILE",
+        help="CSV or TSV; its first line names the columns",
+    )
+    init.add_argument(
+        "--label", metavar="COLUMN", help="the one to predict; asked for when left out"
+    )
+    init.add_argument(
+        "--key", metavar="COLUMN,...", help="which make a row unique within a date; '' if none do"
     )
     init.add_argument(
         "--date",
         metavar="COLUMN|DATE",
-        help="the rows' date: a column, or a YYYY-MM-DD for all; else a date in the file's path, "
-        "or the only column of dates",
+        help="the rows' date: a column, or one YYYY-MM-DD for all rows (default: a date in the "
+        "file's path, or the only column that holds dates)",
     )
-    init.add_argument("--name", metavar="NAME", help="of the data set; the file's by default")
-    init.add_argument("--to", default=".", metavar="DIR", help="where to; here by default")
-    init.add_argument("--quiet", action="store_true", help="print the last line only")
+    init.add_argument(
+        "--name", metavar="NAME", help="name of the data set (default: the file's name)"
+    )
+    init.add_argument(
+        "--to", default=".", metavar="DIR", help="folder to write to (default: the current one)"
+    )
+    _add_talk(init)
 
 
 def _line_commands(parsers: Commands) -> None:
     """The steps of the line, in their order."""
-    etl = _command(parsers, "etl", run.etl, "turn raw files of some dates into examples")
-    _add_dates(etl, "the dates to (re)make")
+    etl = _command(parsers, "etl", run.etl, "validate and encode the raw files of some dates")
+    _add_dates(etl, "date to process; if it was processed before, that is replaced")
     etl.add_argument(
         "--rebuild",
         action="store_true",
-        help="start a new generation: the dates become all there is, with a fresh id log; needed "
-        "after a change of the declaration",
+        help="start over (a new generation): only these dates remain, with a fresh vocabulary; "
+        "needed after a change of the declaration",
     )
 
     _command(
         parsers,
         "refit",
         run.refit,
-        "make all dates anew with a fresh vocabulary (a new generation)",
+        "process all dates again, with a fresh vocabulary (a new generation)",
     )
 
     train = _command(parsers, "train", run.train, "train a model on the examples and register it")
-    train.add_argument("--workers", type=int, metavar="N", help="Horovod ranks (train.workers)")
+    train.add_argument(
+        "--workers", type=int, metavar="N", help="how many processes (default: train.workers)"
+    )
     train.add_argument(
         "--resume",
         default="auto",
         metavar="auto|never|RUN",
-        help="go on with an unfinished run that fits (default), with none, or with this one",
+        help="continue an unfinished run that fits settings and data (auto, the default), none, "
+        "or the run of this name",
     )
-    train.add_argument("--until", type=_date, metavar="DATE", help="train on dates up to this one")
+    train.add_argument("--until", type=_date, metavar="DATE", help="newest date to train on")
 
-    evaluate = _command(parsers, "evaluate", run.evaluate, "measure a registered model")
+    evaluate = _command(
+        parsers,
+        "evaluate",
+        run.evaluate,
+        "measure a registered model on held-out rows, and write a report",
+    )
     evaluate.add_argument(
-        "--model", default="latest", metavar="VERSION|ALIAS", help="default: the newest version"
+        "--model",
+        default="latest",
+        metavar="VERSION|ALIAS",
+        help="which model (default: the newest)",
     )
 
     score = _command(
-        parsers, "score", run.score, "write predictions for the raw rows of some dates"
+        parsers, "score", run.score, "write predictions for the raw files of some dates"
     )
-    _add_dates(score, "the dates to score")
+    _add_dates(score, "date to score")
     score.add_argument(
-        "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
+        "--model",
+        default="champion",
+        metavar="VERSION|ALIAS",
+        help="which model (default: champion)",
     )
 
     _nightly_command(parsers)
@@ -163,51 +199,57 @@ def _nightly_command(parsers: Commands) -> None:
         parsers,
         "nightly",
         run.nightly,
-        "etl, train, evaluate, gate, score and report of a date; again, it goes on where it was",
+        "run etl, train, evaluate, gate, score and report for a date; called again, it continues",
     )
-    _add_dates(nightly, "the night; of a range, the model is the last date's")
+    _add_dates(nightly, "date of the night")
     again = nightly.add_mutually_exclusive_group()
     again.add_argument(
-        "--from", dest="start", choices=STEPS, help="do this step and the later ones again"
+        "--from", dest="start", choices=STEPS, help="repeat this step and those after it"
     )
-    again.add_argument(
-        "--force", action="store_true", help="do all steps, or that of --only, again"
-    )
-    nightly.add_argument("--only", choices=STEPS, help="do this step alone, on the same record")
+    again.add_argument("--force", action="store_true", help="repeat all steps, or that of --only")
+    nightly.add_argument("--only", choices=STEPS, help="run this step alone")
 
 
 def _status_command(parsers: Commands) -> None:
-    status = _command(parsers, "status", run.status, "show the last nights")
+    status = _command(parsers, "status", run.status, "show what the last nights did")
     status.add_argument(
-        "--nights", type=int, default=14, metavar="N", help="how many (default: 14)"
+        "--nights", type=int, default=14, metavar="N", help="how many nights (default: 14)"
     )
-    status.add_argument("--json", action="store_true", help="all that is on record, as JSON")
+    status.add_argument("--json", action="store_true", help="print all that is recorded, as JSON")
 
 
 def _model_commands(parsers: Commands) -> None:
     rollback = _command(
         parsers, "rollback", run.rollback, "make the previous champion the champion again"
     )
-    rollback.add_argument("--to", metavar="VERSION", help="a version that was champion before")
-
-    _command(parsers, "models", run.models, "list the registered models and champions")
-
-    export = _command(parsers, "export", run.export, "write a model as a file that others run")
-    export.add_argument(
-        "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
+    rollback.add_argument(
+        "--to", metavar="VERSION", help="a version that was champion before (default: the last)"
     )
-    export.add_argument("--format", choices=("onnx", "torchscript"), default="onnx")
-    export.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
+
+    _command(parsers, "models", run.models, "list the registered models, and which is champion")
+
+    export = _command(parsers, "export", run.export, "write a model as ONNX or TorchScript")
+    export.add_argument(
+        "--model",
+        default="champion",
+        metavar="VERSION|ALIAS",
+        help="which model (default: champion)",
+    )
+    export.add_argument(
+        "--format", choices=("onnx", "torchscript"), default="onnx", help="default: onnx"
+    )
+    export.add_argument("--to", required=True, metavar="FOLDER", help="folder to create")
 
 
 def _table_commands(parsers: Commands) -> None:
-    compact = _command(
-        parsers, "compact", run.compact, "merge the small shards of dates; all dates by default"
-    )
-    _add_dates(compact, "the dates to compact", required=False)
+    compact = _command(parsers, "compact", run.compact, "merge small shards into larger ones")
+    _add_dates(compact, "date to compact (default: all)", required=False)
 
     erase = _command(
-        parsers, "erase", run.erase, "remove entities' rows from examples, quarantine, predictions"
+        parsers,
+        "erase",
+        run.erase,
+        "delete rows of some entities from examples, quarantine and predictions",
     )
     erase.add_argument(
         "--key",
@@ -215,31 +257,37 @@ def _table_commands(parsers: Commands) -> None:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="a raw column and its value; several together must all match; may be given again",
+        help="rows to delete: a raw column and its value; of several after one --key all must "
+        "match; may be repeated",
     )
     erase.add_argument(
-        "--keys", metavar="FILE", help="a CSV file of keys, its header the columns' names"
+        "--keys", metavar="FILE", help="a CSV file of such values, its header names the columns"
     )
 
     vacuum = _command(
-        parsers, "vacuum", run.vacuum, "drop dates past retention and remove files of no use"
+        parsers,
+        "vacuum",
+        run.vacuum,
+        "delete dates past their retention, and files that nothing needs",
     )
     vacuum.add_argument(
         "--older-than",
         type=float,
         default=168.0,
         metavar="HOURS",
-        help="keep what was written, or was the newest version, within that time (default: 168); "
-        "give it longer than the longest run",
+        help="keep what was written, or was the newest version, within this time (default: 168); "
+        "give it more than your longest run takes",
     )
     vacuum.add_argument(
-        "--force", action="store_true", help="remove also what models and checkpoints name"
+        "--force", action="store_true", help="delete also what models and checkpoints use"
     )
-    vacuum.add_argument("--dry-run", action="store_true", help="change nothing, say what would go")
+    vacuum.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
 
     files = _command(parsers, "files", run.files, "list the Parquet files of an examples version")
-    files.add_argument("--version", type=int, metavar="N", help="default: the newest")
-    files.add_argument("--split", choices=("train", "val", "test"), help="default: all")
+    files.add_argument(
+        "--version", type=int, metavar="N", help="of the examples (default: the newest)"
+    )
+    files.add_argument("--split", choices=("train", "val", "test"), help="default: all of them")
 
 
 def _command(
@@ -252,22 +300,33 @@ def _command(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES
     )
     parser.set_defaults(command=command)
-    parser.add_argument("--config", required=True, metavar="FILE", help="settings, a YAML file")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the settings, a YAML file")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="override a setting; may be given several times",
+        help="override a setting; may be repeated",
     )
-    parser.add_argument("--quiet", action="store_true", help="print the last line only")
+    _add_talk(parser)
     return parser
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("--quiet", action="store_true", help="print the result alone")
+    talk.add_argument("--verbose", action="store_true", help="show also what libraries say")
 
 
 def _add_dates(parser: argparse.ArgumentParser, text: str, required: bool = True) -> None:
     group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--date", type=_date, metavar="DATE", help=f"{text}, as YYYY-MM-DD")
-    group.add_argument("--dates", type=date_range, metavar="FIRST..LAST", help="both included")
+    group.add_argument("--date", type=_date, metavar="DATE", help=f"{text}; as YYYY-MM-DD")
+    group.add_argument(
+        "--dates",
+        type=date_range,
+        metavar="FIRST..LAST",
+        help="a range of dates, both ends included",
+    )
 
 
 def _date(text: str) -> str:

@@ -17,6 +17,7 @@ import torch
 from pyspark.sql import SparkSession
 
 import jobs
+from jobs.base.quiet import quiet_libraries
 from jobs.errors import ConfigError
 from jobs.sections import TrainSettings
 from jobs.train.commits import Memory
@@ -137,6 +138,7 @@ def _run_rank(
     prefix = "" if hvd.rank() == 0 else f"rank {hvd.rank()}: "
     logging.basicConfig(stream=sys.stderr, format=prefix + "%(message)s")
     log.setLevel(level)
+    quiet_libraries()
     rank = hvd.rank()
     log.info("%s%s", "" if prefix else "rank 0: ", _place())
     if gpu_left:
