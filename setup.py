@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jobs", "jobs.*", "schemas", "schemas.*"]),
-    package_data={"jobs.petastorm_legacy": ["path/petastorm/__init__.py"]},
+    package_data={
+        "jobs.base.pages": ["*.html", "*.css"],
+        "jobs.petastorm_legacy": ["path/petastorm/__init__.py"],
+    },
     install_requires=[
         "cloudpickle",
         "deltalake>=1.6",
