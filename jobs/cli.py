@@ -7,16 +7,15 @@ by another run.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime as dt
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TextIO, TypeAlias
+from typing import TypeAlias
 
 from jobs import commands as run
+from jobs.base.output import flush, say
 from jobs.base.quiet import start_log
 from jobs.errors import MillstreamError
 from jobs.nightly.record import STEPS
@@ -33,23 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
     finally:
-        _flush(sys.stdout)
+        flush(sys.stdout)
     start_log(arguments.verbose, logging.WARNING if arguments.quiet else logging.INFO)
     try:
         with terminable():
-            _say(_done(arguments), sys.stdout)
+            say(_done(arguments), sys.stdout)
     except MillstreamError as error:
-        _say(f"millstream: {error}", sys.stderr)
+        say(f"millstream: {error}", sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
-        _say("millstream: interrupted; nothing half-written is visible", sys.stderr)
+        say("millstream: interrupted; nothing half-written is visible", sys.stderr)
         return error.exit_code if isinstance(error, Terminated) else 130
     except Exception as error:
         if is_of_client(error):
-            _say(f"millstream: {store_failed(error)}", sys.stderr)
+            say(f"millstream: {store_failed(error)}", sys.stderr)
             return 1
-        _say(traceback.format_exc(), sys.stderr)
-        _say(
+        say(traceback.format_exc(), sys.stderr)
+        say(
             "millstream: this was not expected; what was committed before stands, nothing "
             "half-written is visible. Please report the lines above.",
             sys.stderr,
@@ -65,21 +64,6 @@ def _done(arguments: argparse.Namespace) -> str:
     command: Callable[[argparse.Namespace, Settings], str] = arguments.command
     text: str = command(arguments, load_settings(arguments.config, arguments.set))
     return text
-
-
-def _say(text: str, stream: TextIO) -> None:
-    """Prints a text; a reader that has gone (`| head`) is no failure."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text, file=stream)
-    _flush(stream)
-
-
-def _flush(stream: TextIO) -> None:
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        # What is still in the buffer would be tried again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,16 +91,8 @@ def _init_command(parsers: Commands) -> None:
         epilog=_EXIT_CODES,
     )
     init.set_defaults(config=None)
-    init.add_argument(
-        "--from",
-        dest="file",
-        required=True,
-        metavar="FILE",
-        help="CSV or TSV; its first line names the columns",
-    )
-    init.add_argument(
-        "--label", metavar="COLUMN", help="the one to predict; asked for when left out"
-    )
+    init.add_argument("--from", dest="file", required=True, metavar="FILE", help="with a header")
+    init.add_argument("--label", metavar="COLUMN", help="to predict; asked for when left out")
     init.add_argument(
         "--key", metavar="COLUMN,...", help="which make a row unique within a date; '' if none do"
     )
@@ -126,12 +102,8 @@ def _init_command(parsers: Commands) -> None:
         help="the rows' date: a column, or one YYYY-MM-DD for all rows (default: a date in the "
         "file's path, or the only column that holds dates)",
     )
-    init.add_argument(
-        "--name", metavar="NAME", help="name of the data set (default: the file's name)"
-    )
-    init.add_argument(
-        "--to", default=".", metavar="DIR", help="folder to write to (default: the current one)"
-    )
+    init.add_argument("--name", metavar="NAME", help="of the data set (default: the file's)")
+    init.add_argument("--to", default=".", metavar="DIR", help="folder (default: the current)")
     _add_talk(init)
 
 
@@ -146,17 +118,10 @@ def _line_commands(parsers: Commands) -> None:
         "needed after a change of the declaration",
     )
 
-    _command(
-        parsers,
-        "refit",
-        run.refit,
-        "process all dates again, with a fresh vocabulary (a new generation)",
-    )
+    _command(parsers, "refit", run.refit, "process all dates again, with a fresh vocabulary")
 
     train = _command(parsers, "train", run.train, "train a model on the examples and register it")
-    train.add_argument(
-        "--workers", type=int, metavar="N", help="how many processes (default: train.workers)"
-    )
+    train.add_argument("--workers", type=int, metavar="N", help="default: train.workers")
     train.add_argument(
         "--resume",
         default="auto",
@@ -166,29 +131,12 @@ def _line_commands(parsers: Commands) -> None:
     )
     train.add_argument("--until", type=_date, metavar="DATE", help="newest date to train on")
 
-    evaluate = _command(
-        parsers,
-        "evaluate",
-        run.evaluate,
-        "measure a registered model on held-out rows, and write a report",
-    )
-    evaluate.add_argument(
-        "--model",
-        default="latest",
-        metavar="VERSION|ALIAS",
-        help="which model (default: the newest)",
-    )
+    evaluate = _command(parsers, "evaluate", run.evaluate, "measure a model on held-out rows")
+    _add_model(evaluate, "latest")
 
-    score = _command(
-        parsers, "score", run.score, "write predictions for the raw files of some dates"
-    )
+    score = _command(parsers, "score", run.score, "predict for the raw files of some dates")
     _add_dates(score, "date to score")
-    score.add_argument(
-        "--model",
-        default="champion",
-        metavar="VERSION|ALIAS",
-        help="which model (default: champion)",
-    )
+    _add_model(score, "champion")
 
     _nightly_command(parsers)
     _status_command(parsers)
@@ -222,19 +170,12 @@ def _model_commands(parsers: Commands) -> None:
     rollback = _command(
         parsers, "rollback", run.rollback, "make the previous champion the champion again"
     )
-    rollback.add_argument(
-        "--to", metavar="VERSION", help="a version that was champion before (default: the last)"
-    )
+    rollback.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
 
     _command(parsers, "models", run.models, "list the registered models, and which is champion")
 
     export = _command(parsers, "export", run.export, "write a model as ONNX or TorchScript")
-    export.add_argument(
-        "--model",
-        default="champion",
-        metavar="VERSION|ALIAS",
-        help="which model (default: champion)",
-    )
+    _add_model(export, "champion")
     export.add_argument(
         "--format", choices=("onnx", "torchscript"), default="onnx", help="default: onnx"
     )
@@ -245,12 +186,7 @@ def _table_commands(parsers: Commands) -> None:
     compact = _command(parsers, "compact", run.compact, "merge small shards into larger ones")
     _add_dates(compact, "date to compact (default: all)", required=False)
 
-    erase = _command(
-        parsers,
-        "erase",
-        run.erase,
-        "delete rows of some entities from examples, quarantine and predictions",
-    )
+    erase = _command(parsers, "erase", run.erase, "delete rows of some entities from all tables")
     erase.add_argument(
         "--key",
         nargs="+",
@@ -264,12 +200,7 @@ def _table_commands(parsers: Commands) -> None:
         "--keys", metavar="FILE", help="a CSV file of such values, its header names the columns"
     )
 
-    vacuum = _command(
-        parsers,
-        "vacuum",
-        run.vacuum,
-        "delete dates past their retention, and files that nothing needs",
-    )
+    vacuum = _command(parsers, "vacuum", run.vacuum, "delete expired dates and unused files")
     vacuum.add_argument(
         "--older-than",
         type=float,
@@ -284,9 +215,7 @@ def _table_commands(parsers: Commands) -> None:
     vacuum.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
 
     files = _command(parsers, "files", run.files, "list the Parquet files of an examples version")
-    files.add_argument(
-        "--version", type=int, metavar="N", help="of the examples (default: the newest)"
-    )
+    files.add_argument("--version", type=int, metavar="N", help="default: the newest")
     files.add_argument("--split", choices=("train", "val", "test"), help="default: all of them")
 
 
@@ -318,15 +247,15 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
     talk.add_argument("--verbose", action="store_true", help="show also what libraries say")
 
 
+def _add_model(parser: argparse.ArgumentParser, default: str) -> None:
+    text = f"which model; `latest` is the newest (default: {default})"
+    parser.add_argument("--model", default=default, metavar="VERSION|ALIAS", help=text)
+
+
 def _add_dates(parser: argparse.ArgumentParser, text: str, required: bool = True) -> None:
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--date", type=_date, metavar="DATE", help=f"{text}; as YYYY-MM-DD")
-    group.add_argument(
-        "--dates",
-        type=date_range,
-        metavar="FIRST..LAST",
-        help="a range of dates, both ends included",
-    )
+    group.add_argument("--dates", type=date_range, metavar="FIRST..LAST", help="both included")
 
 
 def _date(text: str) -> str:
