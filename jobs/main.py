@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +16,8 @@ from typing import TypeAlias
 
 from jobs import commands as run
 from jobs.base.errors import MillstreamError
+from jobs.base.output import flush, say
+from jobs.base.quiet import start_log
 from jobs.base.termination import Terminated, terminable
 from jobs.lake.store import is_of_client, store_failed
 from jobs.nightly.record import STEPS
@@ -29,27 +30,29 @@ _EXIT_CODES = __doc__.split("\n\n")[1]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("millstream").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    try:
+        arguments = _parser().parse_args(argv)
+    finally:
+        flush(sys.stdout)
+    start_log(arguments.verbose, logging.WARNING if arguments.quiet else logging.INFO)
     try:
         with terminable():
-            _say(_done(arguments))
+            say(_done(arguments), sys.stdout)
     except MillstreamError as error:
-        print(f"millstream: {error}", file=sys.stderr)
+        say(f"millstream: {error}", sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
-        print("millstream: interrupted; nothing half-written is visible", file=sys.stderr)
+        say("millstream: interrupted; nothing half-written is visible", sys.stderr)
         return error.exit_code if isinstance(error, Terminated) else 130
     except Exception as error:
         if is_of_client(error):
-            print(f"millstream: {store_failed(error)}", file=sys.stderr)
+            say(f"millstream: {store_failed(error)}", sys.stderr)
             return 1
-        traceback.print_exc()
-        print(
+        say(traceback.format_exc(), sys.stderr)
+        say(
             "millstream: this was not expected; what was committed before stands, nothing "
             "half-written is visible. Please report the lines above.",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 1
     return 0
@@ -64,19 +67,10 @@ def _done(arguments: argparse.Namespace) -> str:
     return text
 
 
-def _say(text: str) -> None:
-    """Prints the last line; a reader that has gone (`| head`) is no failure."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # What is still in the buffer would be tried again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="millstream",
-        description="Raw files become shards, a trained model and predictions.",
+        description="Validates raw files, trains a model on them and writes predictions, by date.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,61 +93,51 @@ def _init_command(parsers: Commands) -> None:
     )
     init.set_defaults(config=None)
     init.add_argument("--from", dest="file", required=True, metavar="FILE", help="with a header")
-    init.add_argument("--label", metavar="COLUMN", help="what to predict; asked when left out")
+    init.add_argument("--label", metavar="COLUMN", help="to predict; asked for when left out")
     init.add_argument(
-        "--key", metavar="COLUMN,...", help="what makes a row unique within a date; '' for nothing"
+        "--key", metavar="COLUMN,...", help="which make a row unique within a date; '' if none do"
     )
     init.add_argument(
         "--date",
         metavar="COLUMN|DATE",
-        help="the rows' date: a column, or a YYYY-MM-DD for all; else a date in the file's path, "
-        "or the only column of dates",
+        help="the rows' date: a column, or one YYYY-MM-DD for all rows (default: a date in the "
+        "file's path, or the only column that holds dates)",
     )
-    init.add_argument("--name", metavar="NAME", help="of the data set; the file's by default")
-    init.add_argument("--to", default=".", metavar="DIR", help="where to; here by default")
-    init.add_argument("--quiet", action="store_true", help="print the last line only")
+    init.add_argument("--name", metavar="NAME", help="of the data set (default: the file's)")
+    init.add_argument("--to", default=".", metavar="DIR", help="folder (default: the current)")
+    _add_talk(init)
 
 
 def _line_commands(parsers: Commands) -> None:
     """The steps of the line, in their order."""
-    etl = _command(parsers, "etl", run.etl, "turn raw files of some dates into examples")
-    _add_dates(etl, "the dates to (re)make")
+    etl = _command(parsers, "etl", run.etl, "validate and encode the raw files of some dates")
+    _add_dates(etl, "date to process; if it was processed before, that is replaced")
     etl.add_argument(
         "--rebuild",
         action="store_true",
-        help="start a new generation: the dates become all there is, with a fresh id log; needed "
-        "after a change of the declaration",
+        help="start over (a new generation): only these dates remain, with a fresh vocabulary; "
+        "needed after a change of the declaration",
     )
 
-    _command(
-        parsers,
-        "refit",
-        run.refit,
-        "make all dates anew with a fresh vocabulary (a new generation)",
-    )
+    _command(parsers, "refit", run.refit, "process all dates again, with a fresh vocabulary")
 
     train = _command(parsers, "train", run.train, "train a model on the examples and register it")
-    train.add_argument("--workers", type=int, metavar="N", help="Horovod ranks (train.workers)")
+    train.add_argument("--workers", type=int, metavar="N", help="default: train.workers")
     train.add_argument(
         "--resume",
         default="auto",
         metavar="auto|never|RUN",
-        help="go on with an unfinished run that fits (default), with none, or with this one",
+        help="continue an unfinished run that fits settings and data (auto, the default), none, "
+        "or the run of this name",
     )
-    train.add_argument("--until", type=_date, metavar="DATE", help="train on dates up to this one")
+    train.add_argument("--until", type=_date, metavar="DATE", help="newest date to train on")
 
-    evaluate = _command(parsers, "evaluate", run.evaluate, "measure a registered model")
-    evaluate.add_argument(
-        "--model", default="latest", metavar="VERSION|ALIAS", help="default: the newest version"
-    )
+    evaluate = _command(parsers, "evaluate", run.evaluate, "measure a model on held-out rows")
+    _add_model(evaluate, "latest")
 
-    score = _command(
-        parsers, "score", run.score, "write predictions for the raw rows of some dates"
-    )
-    _add_dates(score, "the dates to score")
-    score.add_argument(
-        "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
-    )
+    score = _command(parsers, "score", run.score, "predict for the raw files of some dates")
+    _add_dates(score, "date to score")
+    _add_model(score, "champion")
 
     _nightly_command(parsers)
     _status_command(parsers)
@@ -164,83 +148,76 @@ def _nightly_command(parsers: Commands) -> None:
         parsers,
         "nightly",
         run.nightly,
-        "etl, train, evaluate, gate, score and report of a date; again, it goes on where it was",
+        "run etl, train, evaluate, gate, score and report for a date; called again, it continues",
     )
-    _add_dates(nightly, "the night; of a range, the model is the last date's")
+    _add_dates(nightly, "date of the night")
     again = nightly.add_mutually_exclusive_group()
     again.add_argument(
-        "--from", dest="start", choices=STEPS, help="do this step and the later ones again"
+        "--from", dest="start", choices=STEPS, help="repeat this step and those after it"
     )
-    again.add_argument(
-        "--force", action="store_true", help="do all steps, or that of --only, again"
-    )
-    nightly.add_argument("--only", choices=STEPS, help="do this step alone, on the same record")
+    again.add_argument("--force", action="store_true", help="repeat all steps, or that of --only")
+    nightly.add_argument("--only", choices=STEPS, help="run this step alone")
 
 
 def _status_command(parsers: Commands) -> None:
-    status = _command(parsers, "status", run.status, "show the last nights")
+    status = _command(parsers, "status", run.status, "show what the last nights did")
     status.add_argument(
-        "--nights", type=int, default=14, metavar="N", help="how many (default: 14)"
+        "--nights", type=int, default=14, metavar="N", help="how many nights (default: 14)"
     )
-    status.add_argument("--json", action="store_true", help="all that is on record, as JSON")
+    status.add_argument("--json", action="store_true", help="print all that is recorded, as JSON")
 
 
 def _model_commands(parsers: Commands) -> None:
     rollback = _command(
         parsers, "rollback", run.rollback, "make the previous champion the champion again"
     )
-    rollback.add_argument("--to", metavar="VERSION", help="a version that was champion before")
+    rollback.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
 
-    _command(parsers, "models", run.models, "list the registered models and champions")
+    _command(parsers, "models", run.models, "list the registered models, and which is champion")
 
-    export = _command(parsers, "export", run.export, "write a model as a file that others run")
+    export = _command(parsers, "export", run.export, "write a model as ONNX or TorchScript")
+    _add_model(export, "champion")
     export.add_argument(
-        "--model", default="champion", metavar="VERSION|ALIAS", help="default: champion"
+        "--format", choices=("onnx", "torchscript"), default="onnx", help="default: onnx"
     )
-    export.add_argument("--format", choices=("onnx", "torchscript"), default="onnx")
-    export.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
+    export.add_argument("--to", required=True, metavar="FOLDER", help="folder to create")
 
 
 def _table_commands(parsers: Commands) -> None:
-    compact = _command(
-        parsers, "compact", run.compact, "merge the small shards of dates; all dates by default"
-    )
-    _add_dates(compact, "the dates to compact", required=False)
+    compact = _command(parsers, "compact", run.compact, "merge small shards into larger ones")
+    _add_dates(compact, "date to compact (default: all)", required=False)
 
-    erase = _command(
-        parsers, "erase", run.erase, "remove entities' rows from examples, quarantine, predictions"
-    )
+    erase = _command(parsers, "erase", run.erase, "delete rows of some entities from all tables")
     erase.add_argument(
         "--key",
         nargs="+",
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="a raw column and its value; several together must all match; may be given again",
+        help="rows to delete: a raw column and its value; of several after one --key all must "
+        "match; may be repeated",
     )
     erase.add_argument(
-        "--keys", metavar="FILE", help="a CSV file of keys, its header the columns' names"
+        "--keys", metavar="FILE", help="a CSV file of such values, its header names the columns"
     )
 
-    vacuum = _command(
-        parsers, "vacuum", run.vacuum, "drop dates past retention and remove files of no use"
-    )
+    vacuum = _command(parsers, "vacuum", run.vacuum, "delete expired dates and unused files")
     vacuum.add_argument(
         "--older-than",
         type=float,
         default=168.0,
         metavar="HOURS",
-        help="keep what was written, or was the newest version, within that time (default: 168); "
-        "give it longer than the longest run",
+        help="keep what was written, or was the newest version, within this time (default: 168); "
+        "give it more than your longest run takes",
     )
     vacuum.add_argument(
-        "--force", action="store_true", help="remove also what models and checkpoints name"
+        "--force", action="store_true", help="delete also what models and checkpoints use"
     )
-    vacuum.add_argument("--dry-run", action="store_true", help="change nothing, say what would go")
+    vacuum.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
 
     files = _command(parsers, "files", run.files, "list the Parquet files of an examples version")
     files.add_argument("--version", type=int, metavar="N", help="default: the newest")
-    files.add_argument("--split", choices=("train", "val", "test"), help="default: all")
+    files.add_argument("--split", choices=("train", "val", "test"), help="default: all of them")
 
 
 def _command(
@@ -253,21 +230,32 @@ def _command(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES
     )
     parser.set_defaults(command=command)
-    parser.add_argument("--config", required=True, metavar="FILE", help="settings, a YAML file")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the settings, a YAML file")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="override a setting; may be given several times",
+        help="override a setting; may be repeated",
     )
-    parser.add_argument("--quiet", action="store_true", help="print the last line only")
+    _add_talk(parser)
     return parser
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("--quiet", action="store_true", help="print the result alone")
+    talk.add_argument("--verbose", action="store_true", help="show also what libraries say")
+
+
+def _add_model(parser: argparse.ArgumentParser, default: str) -> None:
+    text = f"which model; `latest` is the newest (default: {default})"
+    parser.add_argument("--model", default=default, metavar="VERSION|ALIAS", help=text)
 
 
 def _add_dates(parser: argparse.ArgumentParser, text: str, required: bool = True) -> None:
     group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--date", type=_date, metavar="DATE", help=f"{text}, as YYYY-MM-DD")
+    group.add_argument("--date", type=_date, metavar="DATE", help=f"{text}; as YYYY-MM-DD")
     group.add_argument("--dates", type=date_range, metavar="FIRST..LAST", help="both included")
 
 

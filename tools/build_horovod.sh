@@ -5,17 +5,22 @@
 #
 # Horovod 0.28.1 asks for C++14 (17 for Gloo); the headers of torch 2.13 need C++20.
 # The folder's name carries all that the binary depends on, so a change of any builds anew.
+# tools/horovod_build.py decides whether there are GPU operations.
 set -euo pipefail
 
 python=$1
 wheel_root=$2
 version=0.28.1
+tools=$(dirname "$0")
 
 torch_version=$("$python" -c 'import torch; print(torch.__version__)')
 python_tag=$("$python" -c 'import sys; print(f"cp{sys.version_info.major}{sys.version_info.minor}")')
 cuda=$("$python" -c 'import torch; print(torch.version.cuda or "cpu")')
+decided=$("$python" "$tools/horovod_build.py" decide)
+read -r operations toolkit <<<"$decided" || true
 recipe=$(sha256sum "$0" | cut -c1-8)
-wheel_dir="$wheel_root/horovod-$version-$python_tag-torch-$torch_version-$cuda-$(uname -m)-$recipe"
+built_for="torch-$torch_version-$cuda-${operations:-gloo}"
+wheel_dir="$wheel_root/horovod-$version-$python_tag-$built_for-$(uname -m)-$recipe"
 
 kept=$(find "$wheel_dir" -name 'horovod-*.whl' 2>/dev/null | head -1 || true)
 if [ -n "$kept" ]; then
@@ -46,12 +51,10 @@ fi
 
 export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
 export HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
-if [ "$cuda" != cpu ]; then
-    export HOROVOD_GPU_OPERATIONS=NCCL
-    # torch is asked for its libraries, and knows the toolkit by another name.
-    if [ -n "${HOROVOD_CUDA_HOME:-}" ]; then
-        export CUDA_HOME=${CUDA_HOME:-$HOROVOD_CUDA_HOME}
-    fi
+unset HOROVOD_GPU_OPERATIONS
+if [ -n "$operations" ]; then
+    # torch and Horovod's CMake know the toolkit by a name each.
+    export HOROVOD_GPU_OPERATIONS=$operations CUDA_HOME=$toolkit HOROVOD_CUDA_HOME=$toolkit
     # The NCCL that torch loads is there already, but not under the name that linkers look for.
     own_nccl=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib") + "/nvidia/nccl")')
     if [ -z "${HOROVOD_NCCL_HOME:-}" ] && [ -f "$own_nccl/lib/libnccl.so.2" ]; then
@@ -60,13 +63,20 @@ if [ "$cuda" != cpu ]; then
         ln -s "$own_nccl/lib/libnccl.so.2" "$work/nccl/lib/libnccl.so"
         export HOROVOD_NCCL_HOME="$work/nccl" HOROVOD_NCCL_LINK=SHARED
     fi
+else
+    # Horovod would compile for CUDA wherever torch and a toolkit could, and needs neither here.
+    sed -i 's/print(True if ((torch.version.cuda is not None).*CUDA_HOME is not None)) else False)/print(False)/' \
+        "$source/cmake/Modules/FindPytorch.cmake"
+    sed -i '/^check_language(CUDA)/,/^macro(ADD_CUDA)/{/^macro/!d}' "$source/CMakeLists.txt"
 fi
 log="$work/build.log"
 if ! "$python" -m pip wheel --quiet --no-deps --no-build-isolation "$source" -w "$work/wheel" >"$log" 2>&1; then
     # CMake's reason comes long before the end.
     grep -A4 -e 'CMake Error' -e 'error:' "$log" | head -40 >&2 || true
     tail -20 "$log" >&2
-    echo "Horovod did not build; the log above says why. It needs g++, cmake and make." >&2
+    mkdir -p "$wheel_root"
+    cp "$log" "$wheel_root/horovod-build.log"
+    echo "Horovod did not build: $("$python" "$tools/horovod_build.py" explain "$wheel_root/horovod-build.log")" >&2
     exit 1
 fi
 mkdir -p "$wheel_root"

@@ -5,12 +5,12 @@ Eleven months of flights become shards and a trained, promoted model; December i
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from pathlib import Path
 
 from jobs.base.errors import MillstreamError
+from jobs.base.quiet import start_log
 from jobs.base.spark import session
 from jobs.etl import job as etl
 from jobs.etl.tally import summary
@@ -32,8 +32,7 @@ def days(first: str, last: str) -> list[str]:
 
 def main() -> int:
     started = time.monotonic()
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("millstream").setLevel(logging.INFO)
+    start_log()
     print("The demo takes about 3 minutes on 2 cores.", flush=True)
     settings = load_settings(CONFIG)
     properties = settings.spark.properties_file

@@ -8,6 +8,8 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
+from jobs.base.quiet import quiet_libraries
+
 
 def main(raw: Path) -> None:
     """Copies the CSV files and unpacks the zipped one; a file is either whole or not there."""
@@ -23,4 +25,5 @@ def main(raw: Path) -> None:
 
 
 if __name__ == "__main__":
+    quiet_libraries()
     main(Path(sys.argv[1]))

@@ -26,8 +26,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT, EXTRAS = "millstream", ("s3", "onnx")
+PROJECT, EXTRAS = "millstream", ("horovod", "s3", "onnx")
 PACKAGES = ("jobs", "schemas")
+SUFFIXES = (".py", ".html", ".css")
 SUBMITTED = (
     "jobs/etl/job.py",
     "jobs/train/job.py",
@@ -54,11 +55,12 @@ def main() -> int:
 
 
 def pack_code(folder: Path) -> Path:
-    """Writes the zip of the project's own modules; the same bytes for the same files."""
+    """Writes the zip of the project's own modules and pages; the same bytes for the same files."""
     path = folder / f"{PROJECT}-{distribution(PROJECT).version}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in PACKAGES:
-            for file in sorted((ROOT / package).rglob("*.py")):
+            files = (ROOT / package).rglob("*")
+            for file in sorted(file for file in files if file.suffix in SUFFIXES):
                 name = zipfile.ZipInfo(str(file.relative_to(ROOT)))
                 archive.writestr(name, file.read_bytes(), zipfile.ZIP_DEFLATED)
     return path

@@ -6,9 +6,13 @@ import os
 import sys
 from pathlib import Path
 
+from pyspark import SparkConf, SparkContext
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
+from jobs.base import quiet
 from jobs.base.errors import ConfigError
+from jobs.base.properties import read_properties
 
 # A task keeps so many files of a partitioned table open; rows for more are sorted by file first.
 OPEN_FILES = 8
@@ -51,28 +55,39 @@ def session(app_name: str, properties_file: str | None = None) -> SparkSession:
         ConfigError: the properties file is missing.
     """
     builder = SparkSession.builder.appName(app_name)
+    for name, value in quiet.of_processes().items():
+        builder = builder.config(f"spark.executorEnv.{name}", value)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         # Tasks run in this environment, also where it was not activated; else in PATH's python3.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        properties = {"spark.master": "local[*]", **_properties(properties_file)}
+        properties = {
+            "spark.master": "local[*]",
+            "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+            **_properties(properties_file),
+        }
         for name, value in properties.items():
             builder = builder.config(name, value)
+        _start_jvm(properties)
     spark = builder.getOrCreate()
     for name, value in SEMANTICS.items():
         spark.conf.set(name, value)
-    spark.sparkContext.setLogLevel("ERROR")
+    spark.sparkContext.setLogLevel("WARN" if quiet.is_verbose() else "ERROR")
     return spark
 
 
+def _start_jvm(properties: dict[str, str]) -> None:
+    """Starts the JVM as Spark's session would, but quiet; nothing where one runs."""
+    if SparkContext._gateway is not None:
+        return
+    with quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
+        conf = SparkConf(loadDefaults=False).setAll(list(options.items()))
+        gateway = launch_gateway(conf, {"stderr": errors})  # type: ignore[no-untyped-call]
+    SparkContext._ensure_initialized(gateway=gateway)
+
+
 def _properties(path: str | None) -> dict[str, str]:
-    """Reads a spark-submit properties file: a name, white space, a value; # starts a comment."""
     if path is None:
         return {}
     if not Path(path).is_file():
         raise ConfigError(f"no Spark properties file {path}", remedy="see spark.properties_file")
-    properties = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        name, _, value = line.strip().partition(" ")
-        if name and not name.startswith("#"):
-            properties[name] = value.strip()
-    return properties
+    return read_properties(Path(path).read_text(encoding="utf-8"))

@@ -225,6 +225,7 @@ class Evaluation:
             verdict=verdict,
             read=read_by_etl(self.spark, self.lake, measured.selection),
             confidence=self.settings.evaluate.confidence,
+            settings=measured.model.tags["settings"],
         )
         write_report(measured.report_url, report)
 
@@ -270,7 +271,6 @@ def _facts(
         "declaration": tags["declaration"],
         "code": " ".join(filter(None, (tags.get("code", ""), tags.get("commit", "")))),
         **_early(selection),
-        "settings": tags["settings"],
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.lake.ledger import read_ledger
+from tests.base.test_quiet import OF_JAVA, foreign
 from tests.builders.lakes import example_rows, lake_of
 from tests.builders.visits import Raw, rows_of
 
@@ -22,6 +23,7 @@ def submit(file: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(SPARK_SUBMIT), "--master", "local[2]", "--driver-memory", "2g"]
     return subprocess.run(
         [*command, "--properties-file", str(conf), str(ROOT / file), *arguments],
+        cwd=ROOT,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -54,6 +56,12 @@ def test_etl_train_and_score_by_spark_submit(raw: Raw) -> None:
     assert sorted(predictions["visit"]) == [240102000 + i for i in range(50)]
     assert predictions["score"].between(0, 1).all()
     assert set(predictions["model_version"]) == {"1"}
+    # spark-submit gives what a Python job says on standard error out on standard output.
+    for ended in (etl, train, score):
+        assert ended.stderr.splitlines() == [OF_JAVA]
+        *lines, _ = ended.stdout.splitlines()
+        assert lines
+        assert not foreign("\n".join(lines))
     (row,) = read_ledger(lake_of(raw), stage="score")
     assert row["counts"]["raw"] == row["counts"]["predicted"] == 50
 

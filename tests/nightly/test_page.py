@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from jobs.lake.lake import Lake
-from jobs.nightly.page import write
+from jobs.nightly.page import render, write
 from jobs.nightly.record import STEPS, Record, StepRecord
 from tests.builders.nights import DATES
 
@@ -56,3 +56,20 @@ def test_the_page_of_a_refused_night(tmp_path: Path) -> None:
     assert not {"of", "jfk"} & set(page.tags)
     assert f"class='no'>{escape(CHECKS[0])}" in text
     assert f"class='yes'>{escape(CHECKS[1])}" in text
+
+
+def test_what_passed_is_said_beside_the_rows_that_did_not(tmp_path: Path) -> None:
+    def said(**counts: dict[str, int]) -> str:
+        steps = {**NIGHT.steps, "evaluate": StepRecord("done", values={**JUDGED, "passed": True})}
+        steps |= {name: StepRecord("done", values={"counts": of}) for name, of in counts.items()}
+        steps["gate"] = StepRecord("done")
+        page = Words()
+        page.feed(render(Lake(str(tmp_path), "visits"), Record(DATES[1], steps=steps)))
+        return " ".join(page.said)
+
+    refused = said(
+        etl={"raw": 9, "quarantined": 3, "label_absent": 1}, score={"raw": 5, "quarantined": 1_000}
+    )
+    assert "The data and the gate passed; single rows refused: 4 in etl, 1,000 in score." in refused
+    none = said(etl={"raw": 9, "quarantined": 0})
+    assert "The data and the gate passed; no row was refused." in none

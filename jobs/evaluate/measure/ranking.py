@@ -179,7 +179,11 @@ def _areas(
         .toArrow()
     )
     scale = UNIT * int(AREA_SCALE)
-    areas = [[units(limbs) / scale for limbs in limbs_of(found, n)] for n in ("auc", "pr_auc")]
+    # The terms are rounded, so those of a perfect order can add up to a bit more than it.
+    areas = [
+        [min(1.0, units(limbs) / scale) for limbs in limbs_of(found, name)]
+        for name in ("auc", "pr_auc")
+    ]
     return dict(zip(found["slice"].to_pylist(), zip(*areas, strict=True), strict=True))
 
 

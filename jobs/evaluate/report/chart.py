@@ -15,13 +15,18 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 38
 
 @dataclass
 class Chart:
-    """An SVG chart in data coordinates; parts are drawn in the order in which they are added."""
+    """An SVG chart in data coordinates; parts are drawn in the order in which they are added.
+
+    Attributes:
+        x_names: of 1, 2, ... on the x axis, where those are no numbers to a reader.
+    """
 
     x: Point
     y: Point
     x_label: str
     y_label: str
     parts: list[str] = field(default_factory=list)
+    x_names: Sequence[str] = ()
 
     def at(self, x: float, y: float) -> Point:
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
@@ -68,12 +73,21 @@ class Chart:
             parts.append(
                 f'<text x="{x0 - 5:.1f}" y="{y + 3.5:.1f}" text-anchor="end">{value:g}</text>'
             )
-        for value in _ticks(*self.x):
+        for value, name in self._x_labels():
             x, y = self.at(value, self.y[0])
+            # A long name at the right edge would be cut off.
+            anchor = "end" if self.x_names and x > WIDTH - RIGHT - 30 else "middle"
             parts.append(
-                f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{value:g}</text>'
+                f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
             )
         return "".join(parts)
+
+    def _x_labels(self) -> list[tuple[float, str]]:
+        """Where the x axis is labelled, and with what: the first name, one between, the last."""
+        if not self.x_names:
+            return [(value, f"{value:g}") for value in _ticks(*self.x)]
+        last = len(self.x_names)
+        return [(float(n), self.x_names[n - 1]) for n in sorted({1, (1 + last) // 2, last})]
 
 
 def _ticks(low: float, high: float) -> list[float]:

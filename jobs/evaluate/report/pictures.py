@@ -37,21 +37,22 @@ def training_pictures(curves: Mapping[str, Sequence[float]]) -> list[str]:
     return pictures
 
 
-def days_picture(raw: Sequence[int], refused: Sequence[int]) -> str:
+def days_picture(dates: Sequence[str], raw: Sequence[int], refused: Sequence[int]) -> str:
     """Raw and refused rows of each date, in the order of the dates."""
     top = max(raw, default=0) * 1.05 or 1.0
-    chart = Chart((1, max(len(raw), 2)), (0, top), "date", "rows")
+    chart = Chart((1, max(len(raw), 2)), (0, top), "date", "rows", x_names=dates)
     for counts, colour in ((raw, INK), (refused, SECOND)):
         steps = [(float(day), float(count)) for day, count in enumerate(counts, 1)]
         chart.area(steps if len(steps) > 1 else [*steps, (2.0, steps[0][1])], colour)
     return _figure("Rows a date", chart, {"raw": INK, "refused": SECOND})
 
 
-def drift_picture(drift: Mapping[str, Sequence[float]]) -> str:
+def drift_picture(dates: Sequence[str], drift: Mapping[str, Sequence[float]]) -> str:
     """The population stability index of each field, by date."""
     longest = max(len(line) for line in drift.values())
     highest = max((v for line in drift.values() for v in line if math.isfinite(v)), default=0.0)
-    chart = Chart((1, max(longest, 2)), (0, max(highest * 1.1, 0.3)), "date", "PSI")
+    across, up = (1, max(longest, 2)), (0, max(highest * 1.1, 0.3))
+    chart = Chart(across, up, "date", "PSI", x_names=dates)
     chart.line([(1, 0.2), (max(longest, 2), 0.2)], FAINT, 'stroke-dasharray="4 4"')
     colours = dict(zip(drift, (INK, SECOND, FAINT) * len(drift), strict=False))
     for name, line in drift.items():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from typing import Any
 
 import fsspec
 
+from jobs.base import pages
 from jobs.evaluate.gate.gate import HIGHER_IS_BETTER, Verdict
 from jobs.evaluate.measure.metrics import Metrics
-from jobs.evaluate.report.page import PAGE, STYLE
 from jobs.evaluate.report.pictures import (
     days_picture,
     drift_picture,
@@ -46,6 +47,7 @@ class Report:
         curves: metric -> value by epoch.
         facts: versions and digests, by name.
         confidence: of the intervals shown.
+        settings: that the model was trained with, as JSON.
     """
 
     title: str
@@ -57,6 +59,20 @@ class Report:
     verdict: Verdict | None = None
     read: RowsRead = RowsRead()
     confidence: float = 0.95
+    settings: str = "{}"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar in a table's cell, in percent of the cell's width.
+
+    Attributes:
+        width: None for no bar.
+        whisker: left end and width of the interval around its end.
+    """
+
+    width: str | None = None
+    whisker: tuple[str, str] | None = None
 
 
 def write_report(url: str, report: Report) -> None:
@@ -66,45 +82,49 @@ def write_report(url: str, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The report as an HTML page."""
-    parts = [
-        f"<header><h1>{escape(report.title)}</h1><p>{escape(report.subtitle)}</p></header>",
-        _verdict(report.verdict) if report.verdict else "",
-        _tiles(report.metrics),
-        f'<div class="grid">{"".join(_pictures(report))}</div>',
-        _metrics_table(report),
-        _slices_table(report),
-        _read_table(report.read),
-        _facts(report.facts),
-    ]
-    body = "\n".join(part for part in parts if part)
-    return PAGE.format(title=escape(report.title), style=STYLE, body=body)
+    verdict = report.verdict
+    pictures = [pages.Markup(picture) for picture in _pictures(report)]
+    return pages.render(
+        "report.html",
+        title=report.title,
+        subtitle=report.subtitle,
+        verdict=verdict,
+        checks=[(words, words in verdict.reasons) for words in verdict.checks] if verdict else [],
+        tiles=list(_tiles(report.metrics)),
+        pictures=pictures,
+        compared=report.champion is not None,
+        metrics=list(_metrics(report)),
+        confidence=f"{report.confidence:.0%}",
+        slices_by=_title(_ranking_metric(report.metrics)),
+        slices=list(_slices(report)),
+        counts=_counts(report.read),
+        reasons=list(_reasons(report.read)),
+        facts=report.facts,
+        settings=list(_leaves(json.loads(report.settings))),
+    )
 
 
 def _pictures(report: Report) -> list[str]:
     pictures = model_pictures(report.metrics, report.champion) + training_pictures(report.curves)
+    dates = list(report.read.days)
     if days := report.read.days.values():
-        refused = [day.get("quarantined", 0) + day.get("label_absent", 0) for day in days]
-        pictures.append(days_picture([day.get("raw", 0) for day in days], refused))
+        refused = [_refused(day) for day in days]
+        pictures.append(days_picture(dates, [day.get("raw", 0) for day in days], refused))
     if report.read.drift:
-        pictures.append(drift_picture(report.read.drift))
+        pictures.append(drift_picture(dates, report.read.drift))
     return pictures
 
 
-def _verdict(verdict: Verdict) -> str:
-    kind = "passed" if verdict.passed else "refused"
-    checks = "".join(
-        f"<li class='{'no' if words in verdict.reasons else 'yes'}'>{escape(words)}</li>"
-        for words in verdict.checks
-    )
-    return f"<section class='verdict {kind}'><h2>Gate: {kind}</h2><ul>{checks}</ul></section>"
+def _refused(day: Mapping[str, int]) -> int:
+    return day.get("quarantined", 0) + day.get("label_absent", 0)
 
 
-def _tiles(metrics: Metrics) -> str:
+def _tiles(metrics: Metrics) -> Iterator[tuple[str, str]]:
     names = ("auc", "pr_auc", "accuracy", "log_loss", "ece", "base_rate", "rmse", "mae", "r2")
-    shown = [(name, f"{metrics.values[name]:.4f}") for name in names if name in metrics.values]
-    shown.append(("rows", f"{metrics.rows:,}"))
-    tiles = "".join(f"<div><b>{value}</b>{_title(name)}</div>" for name, value in shown)
-    return f"<section class='tiles'>{tiles}</section>"
+    for name in names:
+        if name in metrics.values:
+            yield _title(name), f"{metrics.values[name]:.4f}"
+    yield "rows", f"{metrics.rows:,}"
 
 
 def _title(name: str) -> str:
@@ -115,94 +135,91 @@ def _title(name: str) -> str:
     )
 
 
-def _metrics_table(report: Report) -> str:
-    champion, metrics = report.champion, report.metrics
-    rows = []
-    for name, value in metrics.values.items():
-        margin = metrics.margin(name, report.confidence)
-        cells = f"<td>{value:.6f}{_plus_minus(margin)}</td>"
-        if champion:
-            before = champion.values.get(name, math.nan)
-            cells += f"<td>{before:.6f}</td>{_change(name, value - before)}"
-        rows.append(f"<tr><th>{_title(name)}</th>{cells}</tr>")
-    heads = "<th></th><th>this model</th>" + (
-        "<th>champion</th><th>change</th>" if champion else ""
-    )
-    note = f"<p class='soft'>± {report.confidence:.0%}, jackknife over blocks of the entity</p>"
-    return _section("Metrics", f"<table><tr>{heads}</tr>{''.join(rows)}</table>{note}")
+def _metrics(report: Report) -> Iterator[dict[str, Any]]:
+    for name, value in report.metrics.values.items():
+        row: dict[str, Any] = {
+            "name": _title(name),
+            "value": f"{value:.6f}",
+            "margin": _margin(report.metrics.margin(name, report.confidence)),
+        }
+        if report.champion:
+            before = report.champion.values.get(name, math.nan)
+            row |= {"before": f"{before:.6f}", "change": _change(name, value - before)}
+        yield row
 
 
-def _plus_minus(margin: float) -> str:
-    return f" <span class='soft'>± {margin:.2g}</span>" if math.isfinite(margin) else ""
+def _margin(margin: float) -> str:
+    return f"{margin:.2g}" if math.isfinite(margin) else ""
 
 
-def _change(name: str, change: float) -> str:
+def _change(name: str, change: float) -> dict[str, str]:
     higher = HIGHER_IS_BETTER.get(name)
     known = higher is not None and change != 0 and math.isfinite(change)
     kind = "" if not known else "yes" if (change > 0) == higher else "no"
-    return f"<td class='{kind}'>{change:+.6f}</td>"
+    return {"kind": kind, "text": f"{change:+.6f}"}
 
 
-def _slices_table(report: Report) -> str:
+def _ranking_metric(metrics: Metrics) -> str:
+    return "auc" if metrics.task == "binary" else "rmse"
+
+
+def _slices(report: Report) -> Iterator[dict[str, Any]]:
     """A bar a slice, with its interval, of the metric that ranks models."""
     slices = report.metrics.slices
-    if not slices:
-        return ""
-    name = "auc" if report.metrics.task == "binary" else "rmse"
+    name = _ranking_metric(report.metrics)
     values = [s.values.get(name, math.nan) for s in slices.values()]
     highest = max((value for value in values if math.isfinite(value)), default=1.0) or 1.0
-    rows = []
     for (slice_, measured), value in zip(slices.items(), values, strict=True):
         margin = measured.margin(name, report.confidence)
-        cells = f"<td>{measured.rows:,}</td><td>{value:.4f}{_plus_minus(margin)}</td>"
-        cells += f"<td class='bar'>{_bar(value, margin, highest)}</td>"
+        row = {
+            "name": slice_,
+            "rows": f"{measured.rows:,}",
+            "value": f"{value:.4f}",
+            "margin": _margin(margin),
+            "bar": _bar(value, margin, highest),
+        }
         if report.champion:
             before = report.champion.slices.get(slice_)
-            change = value - before.values.get(name, math.nan) if before else math.nan
-            cells += _change(name, change)
-        rows.append(f"<tr><th>{escape(slice_)}</th>{cells}</tr>")
-    heads = f"<th></th><th>rows</th><th>{_title(name)}</th><th></th>"
-    heads += "<th>change</th>" if report.champion else ""
-    table = f"<div class='wide'><table><tr>{heads}</tr>{''.join(rows)}</table></div>"
-    return _section("Slices", table)
+            row["change"] = _change(
+                name, value - before.values.get(name, math.nan) if before else math.nan
+            )
+        yield row
 
 
-def _bar(value: float, margin: float, highest: float) -> str:
+def _bar(value: float, margin: float, highest: float) -> Bar:
     if not math.isfinite(value):
-        return ""
-    width = max(0.0, value / highest * 85)
-    bar = f"<i style='width:{width:.1f}%'></i>"
+        return Bar()
+    width = f"{max(0.0, value / highest * 85):.1f}"
     if not math.isfinite(margin):
-        return bar
+        return Bar(width)
     low, long = (value - margin) / highest * 85, 2 * margin / highest * 85
-    return f"{bar}<i class='whisker' style='left:{max(0.0, low):.1f}%;width:{long:.1f}%'></i>"
+    return Bar(width, (f"{max(0.0, low):.1f}", f"{long:.1f}"))
 
 
-def _read_table(read: RowsRead) -> str:
-    """What was read, and the reasons against what was refused, most frequent first."""
+def _counts(read: RowsRead) -> str:
+    """What was read of which dates; empty when nothing is known."""
     if not read.days:
         return ""
     names = dict.fromkeys(name for day in read.days.values() for name in day)
     totals = {name: sum(day.get(name, 0) for day in read.days.values()) for name in names}
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in totals.items())
-    first, last = min(read.days), max(read.days)
+    return f"{min(read.days)}..{max(read.days)}: {counts}"
+
+
+def _reasons(read: RowsRead) -> Iterator[tuple[str, str, Bar]]:
+    """The reasons against what was refused, most frequent first."""
     most = max(read.reasons.values(), default=1)
-    rows = "".join(
-        f"<tr><th>{escape(reason)}</th><td>{count:,}</td>"
-        f"<td class='bar'>{_bar(count, math.nan, most)}</td></tr>"
-        for reason, count in sorted(read.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-    )
-    table = f"<table>{rows}</table>" if rows else "<p>No row was refused.</p>"
-    return _section("Read and refused", f"<p>{first}..{last}: {counts}</p>{table}")
+    for reason, count in sorted(read.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
+        yield reason, f"{count:,}", _bar(count, math.nan, most)
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>"
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th><td><code>{escape(text)}</code></td></tr>"
-        for name, text in facts.items()
-    )
-    return _section("Versions and digests", f"<table class='facts'>{rows}</table>")
+def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of a tree of settings; a list of plain values is one."""
+    if isinstance(tree, dict) and tree:
+        for key, inner in tree.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else key)
+    elif isinstance(tree, list) and any(isinstance(inner, dict) for inner in tree):
+        for number, inner in enumerate(tree, 1):
+            yield from _leaves(inner, f"{name}[{number}]")
+    elif name:
+        yield name, tree if isinstance(tree, str) else json.dumps(tree, ensure_ascii=False)

@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 
 import jobs
 from jobs.base.errors import ConfigError
+from jobs.base.quiet import quiet_libraries
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
@@ -52,12 +53,13 @@ def launch(
         folder: of the run, where a rank that fails leaves its reason. All ranks can write there.
 
     Raises:
-        ConfigError: Spark cannot run as many tasks at a time.
+        ConfigError: Horovod is not installed, or Spark cannot run as many tasks at a time.
         RankFailed: a rank ended without a result.
         MillstreamError: what `work` raised on a rank, with the rank's number.
     """
     if workers == 1:
         return [work(Alone(), RankMemory())]
+    refuse_without_horovod(workers)
     refuse_too_few_slots(spark, workers, settings.start_timeout_s)
     import horovod.spark
 
@@ -96,6 +98,24 @@ def launch(
     return [result for result in results if result is not None]
 
 
+def refuse_without_horovod(workers: int) -> None:
+    """Horovod is not among what pip installs: its build needs help.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        import horovod.spark
+        import horovod.torch  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"training with {workers} workers, but Horovod cannot be imported: {error}",
+            "Horovod, built against this environment's torch",
+            "`make setup` in a clone builds it, as tools/build_horovod.sh does for any "
+            "environment; or train with one worker (--workers 1, train.workers: 1)",
+        ) from error
+
+
 @contextmanager
 def _elastic_ranks_by(python: str) -> Iterator[None]:
     """Horovod starts the ranks of `run_elastic` by the driver's interpreter, wherever they are."""
@@ -122,12 +142,16 @@ def _run_rank(
     from jobs.train.exchange.horovod import HorovodExchange
     from jobs.train.launch.elastic import run_again
 
+    gpu_left = _leave_gpu() if not hvd.nccl_built() else False
     hvd.init()
     prefix = "" if hvd.rank() == 0 else f"rank {hvd.rank()}: "
     logging.basicConfig(stream=sys.stderr, format=prefix + "%(message)s")
     log.setLevel(level)
+    quiet_libraries()
     rank = hvd.rank()
     log.info("%s%s", "" if prefix else "rank 0: ", _place())
+    if gpu_left:
+        log.warning("trains on CPUs: Horovod was built without GPU operations (`make -B setup`)")
 
     def fail(error: BaseException) -> None:
         leave_reason(error, rank, folder)
@@ -153,6 +177,15 @@ def _place() -> str:
     """Where to look for this rank: its host, its process, and the folder of its Spark executor."""
     code = next(iter(jobs.__path__))
     return f"runs on {socket.gethostname()}, pid {os.getpid()}, in {Path.cwd()}, code from {code}"
+
+
+def _leave_gpu() -> bool:
+    """Hides the GPUs from torch: this Horovod adds up in the host's memory alone.
+
+    Before torch looks for them, which it does once. Returns whether there are some.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _take_gpu() -> None:

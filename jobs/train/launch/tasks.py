@@ -8,6 +8,7 @@ import time
 from pyspark.sql import SparkSession
 
 from jobs.base.errors import ConfigError
+from jobs.base.quiet import of_processes
 from jobs.settings.train import TrainSettings
 
 # What a process takes to start and import torch on a busy host.
@@ -24,6 +25,7 @@ def environment(settings: TrainSettings) -> dict[str, str]:
     """Threads, memory, and deadlines: of Horovod's own, which follow from `train.stall_s`, some
     are for ever by default."""
     return {
+        **of_processes(),
         "OMP_NUM_THREADS": str(settings.threads_per_rank),
         # Else glibc gives each step's memory back to the system and takes it again: up to a fifth
         # of a rank's time went into page faults, of one rank more than of another.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from sklearn import metrics as sk
 from jobs.base.errors import ConfigError
 from jobs.evaluate.measure.jackknife import BLOCKS, margin, standard_error
 from jobs.evaluate.measure.metrics import measure
+from jobs.evaluate.measure.ranking import rank
 from jobs.evaluate.measure.slices import with_slices
 from jobs.settings.evaluate import SliceSettings
 from tests.builders.visits import VISITS
@@ -91,6 +93,20 @@ def test_binned_areas_state_their_error(spark: SparkSession) -> None:
     assert 0.001 < error < 0.2
     assert abs(found.values["auc"] - _auc(rows)) <= error
     assert "pr_auc" not in found.values
+
+
+def test_the_areas_of_a_perfect_order_are_one(spark: SparkSession) -> None:
+    """The terms of the AUC, each rounded, add up to 1.0000000000000002."""
+    draw = random.Random(9)
+    weights = [draw.random() for _ in range(draw.randint(2, 60))]
+    rows = [("all", (i + 40.0) / 100, 1.0, w) for i, w in enumerate(weights)]
+    scored = spark.createDataFrame(
+        [("all", 0.25, 0.0, 1.0), *rows], "slice string, score double, label double, weight double"
+    )
+
+    ranking = rank(scored)["all"]
+
+    assert (ranking.auc, ranking.pr_auc) == (1.0, 1.0)
 
 
 def test_groups_buckets_crosses_and_the_rest(spark: SparkSession) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from jobs.evaluate.gate.gate import judge
+from jobs.evaluate.gate.gate import Verdict, judge
 from jobs.evaluate.measure.metrics import CalibrationBin, Metrics
 from jobs.evaluate.report.chart import Chart
 from jobs.evaluate.report.report import Report, RowsRead, render, write_report
@@ -92,6 +94,39 @@ def test_slices_reasons_and_drift_are_shown() -> None:
     assert "<th>shop=b</th><td>3,345</td><td>nan</td><td class='bar'></td><td class=''>" in page
 
 
+def test_dates_stand_where_dates_belong() -> None:
+    dates = [f"2013-01-{day:02}" for day in range(1, 32)]
+    read = RowsRead(days={ds: {"raw": 900} for ds in dates}, drift={"age": [0.1] * 31})
+    pictures = _pictures(render(_report(read=read)))
+
+    for title in ("Rows a date", "Drift against the state"):
+        texts = {text.text: float(text.get("x", "0")) for text in pictures[title].iter("text")}
+        shown = [name for name in texts if name and name in dates]
+        assert shown == [dates[0], dates[15], dates[30]]
+        assert sorted(texts[name] for name in shown) == [texts[name] for name in shown]
+        assert not {"5", "10", "15", "20"} & set(texts)
+
+
+def test_settings_are_a_folded_table_with_a_line_each() -> None:
+    tree = {
+        "lake": "lake",
+        "train": {"epochs": 3, "hidden": [64, 32], "seed": None},
+        "gate": {"rules": [{"metric": "auc"}, {"metric": "log_loss"}]},
+    }
+    page = render(_report(settings=json.dumps(tree)))
+
+    _, folded = page.split("<details>")
+    table = folded.split("</details>")[0]
+    assert re.findall("<th>(.*?)</th><td><code>(.*?)</code>", table) == [
+        ("lake", "lake"),
+        ("train.epochs", "3"),
+        ("train.hidden", "[64, 32]"),
+        ("train.seed", "null"),
+        ("gate.rules[1].metric", "auc"),
+        ("gate.rules[2].metric", "log_loss"),
+    ]
+
+
 def test_nothing_is_loaded_from_elsewhere() -> None:
     page = render(_report())
 
@@ -113,10 +148,27 @@ def test_champion_and_verdict_stand_beside_the_model() -> None:
 
 
 def test_texts_are_escaped() -> None:
-    page = render(_report(title="<b>&", facts={"settings": '{"a": "<script>"}'}))
+    evil = "<script>'\""
+    read = RowsRead(days={evil: {"raw": 9, evil: 9}}, reasons={evil: 1}, drift={evil: [0.1]})
+    metrics = replace(_metrics(0.7), slices={evil: _metrics(0.7)})
+    verdict = Verdict(False, (evil,), (evil, f"not {evil}"))
+    page = render(
+        _report(
+            title="<b>&",
+            subtitle=evil,
+            metrics=metrics,
+            facts={evil: evil},
+            settings=json.dumps({evil: evil}),
+            read=read,
+            verdict=verdict,
+        )
+    )
 
     assert "<h1>&lt;b&gt;&amp;</h1>" in page
-    assert "<script>" not in page
+    assert "<script" not in page
+    # Each place shows it: nothing is lost, or escaped twice.
+    assert page.count("&lt;script&gt;") >= 10
+    assert "&amp;lt;" not in page
 
 
 def test_a_regression_has_its_numbers_and_no_empty_pictures() -> None:

@@ -152,6 +152,15 @@ def test_the_auc_from_bins_is_as_near_as_it_says(rows: list[tuple[float, bool, f
         assert abs(auc - exact) <= error + 1e-9
 
 
+def test_the_auc_of_a_perfect_order_is_one() -> None:
+    """Its terms, each rounded, add up to 1.0000000000000004."""
+    draw = torch.Generator().manual_seed(0)
+    negatives, positives = torch.zeros(2, NUM_BINS, dtype=torch.float64)
+    negatives[:50] = torch.rand(50, generator=draw, dtype=torch.float64) * 0.3
+    positives[100:150] = torch.rand(50, generator=draw, dtype=torch.float64) * 0.7
+    assert area(negatives, positives) == (1.0, 0.0)
+
+
 def test_regression_has_a_loss_and_no_auc() -> None:
     model = build_model("mlp", replace(SPEC, task="regression")).double()
     measured = validate(model, VAL, Alone())
