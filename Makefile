@@ -71,10 +71,11 @@ petastorm-tests: $(dev)
 	@echo "Petastorm's own tests, on today's Arrow and NumPy: about 8 minutes on 2 cores."
 	$(bin)/python tools/petastorm_tests.py
 
+# BENCH="--code CHECKOUT" measures another checkout beside this one, here and in bench-etl.
 bench-score: $(dev)
-	@$(bin)/python -m benchmarks.bench_score $(if $(ROWS),--rows $(ROWS))
+	@$(bin)/python -m benchmarks.bench_score $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
-# The ETL beside DuckDB and a plain Spark script; ROWS=1000000 for a short run.
+# Three declarations beside DuckDB, 10 M rows each; ROWS=1000000 BENCH="--only a,b1" for a short run.
 bench-etl: $(dev)
 	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 

@@ -1,9 +1,13 @@
-"""Scoring: from raw rows, its inference alone, the forward alone, and predict_batch_udf.
+"""Scoring: from raw rows to the commit, beside another checkout; and inference beside Spark's own.
 
-    python -m benchmarks.bench_score [--rows 1000000] [--folder data/bench/score]
+    python -m benchmarks.bench_score [--rows 1000000] [--code CHECKOUT] [--work FOLDER]
 
-One set of rows in Criteo's format, one DLRM at its defaults. The limit is the plain forward loop
-over tensors in memory, in as many processes of one thread as the machine has cores.
+One set of rows in Criteo's format, one DLRM at its defaults. Each checkout makes examples of a
+first day, trains on a tenth of them, and scores later days of other rows by its own commands: the
+clock of a command, process start included, and the seconds that its ledger row says, from raw to
+the commit. Then, over the examples of the first day and with this checkout's model: Millstream's
+inference in Spark, Spark's `predict_batch_udf`, and the limit: the plain forward loop over tensors
+in memory, in as many processes of one thread as the machine has cores.
 """
 
 from __future__ import annotations
@@ -13,141 +17,220 @@ import multiprocessing
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from deltalake import DeltaTable
 from pyspark.ml.functions import predict_batch_udf
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import FloatType
 
 from benchmarks.common import machine, print_figures, print_table
+from benchmarks.etl_cases import REPOSITORY, Code
 from benchmarks.make_criteo import write_days
 from jobs.base.spark import session
 from jobs.batch.batch import Batch
 from jobs.batch.layout import batch_from_arrow
-from jobs.etl import job as etl
-from jobs.etl.job import source_paths
-from jobs.etl.states import state_entries
-from jobs.etl.validate import checked_rows
-from jobs.evaluate import score
-from jobs.evaluate.predict.encoded import stage_encoded, valid
-from jobs.evaluate.predict.predict import Predictor, predicted_files
-from jobs.lake.files import NewFile
+from jobs.evaluate.predict.predict import Predictor, predicted
 from jobs.lake.lake import Lake
-from jobs.lake.ledger import new_run_id
-from jobs.lake.state import load_state
 from jobs.models.artifact import load_model
 from jobs.models.build import predict
 from jobs.registry.registry import Registry
-from jobs.registry.version import ModelVersion
 from jobs.settings.load import load_settings
 from jobs.settings.settings import Settings
-from jobs.train import job as train
 from schemas.dataset import ROW_ID
 
-FIRST, SECOND = "2026-01-01", "2026-01-02"
-TRAINED_ROWS = 100_000
+FIRST, LATER = "2026-01-01", ("2026-01-02", "2026-01-03", "2026-01-04")
+DATASET = "criteo"
+TRAINED_SHARE = 0.1
 REPEATS = 3
 LIMIT_SHARE, UDF_FACTOR = 0.7, 2.0
+OURS, OTHER = "this checkout", "the other checkout"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000, help="to score")
-    parser.add_argument("--folder", type=Path, default=Path("data/bench/score"))
+    parser.add_argument("--repeats", type=int, default=1, help="of a score command, 3 at most")
+    parser.add_argument("--code", type=Path, help="another checkout, whose commands run too")
+    parser.add_argument("--work", type=Path, help="raw files, kept; a temporary folder when absent")
+    parser.add_argument("--no-inference", action="store_true", help="the commands alone")
     asked = parser.parse_args()
     # Workers are started before Spark and torch have threads of their own.
     multiprocessing.set_start_method("spawn")
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    settings = _settings(asked.folder)
-    write_days(asked.folder / "raw", TRAINED_ROWS, [FIRST], seed=7)
-    write_days(asked.folder / "raw", asked.rows, [SECOND], seed=8)
+    work = (asked.work or Path(tempfile.mkdtemp(prefix="bench-score-"))).resolve()
+    try:
+        _measured(asked, work)
+    finally:
+        if asked.work is None:
+            shutil.rmtree(work)
+
+
+def _measured(asked: argparse.Namespace, work: Path) -> None:
+    raw = _made_raw(work, asked.rows)
+    lines = {OURS: Line(Code.at(OURS, REPOSITORY), raw, work / "lake")}
+    if asked.code:
+        lines[OTHER] = Line(Code.at(OTHER, asked.code.resolve()), raw, work / "lake-other")
+    days = LATER[: asked.repeats]
+    costs: dict[str, list[Cost]] = {name: [] for name in lines}
+    for line in lines.values():
+        line.train()
+    # Turn by turn, so that a slow minute of the machine is everybody's.
+    for day in days:
+        for name, line in lines.items():
+            costs[name].append(line.score(day))
+    figures = _print_commands(asked.rows, {name: _median_cost(c) for name, c in costs.items()})
+    if not asked.no_inference:
+        figures |= _print_inference(_inference(lines[OURS].settings()))
+    print_figures(figures)
+    if not asked.no_inference:
+        _refuse_slow(figures)
+
+
+def _made_raw(work: Path, rows: int) -> Path:
+    """A folder with the first day and a later one, which the days after it repeat."""
+    raw, unfinished = work / f"raw-{rows}", work / f"raw-{rows}-unfinished"
+    if not raw.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_days(unfinished, rows, [FIRST], seed=7)
+        write_days(unfinished, rows, [LATER[0]], seed=8)
+        for day in LATER[1:]:
+            (unfinished / f"day_{day}").hardlink_to(unfinished / f"day_{LATER[0]}")
+        unfinished.rename(raw)
+    return raw
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a score command, and of its run from raw to the commit; its rows predicted."""
+
+    command_s: float
+    run_s: float
+    predicted: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A checkout's commands over the raw days, in a lake of its own."""
+
+    code: Code
+    raw: Path
+    lake: Path
+
+    @property
+    def _overrides(self) -> list[str]:
+        rest = round(1 - TRAINED_SHARE - 0.05, 2)
+        return [
+            f"lake={self.lake}",
+            f"etl.sources.{DATASET}={self.raw}/day_{{ds}}*",
+            f"etl.split={{train: {TRAINED_SHARE}, val: 0.05, test: {rest}, seed: 7}}",
+            "train.model=dlrm",
+            "train.workers=1",
+        ]
+
+    @property
+    def _config(self) -> str:
+        return str(self.code.folder / "conf" / f"{DATASET}.yaml")
+
+    def settings(self) -> Settings:
+        return load_settings(self._config, self._overrides)
+
+    def train(self) -> None:
+        shutil.rmtree(self.lake, ignore_errors=True)
+        self._run("etl", "--date", FIRST)
+        self._run("train")
+
+    def score(self, day: str) -> Cost:
+        command_s = self._run("score", "--date", day, "--model", "latest")
+        ledger = DeltaTable(str(self.lake / DATASET / "ledger")).file_uris()
+        ((run_s, predicted_rows),) = duckdb.execute(
+            "SELECT seconds, counts['predicted'] FROM read_parquet($files) "
+            "WHERE stage = 'score' AND ds = $day",
+            {"files": ledger, "day": day},
+        ).fetchall()
+        return Cost(command_s, run_s, predicted_rows)
+
+    def _run(self, command: str, *options: str) -> float:
+        overrides = [part for text in self._overrides for part in ("--set", text)]
+        config = ["--config", self._config, *overrides]
+        return self.code.run(*self.code.millstream, command, *config, *options).seconds
+
+
+def _median_cost(costs: Sequence[Cost]) -> Cost:
+    return sorted(costs, key=lambda cost: cost.run_s)[(len(costs) - 1) // 2]
+
+
+def _print_commands(rows: int, costs: dict[str, Cost]) -> dict[str, Any]:
+    """Prints what the commands took; returns the figures."""
+    if len({cost.predicted for cost in costs.values()}) > 1:
+        sys.exit(f"not the same rows are predicted: {costs}")
+    print(f"{rows:,} rows in Criteo's format, DLRM; {machine('torch', 'pyspark', 'pyarrow')}\n")
+    print_table(
+        ("`millstream score`", "command, s", "rows/s", "from raw to the commit, s", "rows/s"),
+        [
+            (
+                name,
+                f"{cost.command_s:.1f}",
+                f"{rows / cost.command_s:,.0f}",
+                f"{cost.run_s:.1f}",
+                f"{rows / cost.run_s:,.0f}",
+            )
+            for name, cost in costs.items()
+        ],
+    )
+    print(flush=True)
+    figures: dict[str, Any] = {"rows": rows, "predicted": costs[OURS].predicted}
+    names = {OURS: "", OTHER: "_of_other_checkout"}
+    for name, cost in costs.items():
+        figures[f"from_raw_rows_per_s{names[name]}"] = round(rows / cost.run_s)
+        figures[f"command_rows_per_s{names[name]}"] = round(rows / cost.command_s)
+    if OTHER in costs:
+        figures["from_raw_to_other"] = round(costs[OTHER].run_s / costs[OURS].run_s, 2)
+        figures["command_to_other"] = round(costs[OTHER].command_s / costs[OURS].command_s, 2)
+    return figures
+
+
+def _inference(settings: Settings) -> dict[str, float]:
+    """Rows/s of each way, the median of the repeats."""
     properties = settings.spark.properties_file
     spark = session("bench score", settings.path(properties) if properties else None)
-    model = _trained(settings, spark)
-    rows_per_s = _measured(settings, spark, model, asked.folder)
-    _print(rows_per_s, asked.rows)
-
-
-def _settings(folder: Path) -> Settings:
-    overrides = [
-        f"lake={(folder / 'lake').resolve()}",
-        f"etl.sources.criteo={(folder / 'raw').resolve()}/day_{{ds}}*",
-        "train.model=dlrm",
-        "train.workers=1",
-        "etl.split={train: 0.9, val: 0.05, test: 0.05, seed: 7}",
-    ]
-    return load_settings("conf/criteo.yaml", overrides)
-
-
-def _trained(settings: Settings, spark: SparkSession) -> ModelVersion:
-    etl.run(settings, spark, run_id=new_run_id("etl"), dates=[FIRST])
-    found = train.run(settings, spark, run_id=new_run_id("train"))
-    return _registry(settings).resolve(found.version)
-
-
-def _registry(settings: Settings) -> Registry:
-    return Registry(settings, Lake(settings.lake_url, settings.dataset().name))
-
-
-def _measured(
-    settings: Settings, spark: SparkSession, model: ModelVersion, folder: Path
-) -> dict[str, float]:
-    """Rows/s of each way, the median of the repeats."""
-    dataset = settings.dataset()
-    files, url = _encoded(settings, spark, model)
-    rows = sum(file.rows for file in files)
-    paths = [f"{url}/{file.path}" for file in files]
-    rows_of_udf = spark.read.parquet(*paths)
+    dataset, lake = settings.dataset(), Lake(settings.lake_url, settings.dataset().name)
+    model = Registry(settings, lake).resolve("latest")
     predictor = Predictor(
         model.folder_url, model.tags["weights_digest"], dataset, settings.score.batch_rows
     )
+    paths = DeltaTable(lake.table("examples").url).file_uris()
+    rows = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    examples = spark.read.parquet(*paths)
     cores = spark.sparkContext.defaultParallelism
-
-    def from_raw() -> None:
-        score.run(settings, spark, run_id=new_run_id("score"), dates=[SECOND], model=model.version)
-
-    def score_files() -> DataFrame:
-        return predicted_files(spark, url, files, predictor, [(ROW_ID, "bigint")])
-
-    found = {
+    return {
         "limit": rows / _loop_seconds(paths, predictor, cores),
-        "inference": rows / _median(lambda: _run(score_files())),
-        "udf": rows / _median(lambda: _run(_by_udf(rows_of_udf, predictor))),
+        "inference": rows / _median(lambda: _run(predicted(examples, predictor, [ROW_ID]))),
+        "udf": rows / _median(lambda: _run(_by_udf(examples, predictor))),
     }
-    found["from_raw"] = rows / _median(from_raw, repeats=1)
-    return found
-
-
-def _encoded(
-    settings: Settings, spark: SparkSession, model: ModelVersion
-) -> tuple[list[NewFile], str]:
-    """The rows to score as the score job's first half leaves them, and the URL above them."""
-    dataset, lake = settings.dataset(), Lake(settings.lake_url, settings.dataset().name)
-    rows = checked_rows(spark, dataset, source_paths(settings, dataset), [SECOND], with_label=False)
-    state = load_state(lake, model.tags["state_digest"])
-    entries = state_entries(spark, lake, state)
-    files = stage_encoded(rows, dataset, entries, state.ds, (), lake, "bench")
-    return valid(files), lake.table("encoded").url
 
 
 def _run(frame: DataFrame) -> None:
     frame.write.format("noop").mode("overwrite").save()
 
 
-def _median(work: Callable[[], None], repeats: int = REPEATS) -> float:
-    """Seconds, after one run that does not count where there are several."""
-    if repeats > 1:
-        work()
+def _median(work: Callable[[], None]) -> float:
+    """Seconds, after one run that does not count."""
+    work()
     seconds = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
@@ -233,15 +316,13 @@ def _loop(
     seconds.put(_median(loop))
 
 
-def _print(rows_per_s: dict[str, float], rows: int) -> None:
+def _print_inference(rows_per_s: dict[str, float]) -> dict[str, Any]:
     limit, udf = rows_per_s["limit"], rows_per_s["udf"]
     names = {
         "limit": "forward loop over tensors in memory (the limit)",
         "inference": "Millstream's inference",
         "udf": "Spark's predict_batch_udf",
-        "from_raw": "Millstream's score job, from raw to the commit",
     }
-    print(f"{rows:,} rows in Criteo's format, DLRM; {machine('torch', 'pyspark', 'pyarrow')}\n")
     print_table(
         ("", "rows/s", "of the limit", "times predict_batch_udf"),
         [
@@ -254,10 +335,15 @@ def _print(rows_per_s: dict[str, float], rows: int) -> None:
             for key, text in names.items()
         ],
     )
-    figures = {f"{key}_rows_per_s": round(value) for key, value in rows_per_s.items()}
-    figures["inference_of_limit"] = round(rows_per_s["inference"] / limit, 3)
-    figures["inference_to_udf"] = round(rows_per_s["inference"] / udf, 3)
-    print_figures(figures)
+    print(flush=True)
+    return {
+        **{f"{key}_rows_per_s": round(value) for key, value in rows_per_s.items()},
+        "inference_of_limit": round(rows_per_s["inference"] / limit, 3),
+        "inference_to_udf": round(rows_per_s["inference"] / udf, 3),
+    }
+
+
+def _refuse_slow(figures: dict[str, Any]) -> None:
     if figures["inference_of_limit"] < LIMIT_SHARE or figures["inference_to_udf"] < UDF_FACTOR:
         sys.exit(
             f"missed: inference at least {LIMIT_SHARE} of the limit and {UDF_FACTOR} times "

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -29,8 +30,12 @@ class Measured:
     output: str
 
 
-def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measured:
-    """Runs a command; one that fails ends the benchmark with its output."""
+def measured(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Measured:
+    """Runs a command, in a folder; one that fails ends the benchmark with its output."""
     started, before = time.monotonic(), os.times()
     process = subprocess.Popen(
         command,
@@ -38,6 +43,7 @@ def measured(command: Sequence[str], environment: Mapping[str, str] | None = Non
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, **(environment or {})},
+        cwd=folder,
     )
     peak, cpu = [0.0], dict[tuple[int, float], float]()
     watch = threading.Thread(target=_watch, args=(process.pid, peak, cpu))

@@ -1,35 +1,36 @@
-"""The ETL's peer: DuckDB parses, splits, counts, encodes, shuffles and writes the same rows.
+"""The ETL's peer: DuckDB does the work of a declaration, written for speed as by hand.
 
-    python benchmarks/etl_duckdb.py --raw FILE --out FOLDER [--rules]
+    python benchmarks/etl_duckdb.py --work WORK.json --out FOLDER
 
-With `--rules` it also applies the declaration's rules to each row, keeps refused lines apart with
-their reason, and numbers identical lines. It commits nothing, keeps no counts for later dates and
-no statistics beyond mean and deviation, and does not read back what it wrote.
+`WORK.json` is what `benchmarks.etl_work` says of a declaration. The peer reads the raw files as
+texts, casts them strictly, joins parents, judges every row, keeps refused ones with reasons and
+text, refuses repeated keys or numbers identical lines, counts values by date, gives ids as of each
+date, splits and orders by hash, and writes Parquet by date and split. It commits nothing, does not
+count raw rows apart, keeps no state for a next night and does not read back what it wrote. Its last
+line is JSON: the rows kept, those refused, and those refused by kind of reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
-from schemas.criteo import CATEGORIES, CRITEO, INTEGERS
-
-_MIN_COUNT = CRITEO.categorical[0].min_count
-_BUCKETS = CRITEO.categorical[0].oov_buckets
-_ROW_GROUP_ROWS = 65_536
-_SHARD_ROWS = 1_000_000
+_FILE_BYTES = "128MB"
+_SPLIT_UP_TO = {"train": 8, "val": 9, "test": 10}
+_WHOLE_TYPES = ("BIGINT", "INTEGER")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--raw", required=True)
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--memory-gb", type=int, default=16)
-    parser.add_argument("--rules", action="store_true")
+    parser.add_argument("--memory-gb", type=int, default=12)
     asked = parser.parse_args()
     shutil.rmtree(asked.out, ignore_errors=True)
     asked.out.mkdir(parents=True)
@@ -38,120 +39,281 @@ def main() -> None:
     connection.execute(f"SET threads = {asked.threads}")
     connection.execute(f"SET memory_limit = '{asked.memory_gb}GB'")
     connection.execute("SET preserve_insertion_order = false")
-    (parse_with_rules if asked.rules else parse)(connection, asked.raw)
-    if asked.rules:
-        connection.execute(
-            f"COPY (SELECT raw, reason FROM rows WHERE reason <> '') "
-            f"TO '{asked.out}/refused.parquet' (FORMAT parquet)"
+    work = json.loads(asked.work.read_text(encoding="utf-8"))
+    print(json.dumps(Peer(connection, work, asked.out).done()))
+
+
+class Peer:
+    """The steps, each a few statements over tables in memory."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, work: Any, out: Path) -> None:
+        self._connection, self._work, self._out = connection, work, out
+
+    def done(self) -> dict[str, Any]:
+        for parent in self._work["parents"]:
+            self._read_parent(parent)
+        self._judge()
+        if self._work["key"]:
+            self._refuse_repeated_keys()
+        else:
+            self._number_identical_lines()
+        refused = self._set_refused_apart()
+        found = self._run("SELECT DISTINCT ds FROM judged WHERE reasons IS NULL")
+        dates = [str(ds) for (ds,) in found]
+        self._fit(dates)
+        return {"kept": self._write(dates), **refused}
+
+    def _run(self, sql: str) -> list[Any]:
+        return self._connection.execute(sql).fetchall()
+
+    def _read_parent(self, parent: Any) -> None:
+        name, columns = parent["name"], parent["columns"]
+        typed = ", ".join(f"{_cast(c, c['name'])} AS {name}__{c['name']}" for c in columns)
+        self._run(f"CREATE TABLE {name} AS SELECT {typed}, true AS {name} FROM {_texts(parent)}")
+        on = ", ".join(theirs for _, theirs in parent["on"])
+        twice = self._run(f"SELECT {on} FROM {name} GROUP BY ALL HAVING count(*) > 1 LIMIT 1")
+        assert not twice, f"{name}: {twice[0]} stands twice"
+
+    def _judge(self) -> None:
+        """Values of the fields, and reasons: these are worked out for rows that have any."""
+        work = self._work
+        columns, values, rules = work["columns"], _values(work), _rules(work)
+        texts = ", ".join(f"{c['name']} AS t_{c['name']}" for c in columns)
+        typed = ", ".join(f"{_cast(c, 't_' + c['name'])} AS {c['name']}" for c in columns)
+        joins = " ".join(_join(parent) for parent in work["parents"])
+        fields = ", ".join(f"{sql} AS f_{name}" for name, sql in values.items())
+        line = ", ".join(f"coalesce(t_{c['name']}, '')" for c in columns)
+        same = ", ".join(work["key"] or [f"t_{c['name']}" for c in columns])
+        reasons = ", ".join(f"CASE WHEN {rule} THEN '{why}' END" for why, rule in rules.items())
+        bad = " OR ".join(f"coalesce({rule}, false)" for rule in _flags(work))
+        kept = ", ".join([*work["key"], *[f"f_{name}" for name in values]])
+        self._run(
+            f"CREATE TABLE judged AS "
+            f"WITH texts AS (SELECT {texts} FROM {_texts(work, rejects=True)}), "
+            f"typed AS (SELECT *, {typed} FROM texts), "
+            f"dated AS (SELECT *, {work['date']} AS ds FROM typed), "
+            f"valued AS (SELECT *, {fields} FROM dated {joins}), "
+            f"flagged AS (SELECT *, {bad} AS bad FROM valued) "
+            f"SELECT ds, hash({same}) AS same, {kept}, "
+            f"CASE WHEN bad THEN concat_ws('{work['delimiter']}', {line}) END AS raw, "
+            f"CASE WHEN bad THEN list_filter([{reasons}], lambda why: why IS NOT NULL) END "
+            f"AS reasons, 1 AS ordinal FROM flagged"
         )
-        connection.execute("DELETE FROM rows WHERE reason <> ''")
-    count_values(connection)
-    write_shards(connection, asked.out)
-    total, written = connection.execute(
-        f"SELECT (SELECT count(*) FROM rows), "
-        f"(SELECT count(*) FROM read_parquet('{asked.out}/examples/**/*.parquet'))"
-    ).fetchall()[0]
-    assert total == written, f"{total} rows, {written} written"
-    print(f"{written} rows")
 
-
-def _typed(integers: str, categories: str) -> str:
-    logs = [
-        f"CAST(ln(1 + greatest({integers.format(name)}, 0)) AS FLOAT) AS {name}"
-        for name in INTEGERS
-    ]
-    return ", ".join([*logs, *[f"{categories.format(name)} AS {name}" for name in CATEGORIES]])
-
-
-def _place(line: str, number: str) -> str:
-    """The row's id and split by hashes of its line."""
-    return (
-        f"hash({line}, {number}) AS row_id, "
-        f"CASE WHEN hash({line}, 7) % 10 < 8 THEN 'train' "
-        f"WHEN hash({line}, 7) % 10 = 8 THEN 'val' ELSE 'test' END AS split"
-    )
-
-
-def parse(connection: duckdb.DuckDBPyConnection, raw: str) -> None:
-    """Typed rows; the line's hash is that of all its values."""
-    types = {"label": "INTEGER", **dict.fromkeys(INTEGERS, "INTEGER")}
-    types |= dict.fromkeys(CATEGORIES, "VARCHAR")
-    columns = ", ".join(f"'{name}': '{type_}'" for name, type_ in types.items())
-    values = ", ".join(types)
-    connection.execute(
-        f"CREATE TABLE rows AS SELECT {_place(values, '0')}, CAST(label AS FLOAT) AS label, "
-        f"{_typed('{}', '{}')} FROM read_csv('{raw}', delim = '\t', header = false, quote = '', "
-        f"columns = {{{columns}}})"
-    )
-
-
-def parse_with_rules(connection: duckdb.DuckDBPyConnection, raw: str) -> None:
-    """The same from whole lines, each with its reason if it is refused, identical ones numbered."""
-    names = ["label", *INTEGERS, *CATEGORIES]
-    part = {name: f"nullif(parts[{number}], '')" for number, name in enumerate(names, start=1)}
-    wrong = [f"CASE WHEN len(parts) <> {len(names)} THEN 'malformed,' ELSE '' END"]
-    for name in ["label", *INTEGERS]:
-        unparsable = f"{part[name]} IS NOT NULL AND TRY_CAST({part[name]} AS INTEGER) IS NULL"
-        wrong.append(f"CASE WHEN {unparsable} THEN 'unparsable:{name},' ELSE '' END")
-    for name in CATEGORIES:
-        strange = f"NOT regexp_full_match({part[name]}, '[0-9a-f]{{8}}')"
-        wrong.append(f"CASE WHEN {strange} THEN 'pattern:{name},' ELSE '' END")
-    label = f"TRY_CAST({part['label']} AS INTEGER)"
-    wrong.append(f"CASE WHEN {label} NOT IN (0, 1) THEN 'not_allowed:label,' ELSE '' END")
-    wrong.append(f"CASE WHEN {label} IS NULL THEN 'label_absent,' ELSE '' END")
-    integers = {name: f"TRY_CAST({part[name]} AS INTEGER)" for name in INTEGERS}
-    typed = _typed("{}", "{}")
-    for name in INTEGERS:
-        typed = typed.replace(f"greatest({name},", f"greatest({integers[name]},")
-    for name in CATEGORIES:
-        typed = typed.replace(f"{name} AS {name}", f"{part[name]} AS {name}")
-    connection.execute(
-        f"CREATE TABLE lines AS SELECT raw, "
-        f"row_number() OVER (PARTITION BY hash(raw), raw) AS number "
-        f"FROM read_csv('{raw}', delim = '\x01', header = false, quote = '', "
-        f"columns = {{'raw': 'VARCHAR'}})"
-    )
-    connection.execute(
-        f"CREATE TABLE rows AS SELECT {_place('raw', 'number')}, "
-        f"CAST({label} AS FLOAT) AS label, {typed}, {' || '.join(wrong)} AS reason, "
-        f"CASE WHEN reason <> '' THEN raw END AS raw "
-        f"FROM (SELECT raw, number, string_split(raw, '\t') AS parts FROM lines)"
-    )
-    connection.execute("DROP TABLE lines")
-
-
-def count_values(connection: duckdb.DuckDBPyConnection) -> None:
-    """A vocabulary a field, ids by descending count, ties by value; means and deviations."""
-    for name in CATEGORIES:
-        connection.execute(
-            f"CREATE TABLE entries_{name} AS SELECT value, CAST({1 + _BUCKETS} + row_number() "
-            f"OVER (ORDER BY count DESC, value) AS INTEGER) AS id FROM (SELECT {name} AS value, "
-            f"count(*) AS count FROM rows WHERE split = 'train' AND {name} IS NOT NULL "
-            f"GROUP BY {name} HAVING count(*) >= {_MIN_COUNT})"
+    def _refuse_repeated_keys(self) -> None:
+        """Of valid rows with one key, all but the first."""
+        key = ", ".join(["ds", *self._work["key"]])
+        order = ", ".join(f"f_{name}" for name in _values(self._work))
+        self._run(
+            "CREATE TABLE repeated AS SELECT ds, same FROM judged WHERE reasons IS NULL "
+            "GROUP BY ALL HAVING count(*) > 1"
         )
-    sums = ", ".join(f"avg({name}), stddev_pop({name})" for name in INTEGERS)
-    connection.execute(f"SELECT {sums} FROM rows WHERE split = 'train'").fetchall()
+        self._run(
+            f"CREATE TABLE again AS SELECT row AS place FROM (SELECT judged.rowid AS row, "
+            f"row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS number "
+            f"FROM judged SEMI JOIN repeated USING (ds, same) WHERE reasons IS NULL) "
+            f"WHERE number > 1"
+        )
+        self._run(
+            "UPDATE judged SET reasons = ['duplicate_key'] WHERE rowid IN (SELECT place FROM again)"
+        )
 
+    def _number_identical_lines(self) -> None:
+        self._run(
+            "CREATE TABLE repeated AS SELECT ds, same FROM judged GROUP BY ALL HAVING count(*) > 1"
+        )
+        self._run(
+            "CREATE TABLE numbered AS SELECT judged.rowid AS place, row_number() OVER "
+            "(PARTITION BY ds, same ORDER BY judged.rowid) AS number "
+            "FROM judged SEMI JOIN repeated USING (ds, same)"
+        )
+        self._run(
+            "UPDATE judged SET ordinal = number FROM numbered "
+            "WHERE judged.rowid = place AND number > 1"
+        )
 
-def write_shards(connection: duckdb.DuckDBPyConnection, out: Path) -> None:
-    """Files of a split, in order of the row id."""
-    ids = ", ".join(
-        f"CASE WHEN {name} IS NULL THEN 1 ELSE coalesce(e_{name}.id, "
-        f"CAST(2 + hash({name}) % {_BUCKETS} AS INTEGER)) END AS {name}"
-        for name in CATEGORIES
-    )
-    joins = " ".join(
-        f"LEFT JOIN entries_{name} e_{name} ON e_{name}.value = rows.{name}" for name in CATEGORIES
-    )
-    for split in ("train", "val", "test"):
-        folder = out / "examples" / split
+    def _set_refused_apart(self) -> dict[str, Any]:
+        """Refused rows in a file, those with another number of values too; counts by kind."""
+        values = ", ".join(f"f_{name}" for name in _values(self._work))
+        raw = f"coalesce(raw, concat_ws(',', {values}))"
+        self._run(
+            f"CREATE TABLE refused AS SELECT ds, {raw} AS raw, reasons FROM judged "
+            f"WHERE reasons IS NOT NULL UNION ALL SELECT NULL, any_value(csv_line), ['malformed'] "
+            f"FROM reject_errors GROUP BY file_id, line"
+        )
+        self._run(f"COPY refused TO '{self._out}/refused.parquet' (FORMAT parquet)")
+        kinds = self._run(
+            "SELECT kind, count(*) FROM (SELECT unnest(list_distinct(list_transform(reasons, "
+            "lambda why: split_part(why, ':', 1)))) AS kind FROM refused) GROUP BY kind"
+        )
+        return {"refused": self._run("SELECT count(*) FROM refused")[0][0], "kinds": dict(kinds)}
+
+    def _fit(self, dates: list[str]) -> None:
+        """Counts by date of the train rows; from them ids, each from the date that earned it."""
+        ds = "ds" if len(dates) > 1 else f"DATE '{dates[0]}' AS ds"
+        train = f"reasons IS NULL AND {_split()} = 'train'"
+        for name, field in self._work["categories"].items():
+            self._run(
+                f"CREATE TABLE counts AS SELECT f_{name} AS value, {ds}, count(*) AS count "
+                f"FROM judged WHERE {train} AND f_{name} IS NOT NULL GROUP BY ALL"
+            )
+            self._run(
+                f"CREATE TABLE entries_{name} AS WITH reached AS (SELECT value, ds, "
+                f"sum(count) OVER (PARTITION BY value ORDER BY ds) AS total FROM counts), "
+                f"first AS (SELECT value, min(ds) AS from_ds, arg_min(total, ds) AS total "
+                f"FROM reached WHERE total >= {field['min_count']} GROUP BY value) "
+                f"SELECT value, from_ds, CAST({1 + field['buckets']} + row_number() OVER "
+                f"(ORDER BY from_ds, total DESC, value) AS INTEGER) AS id FROM first"
+            )
+            self._run("DROP TABLE counts")
+        sums = ", ".join(
+            f"avg(f_{name}), stddev_pop(f_{name}), min(f_{name}), max(f_{name})"
+            for name in self._work["numbers"]
+        )
+        self._run(f"SELECT ds, {sums} FROM judged WHERE {train} GROUP BY ds")
+
+    def _write(self, dates: list[str]) -> int:
+        """Files of a date and split, in order of the row id; returns the number of their rows."""
+        work = self._work
+        as_of = "AND from_ds <= ds" if len(dates) > 1 else ""
+        kept = self._run("SELECT count(*) FROM judged WHERE reasons IS NULL")[0][0]
+        columns = ["row_id", *work["key"], *work["labels"], *work["numbers"], *work["carried"]]
+        ids = [f"{_id(name, field)} AS {name}" for name, field in work["categories"].items()]
+        named = [
+            f"f_{name} AS {name}" for name in (*work["labels"], *work["numbers"], *work["carried"])
+        ]
+        joins = " ".join(
+            f"LEFT JOIN entries_{name} e_{name} ON e_{name}.value = f_{name} "
+            f"{as_of.replace('from_ds', f'e_{name}.from_ds')}"
+            for name in work["categories"]
+        )
+        coded = (
+            f"SELECT ds, {_split()} AS split, hash(same, ordinal) AS row_id, "
+            f"{', '.join([*work['key'], *named, *ids])} FROM judged {joins} WHERE reasons IS NULL"
+        )
+        stored = ", ".join([*columns, *work["categories"]])
+        source = f"({coded})"
+        if len(dates) > 1:
+            # Sorted once: a date's rows are then found by the blocks' least and greatest values.
+            self._run(f"CREATE TABLE coded AS {coded} ORDER BY ds, split, row_id")
+            source = "coded"
+        for ds in dates:
+            for split in _SPLIT_UP_TO:
+                where = f"ds = '{ds}' AND split = '{split}'"
+                self._copy(f"SELECT {stored} FROM {source} WHERE {where}", ds, split)
+        files = f"read_parquet('{self._out}/examples/**/*.parquet')"
+        written = self._run(f"SELECT count(*) FROM {files}")[0][0]
+        assert written == kept, f"{kept} rows, {written} written"
+        return int(written)
+
+    def _copy(self, rows: str, ds: str, split: str) -> None:
+        folder = self._out / "examples" / f"ds={ds}" / f"split={split}"
         folder.mkdir(parents=True)
-        connection.execute(
-            f"COPY (SELECT row_id, label, {', '.join(INTEGERS)}, {ids} FROM rows {joins} "
-            f"WHERE split = '{split}' ORDER BY row_id) TO '{folder}' (FORMAT parquet, "
-            f"COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP_ROWS}, "
-            f"PER_THREAD_OUTPUT false, FILE_SIZE_BYTES '128MB')"
+        self._run(
+            f"COPY ({rows} ORDER BY row_id) TO '{folder}' (FORMAT parquet, COMPRESSION zstd, "
+            f"ROW_GROUP_SIZE {self._work['row_group_rows']}, PER_THREAD_OUTPUT false, "
+            f"FILE_SIZE_BYTES '{_FILE_BYTES}')"
         )
+
+
+def _texts(source: Any, rejects: bool = False) -> str:
+    """A source's files with all values as texts; lines of another length are set apart."""
+    columns = ", ".join(f"'{c['name']}': 'VARCHAR'" for c in source["columns"])
+    nulls = ", ".join(f"'{text}'" for text in sorted({"", source["null_value"]}))
+    return (
+        f"read_csv('{source['raw']}', auto_detect = false, delim = '{source['delimiter']}', "
+        f"header = {str(source['header']).lower()}, quote = '{source['quote']}', escape = '', "
+        f"nullstr = [{nulls}], columns = {{{columns}}}"
+        f"{', store_rejects = true, rejects_limit = 0' if rejects else ''})"
+    )
+
+
+def _cast(column: Any, text: str) -> str:
+    return text if column["type"] == "VARCHAR" else f"TRY_CAST({text} AS {column['type']})"
+
+
+def _join(parent: Any) -> str:
+    on = " AND ".join(f"{ours} = {theirs}" for ours, theirs in parent["on"])
+    return f"LEFT JOIN {parent['name']} ON {on}"
+
+
+def _values(work: Any) -> dict[str, str]:
+    """SQL of each field's value before ids."""
+    categories = {name: f"CAST({f['sql']} AS VARCHAR)" for name, f in work["categories"].items()}
+    numbers = {name: f"CAST({f['sql']} AS FLOAT)" for name, f in work["numbers"].items()}
+    labels = {name: f"CAST({sql} AS FLOAT)" for name, sql in work["labels"].items()}
+    return {**labels, **numbers, **work["carried"], **categories}
+
+
+def _rules(work: Any) -> dict[str, str]:
+    """Reasons against a row, and where they hold."""
+    found = {"undated": "ds IS NULL"}
+    for column in work["columns"]:
+        found |= _column_rules(column)
+    for parent in work["parents"]:
+        if parent["required"]:
+            found[f"no_parent:{parent['name']}"] = f"{parent['name']} IS NULL"
+    for name, number in work["numbers"].items():
+        lost = f"(f_{name} IS NULL AND {number['base']} IS NOT NULL)"
+        found[f"not_finite:{name}"] = f"(NOT isfinite(f_{name}) OR {lost})"
+    for name in work["labels"]:
+        found["label_absent"] = f"f_{name} IS NULL"
+    return found
+
+
+def _flags(work: Any) -> list[str]:
+    """Where a row breaks any rule. That whole numbers are written as such takes one look at all
+    of a row's together: what casts, and has but these characters, is one."""
+    whole = [c for c in work["columns"] if c["type"] in _WHOLE_TYPES]
+    texts = ", ".join(f"t_{c['name']}" for c in whole)
+    found = [f"NOT regexp_full_match(concat({texts}), '[-+0-9]*')"] if whole else []
+    unlike = {f"unparsable:{c['name']}": _uncast(c["name"]) for c in whole}
+    return [*found, *{**_rules(work), **unlike}.values()]
+
+
+def _column_rules(column: Any) -> dict[str, str]:
+    name, text, found = column["name"], f"t_{column['name']}", {}
+    if column["type"] in _WHOLE_TYPES:
+        written = f"regexp_full_match({text}, '[+-]?[0-9]+')"
+        found[f"unparsable:{name}"] = f"({_uncast(name)} OR NOT {written})"
+    elif column["type"] != "VARCHAR":
+        found[f"unparsable:{name}"] = _uncast(name)
+    if not column["nullable"]:
+        found[f"null:{name}"] = f"{text} IS NULL"
+    if column["min"] is not None:
+        found[f"below_min:{name}"] = f"{name} < {column['min']}"
+    if column["max"] is not None:
+        found[f"above_max:{name}"] = f"{name} > {column['max']}"
+    if column["allowed"]:
+        allowed = ", ".join(repr(value) for value in column["allowed"])
+        found[f"not_allowed:{name}"] = f"{name} NOT IN ({allowed})"
+    if column["pattern"]:
+        found[f"pattern:{name}"] = f"NOT {_matches(text, column['pattern'])}"
+    return found
+
+
+def _uncast(name: str) -> str:
+    return f"(t_{name} IS NOT NULL AND {name} IS NULL)"
+
+
+def _matches(text: str, pattern: str) -> str:
+    if pattern.startswith("^") and pattern.endswith("$"):
+        return f"regexp_full_match({text}, '{pattern[1:-1]}')"
+    return f"regexp_matches({text}, '{pattern}')"
+
+
+def _split() -> str:
+    cases = " ".join(
+        f"WHEN hash(same, 7) % 10 < {bound} THEN '{split}'" for split, bound in _SPLIT_UP_TO.items()
+    )
+    return f"CASE {cases} END"
+
+
+def _id(name: str, field: Any) -> str:
+    bucket = (
+        f"CAST(2 + hash(f_{name}) % {field['buckets']} AS INTEGER)" if field["buckets"] else "0"
+    )
+    return f"CASE WHEN f_{name} IS NULL THEN 1 ELSE coalesce(e_{name}.id, {bucket}) END"
 
 
 if __name__ == "__main__":

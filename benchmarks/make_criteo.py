@@ -8,29 +8,33 @@ See `criteo_model.py` for the model.
 
 prints the AUC of the true probabilities on each split of the ETL, and writes them to `--out`
 (`ds`, `row_id`, `split`, `label`, `probability`), so that any model can be judged against them.
-The rows, their ids and their splits come from the ETL's own code.
+The rows, their ids and their splits are those of the examples in the lake; a row is found again in
+the raw files by its label, its numbers and which of its categories are missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
-import pyarrow.parquet as pq
 
 from benchmarks.criteo_model import (
     CARDINALITIES,
     LOG_MEANS,
+    NONE,
     SHARES,
     ClickModel,
     Floats,
@@ -55,8 +59,12 @@ class Chunk:
         return np.asarray(self.table["label"])
 
 
-def made_chunk(model: ClickModel, rows: int, seed: tuple[int, ...]) -> Chunk:
-    """Rows of one chunk; the same for the same seed, whatever else is made."""
+def made_chunk(model: ClickModel, rows: int, seed: tuple[int, ...], strange: float = 0) -> Chunk:
+    """Rows of one chunk; the same for the same seed, whatever else is made.
+
+    Args:
+        strange: share of rows with an integer that is none.
+    """
     rng = np.random.default_rng(seed)
     drawn = draw(rows, rng)
     logs = drawn.log_integers()
@@ -74,10 +82,14 @@ def made_chunk(model: ClickModel, rows: int, seed: tuple[int, ...]) -> Chunk:
     if len(repeated):
         source[repeated] = np.maximum(repeated - 1, 0)
         table, probability = table.take(source), probability[source]
+    if strange:
+        is_strange = pa.array(np.random.default_rng((*seed, 1)).random(rows) < strange)
+        texts = pc.if_else(is_strange, "none", table["I5"].cast(pa.string()))
+        table = table.set_column(table.column_names.index("I5"), "I5", texts)
     return Chunk(table, probability, variance)
 
 
-def write_days(out: Path, rows: int, days: list[str], seed: int) -> None:
+def write_days(out: Path, rows: int, days: list[str], seed: int, strange: float = 0) -> None:
     """Writes `rows` rows in all, evenly over the days, and prints what the truth reaches."""
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -85,7 +97,7 @@ def write_days(out: Path, rows: int, days: list[str], seed: int) -> None:
     chunks: list[Chunk] = []
     for number, ds in enumerate(days):
         of_day = rows * (number + 1) // len(days) - rows * number // len(days)
-        chunks += _write_day(out / f"day_{ds}", model, of_day, (seed, 3, number))
+        chunks += _write_day(out / f"day_{ds}", model, of_day, (seed, 3, number), strange)
     labels = np.concatenate([chunk.label for chunk in chunks])
     truth = np.concatenate([chunk.probability for chunk in chunks])
     variance = {name: np.mean([c.shares[name] for c in chunks]) for name in SHARES}
@@ -98,13 +110,15 @@ def write_days(out: Path, rows: int, days: list[str], seed: int) -> None:
     print(f"clicks {labels.mean():.4f}, AUC of the truth on all rows {auc(labels, truth):.4f}")
 
 
-def _write_day(path: Path, model: ClickModel, rows: int, seed: tuple[int, ...]) -> Iterator[Chunk]:
+def _write_day(
+    path: Path, model: ClickModel, rows: int, seed: tuple[int, ...], strange: float
+) -> Iterator[Chunk]:
     sizes = [min(CHUNK_ROWS, rows - first) for first in range(0, rows, CHUNK_ROWS)]
     format_ = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with ThreadPoolExecutor(2) as threads, path.open("wb") as file:
         for first in range(0, len(sizes), 2):
             made = [
-                threads.submit(made_chunk, model, sizes[n], (*seed, n))
+                threads.submit(made_chunk, model, sizes[n], (*seed, n), strange)
                 for n in range(first, min(first + 2, len(sizes)))
             ]
             for pending in made:
@@ -113,54 +127,91 @@ def _write_day(path: Path, model: ClickModel, rows: int, seed: tuple[int, ...]) 
                 yield Chunk(chunk.table.select(["label"]), chunk.probability, chunk.shares)
 
 
-def write_truth(config: Path, dates: list[str], seed: int, out: Path) -> None:
-    """The truth of the rows as the ETL reads them, by the ETL's own ids and splits."""
-    from pyspark.sql import functions as F
+def write_truth(config: Path, days: list[str], seed: int, out: Path) -> None:
+    """The truth of the examples of some days, found again in the raw files by their content."""
+    from deltalake import DeltaTable
 
-    from jobs.base.spark import session
-    from jobs.etl.job import source_paths
-    from jobs.etl.split import split_of
-    from jobs.etl.validate import checked_rows
     from jobs.settings.load import load_settings
 
     settings = load_settings(config, [])
-    dataset = settings.dataset()
-    spark = session("truth", settings.path(settings.spark.properties_file or "") or None)
-    rows = checked_rows(spark, dataset, source_paths(settings, dataset), dates, with_label=True)
-    rows = rows.where(F.size("reasons") == 0)
-    kept = rows.withColumn("split", split_of(dataset, settings.etl.split))
-    seen = kept.select(*_TRUTH_KEPT, *_LOGS, *_CODES).mapInArrow(_TruthOf(seed), _TRUTH_SCHEMA)
-    seen.write.mode("overwrite").parquet(str(out))
-    truth = pq.read_table(out, columns=["split", "label", "probability"])
-    for split in ("train", "val", "test"):
-        part = truth.filter(pc.equal(truth["split"], split))
-        found = auc(part["label"].to_numpy(), part["probability"].to_numpy())
-        print(f"AUC of the truth on {split} ({part.num_rows:,} rows): {found:.4f}")
+    name = settings.dataset().name
+    raw = settings.path(settings.etl.sources[name])
+    model = ClickModel(seed)
+    with duckdb.connect() as connection:
+        for ds in days:
+            for chunk in _raw_truth(model, raw.replace("{ds}", ds), ds):
+                connection.register("chunk", chunk)
+                connection.execute("CREATE TABLE IF NOT EXISTS raw AS SELECT * FROM chunk LIMIT 0")
+                connection.execute("INSERT INTO raw SELECT * FROM chunk")
+        files = DeltaTable(f"{settings.lake_url}/{name}/examples").file_uris()
+        examples = connection.read_parquet(files, hive_partitioning=True)
+        connection.register("examples", examples.project("* REPLACE (CAST(ds AS VARCHAR) AS ds)"))
+        _join_truth(connection, days)
+        _show_truth(connection)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        columns = "ds, row_id, split, label, probability"
+        connection.execute(f"COPY (SELECT {columns} FROM truth) TO '{out}/truth.parquet'")
 
 
-_TRUTH_KEPT = ("ds", "row_id", "split")
-_LOGS = ("clicked", *(f"I{i + 1}_log" for i in range(len(LOG_MEANS))))
+_LOGS = tuple(f"I{i + 1}_log" for i in range(len(LOG_MEANS)))
 _CODES = tuple(f"C{i + 1}_id" for i in range(len(CARDINALITIES)))
-_TRUTH_SCHEMA = "ds string, row_id long, split string, label float, probability float"
+_NULL_ID = 1
 
 
-class _TruthOf:
-    """Batches of checked rows to their true probabilities."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        model = ClickModel(self._seed)
-        for batch in batches:
+def _raw_truth(model: ClickModel, pattern: str, ds: str) -> Iterator[pa.Table]:
+    """Rows of a day's files: what an example shows of its line, and the true probability."""
+    texts = dict.fromkeys(("label", *_LOGS, *_CODES), pa.string())
+    read = csv.ReadOptions(column_names=list(texts), block_size=64 << 20)
+    parse = csv.ParseOptions(delimiter="\t", quote_char=False)
+    convert = csv.ConvertOptions(column_types=texts, null_values=[""], strings_can_be_null=True)
+    for path in sorted(Path(pattern).parent.glob(Path(pattern).name)):
+        for batch in csv.open_csv(path, read, parse, convert):
             table = pa.Table.from_batches([batch])
-            ranks = np.stack([ranks_of(table[name], i) for i, name in enumerate(_CODES)])
-            logs = np.stack([table[name].to_numpy() for name in _LOGS[1:]]).astype(np.float32)
-            label = table["clicked"].combine_chunks()
-            columns = [*(table[n].combine_chunks() for n in _TRUTH_KEPT), label]
-            columns.append(pa.array(model.probability(ranks, logs)))
-            names = [*_TRUTH_KEPT, "label", "probability"]
-            yield pa.RecordBatch.from_arrays(columns, names=names)
+            whole = pc.match_substring_regex(table["I5_log"], "^[0-9-]+$")
+            table = table.filter(pc.fill_null(whole, True))
+            yield _shown(model, table, ds)
+
+
+def _shown(model: ClickModel, table: pa.Table, ds: str) -> pa.Table:
+    integers = np.stack([table[name].cast(pa.float64()).to_numpy() for name in _LOGS])
+    logs = np.log1p(np.maximum(integers, 0)).astype(np.float32)
+    ranks = np.stack([ranks_of(table[name], i) for i, name in enumerate(_CODES)])
+    columns = {"ds": pa.repeat(ds, table.num_rows), "label": table["label"].cast(pa.float32())}
+    columns |= {name: pa.array(logs[i], from_pandas=True) for i, name in enumerate(_LOGS)}
+    columns |= {name: pa.array(ranks[i] == NONE) for i, name in enumerate(_CODES)}
+    return pa.table({**columns, "probability": model.probability(ranks, logs)})
+
+
+def _join_truth(connection: duckdb.DuckDBPyConnection, days: list[str]) -> None:
+    """Makes the table `truth`. A few rows look alike: they get the mean of their probabilities."""
+    of_raw = ", ".join(["ds", "label", *_LOGS, *_CODES])
+    absent = ", ".join(f"{name} = {_NULL_ID}" for name in _CODES)
+    of_example = ", ".join(["ds", "clicked", *_LOGS, absent])
+    chosen = ", ".join(f"'{ds}'" for ds in days)
+    connection.execute(
+        f"CREATE TABLE truth AS WITH seen AS (SELECT hash({of_raw}) AS seen, "
+        f"CAST(avg(probability) AS FLOAT) AS probability, "
+        f"max(probability) > min(probability) AS is_mean FROM raw GROUP BY ALL) "
+        f"SELECT ds, row_id, split, clicked AS label, probability, is_mean FROM "
+        f"(SELECT ds, row_id, split, clicked, hash({of_example}) AS seen FROM examples "
+        f"WHERE ds IN ({chosen})) LEFT JOIN seen USING (seen)"
+    )
+
+
+def _show_truth(connection: duckdb.DuckDBPyConnection) -> None:
+    rows, lost, alike = connection.execute(
+        "SELECT count(*), count(*) - count(probability), count(*) FILTER (is_mean) FROM truth"
+    ).fetchall()[0]
+    if lost or not rows:
+        sys.exit(f"{lost:,} of {rows:,} examples are in no raw file: another seed or other days?")
+    print(f"{alike:,} of {rows:,} rows look like another one")
+    for split in ("train", "val", "test"):
+        part = connection.execute(
+            "SELECT label, probability FROM truth WHERE split = $split", {"split": split}
+        ).fetchnumpy()
+        found = auc(part["label"], part["probability"])
+        print(f"AUC of the truth on {split} ({len(part['label']):,} rows): {found:.4f}")
 
 
 def main() -> None:
@@ -170,6 +221,7 @@ def main() -> None:
     parser.add_argument("--first-day", default="2026-01-01", help="YYYY-MM-DD")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("data/raw/criteo"))
+    parser.add_argument("--strange", type=float, default=0, help="share of lines to refuse")
     parser.add_argument("--truth", action="store_true", help="of rows written before; see above")
     parser.add_argument("--config", type=Path, default=Path("conf/criteo.yaml"))
     asked = parser.parse_args()
@@ -178,7 +230,7 @@ def main() -> None:
     if asked.truth:
         write_truth(asked.config, days, asked.seed, asked.out)
     else:
-        write_days(asked.out, asked.rows, days, asked.seed)
+        write_days(asked.out, asked.rows, days, asked.seed, asked.strange)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,18 @@
 Imports point up this list, and within a room up its own; `tests/test_house.py` holds that.
 
     base/        errors and exit codes, the Spark session, digests, hashes
+    rows/        the row engine: pieces of raw files to judged tables     (Arrow, DuckDB; no Spark)
+      base/        names, types, the database in process
+      read/        files listed, cut into pieces, parsed to texts
+      judge/       types, parents, expressions, rules, values, identity
     settings/    one frozen tree of settings, from YAML and `--set`
     lake/        tables and commits, stores, lock, ledger, manifest, examples, state
     etl/         raw files become validated, split, encoded shards        (Spark)
+      raw/         the sources of a declaration and their files
+      fit/         counts, the id log, states, expectations
+      judge/       raw rows to judged rows in files of a run
+      encode/      values to ids
+      write/       shards, quarantine, the account of both
     batch/       batches of tensors, from Arrow
     models/      the models, and models as files                          (torch)
     registry/    versions of models, the champion                         (MLflow)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
@@ -71,14 +72,14 @@ def refit(arguments: argparse.Namespace, settings: Settings) -> str:
 
 def _etl(settings: Settings, dates: Sequence[str], rebuild: bool) -> str:
     from jobs.etl import job
-    from jobs.etl.tally import summary
+    from jobs.etl.judge.counts import summary
 
     with _run(settings, "etl", dates) as run:
         spark = _spark(settings, "etl")
         result = job.run(settings, spark, run_id=run.id, dates=dates, rebuild=rebuild)
         run.done(**facts.of_etl(result))
     return (
-        f"etl: {summary(result.tallies.values())}; written to {result.url} "
+        f"etl: {summary(result.counts.values())}; written to {result.url} "
         f"version {result.version} in {result.seconds:.0f} s"
     )
 
@@ -130,7 +131,7 @@ def nightly(arguments: argparse.Namespace, settings: Settings) -> str:
         raise ConfigError("--only with --dates or --from", "--only with --date alone, or --force")
     result = job.run(
         settings,
-        _spark(settings, "nightly"),
+        partial(_spark, settings, "nightly"),
         ds=dates[-1],
         first_ds=dates[0] if arguments.dates else None,
         start=arguments.start,

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from schemas.expect import Drift, Nulls
 from schemas.field import (
+    Carried,
     CategoricalList,
     Label,
     NumericList,
     Weight,
     WithIds,
-    cross_sql,
 )
 from schemas.parts import Parts
-from schemas.source import IMAGE_COLUMNS, NUMPY_OF_SPARK, Join, Source
+from schemas.source import IMAGE_COLUMNS, NUMPY_OF_TYPE, Join, Source
 from schemas.stored import ROW_ID
+from schemas.text import Replace
 
-# Columns of the examples that Millstream itself adds.
+# Columns of the examples that Millstream itself adds; raw columns may be named so.
 RESERVED = frozenset(
     {"ds", "split", "shard", ROW_ID, "raw", "source_file", "reasons", "score", "run_id"}
     | {"model_version", "predicted_class", "scores"}
 )
 
+# What names begin with that the row engine makes for itself.
+_OF_THE_ENGINE = "__"
 
 # What fields with one vocabulary have in common.
 _OF_VOCABULARY = ("min_count", "max_size", "oov_buckets")
 
 
 def _duplicates(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
+    """Names that are there more than once: SQL does not tell upper from lower case."""
+    alike = Counter(name.lower() for name in names)
+    return sorted({name for name in names if alike[name.lower()] > 1})
 
 
 def problems(dataset: Parts) -> Iterator[str]:
@@ -72,15 +78,41 @@ def _source_problems(dataset: Parts) -> Iterator[str]:
     for source in dataset.sources:
         if repeated := _duplicates(source.column_names):
             yield f"source {source.name!r} has columns twice: {', '.join(repeated)}"
+        if taken := [c for c in source.column_names if c.startswith(_OF_THE_ENGINE)]:
+            yield (
+                f"source {source.name!r} has columns that begin with two underscores, as only "
+                f"Millstream's own do: {', '.join(taken)}; give them another name, and the file's "
+                "as `header` or `path`"
+            )
+        yield from _pattern_problems(source)
         if source.format == "images":
             yield from _image_source_problems(source)
             continue
         for column in source.columns:
-            if column.type.strip().lower() not in NUMPY_OF_SPARK:
-                known = ", ".join(NUMPY_OF_SPARK)
+            if column.type.strip().lower() not in NUMPY_OF_TYPE:
+                known = ", ".join(NUMPY_OF_TYPE)
                 place = f"{source.name}.{column.name}"
                 yield f"column {place} has type {column.type!r}; known are {known}"
         yield from _layout_problems(source)
+
+
+def _pattern_problems(source: Source) -> Iterator[str]:
+    for column in source.columns:
+        if column.pattern is not None and (why := _why_no_regex(column.pattern)):
+            place = f"{source.name}.{column.name}"
+            yield f"column {place} has the pattern {column.pattern!r}, which RE2 refuses: {why}"
+
+
+def _why_no_regex(pattern: str, by: str = "") -> str:
+    """Why RE2 cannot find a pattern's matches and replace them; empty if it can."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        pc.replace_substring_regex(pa.array([""]), pattern, by)
+    except pa.ArrowInvalid as error:
+        return str(error)
+    return ""
 
 
 def _layout_problems(source: Source) -> Iterator[str]:
@@ -119,7 +151,7 @@ def _join_problems(dataset: Parts, join: Join) -> Iterator[str]:
     if join.source not in names:
         yield f"join with {join.source!r}, which is no other source"
         return
-    if join.source in dataset.row_source.column_names:
+    if join.source.lower() in (name.lower() for name in dataset.row_source.column_names):
         yield f"parent {join.source!r} is also a column of {dataset.rows!r}; rename the source"
     for _, parent_column in join.on:
         if parent_column not in dataset.source(join.source).column_names:
@@ -133,8 +165,17 @@ def _cross_problems(dataset: Parts) -> Iterator[str]:
         if len(f.crossed) == 1 or len(parts) < len(f.crossed):
             names = ", ".join(f.crossed)
             yield f"field {f.name!r} crosses {names}; give 2 or more categorical fields"
-        elif parts and f.expr not in ("", cross_sql(parts)):
+        elif parts and f.expr:
             yield f"field {f.name!r} has an expr and crosses others; give one of the two"
+
+
+def _replace_problems(dataset: Parts) -> Iterator[str]:
+    for f in dataset.categorical:
+        for transform in f.transforms:
+            if not isinstance(transform, Replace):
+                continue
+            if why := _why_no_regex(transform.pattern, transform.by):
+                yield f"field {f.name!r}: RE2 refuses {transform}: {why}"
 
 
 def _vocabulary_problems(dataset: Parts) -> Iterator[str]:
@@ -150,16 +191,21 @@ def _vocabulary_problems(dataset: Parts) -> Iterator[str]:
 
 def _field_problems(dataset: Parts) -> Iterator[str]:
     yield from _cross_problems(dataset)
+    yield from _replace_problems(dataset)
     yield from _vocabulary_problems(dataset)
     names = [f.name for f in dataset.fields]
     if repeated := _duplicates([*names, *dataset.key]):
         yield f"fields named twice, or as a key column: {', '.join(repeated)}"
-    if taken := sorted(RESERVED & {*names, *dataset.key}):
+    if taken := sorted(n for n in {*names, *dataset.key} if n.lower() in RESERVED):
         yield f"fields named like Millstream's own columns: {', '.join(taken)}"
     if len(dataset.of_kind(Label)) != 1:
         yield f"{len(dataset.of_kind(Label))} labels; exactly one is needed"
     if len(dataset.of_kind(Weight)) > 1:
         yield "more than one weight"
+    for carried in dataset.of_kind(Carried):
+        if carried.type.strip().lower() not in NUMPY_OF_TYPE:
+            known = ", ".join(NUMPY_OF_TYPE)
+            yield f"field {carried.name!r} has type {carried.type!r}; known are {known}"
     for f in (*dataset.of_kind(NumericList), *dataset.of_kind(CategoricalList)):
         if f"{f.name}_length" in names:
             yield f"field {f.name}_length has the name of the lengths of list {f.name!r}"

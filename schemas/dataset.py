@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.checks import problems
 from schemas.field import (
-    Categorical,
     Field,
-    cross_sql,
 )
 from schemas.parts import Parts
 from schemas.source import Column, Join, Source, struct_type
@@ -27,6 +25,9 @@ from schemas.stored import ROW_ID, StoredColumn, stored_columns
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
+
+# What expressions are written in: the same text means something else in another language.
+_LANGUAGE = {"expressions": "duckdb"}
 
 
 class DeclarationError(ValueError):
@@ -53,14 +54,6 @@ class Dataset(Parts):
     def __post_init__(self) -> None:
         for problem in problems(self):
             raise DeclarationError(f"declaration {self.name!r}: {problem}")
-        object.__setattr__(self, "fields", tuple(self._resolved(f) for f in self.fields))
-
-    def _resolved(self, f: Field) -> Field:
-        """A crossed field with its expression."""
-        if not isinstance(f, Categorical) or not f.crossed:
-            return f
-        by_name = {part.name: part for part in self.categorical}
-        return replace(f, expr=cross_sql([by_name[name] for name in f.crossed]))
 
     # Renderings
 
@@ -83,16 +76,26 @@ class Dataset(Parts):
     @cached_property
     def digest(self) -> str:
         """Hex digest of all that the examples follow from: not of the expectations."""
-        text = json.dumps(_plain(replace(self, expectations=())), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        whole = _plain(replace(self, expectations=()))
+        if self.ds is not None or self.joins or any(map(self._is_expression, self.fields)):
+            whole |= _LANGUAGE
+        return _digest(whole)
 
     @cached_property
     def field_digests(self) -> dict[str, str]:
         """Digest of each stored field's declaration, so that a refusal can name what changed."""
         return {
-            f.name: hashlib.sha256(json.dumps(_plain(f), sort_keys=True).encode()).hexdigest()[:16]
+            f.name: _digest(_plain(f) | (_LANGUAGE if self._is_expression(f) else {}))
             for f in self.fields
         }
+
+    def _is_expression(self, f: Field) -> bool:
+        """Whether SQL makes the field's value: it is no column of the row source alone."""
+        return bool(f.expr) and f.expr not in self.row_source.column_names
+
+
+def _digest(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

@@ -51,8 +51,11 @@ class Nulls(Bounds):
 
 @dataclass(frozen=True)
 class Share(Bounds):
-    """The fraction of valid rows for which a condition, Spark SQL over the fields, is true:
-    `Share("jfk", "airport = 'JFK'", min=0.2, max=0.5)`. Measured as `share:LABEL`."""
+    """The fraction of valid rows for which a condition is true. Measured as `share:LABEL`.
+
+    The condition is DuckDB's SQL over the stored fields, as they are before they get ids:
+    `Share("jfk", "airport = 'JFK'", min=0.2, max=0.5)`.
+    """
 
     label: str
     where: str

@@ -1,23 +1,28 @@
 """Field kinds: what one column of the examples is and what it is for.
 
-Every kind has a `name` (its column in the examples) and an `expr`: Spark SQL over the raw row,
-where a parent's columns are written `parent.column`. An `expr` left empty means the raw column of
-the same name.
+Every kind has a `name` (its column in the examples) and an `expr`: DuckDB's SQL over the raw row,
+where a parent's columns are written `parent.column` (docs/expressions.md). An `expr` left empty
+means the raw column of the same name.
+
+The kinds and their transforms only declare: the row engine (`jobs/rows`) casts the expression's
+value to the kind's type and applies the transforms.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from schemas.text import TextTransform, literal
+from schemas.source import quoted
+from schemas.text import TextTransform
 
 # Ids of a categorical field: 0 padding, 1 null, then the out-of-vocabulary buckets, then values.
 PADDING_ID = 0
 NULL_ID = 1
 FIRST_OOV_ID = 2
+
+# Between the values of crossed fields, where null counts as the empty text: no text holds it.
+SEPARATOR = "\x1f"
 
 Task: TypeAlias = Literal["binary", "regression", "multiclass"]
 
@@ -28,13 +33,11 @@ Transform: TypeAlias = "Log1p | Clip | Scale | Cyclic"
 class Log1p:
     """ln(1 + x); a value of -1 or below leaves no finite number and refuses the row."""
 
-    def sql(self, x: str) -> str:
-        return f"log1p({x})"
-
 
 @dataclass(frozen=True)
 class Clip:
-    """x limited to [low, high]."""
+    """x limited to [low, high]. What is no finite number passes, so that the row is refused, not
+    clipped into sense."""
 
     low: float
     high: float
@@ -45,24 +48,12 @@ class Clip:
                 f"Clip: low is {self.low}, high is {self.high}; low must be below high"
             )
 
-    def sql(self, x: str) -> str:
-        # What is no finite number passes, so that the row is refused, not clipped into sense;
-        # least() and greatest() would also turn null into a bound.
-        return (
-            f"CASE WHEN isnan({x}) OR abs({x}) = double('infinity') THEN {x} "
-            f"WHEN {x} > {self.high!r}D THEN {self.high!r}D "
-            f"WHEN {x} < {self.low!r}D THEN {self.low!r}D ELSE {x} END"
-        )
-
 
 @dataclass(frozen=True)
 class Scale:
     """x * factor, for units that make numbers readable (metres to kilometres)."""
 
     factor: float
-
-    def sql(self, x: str) -> str:
-        return f"(({x}) * {self.factor!r}D)"
 
 
 @dataclass(frozen=True)
@@ -76,9 +67,6 @@ class Cyclic:
         if self.period <= 0:
             raise ValueError(f"Cyclic: period is {self.period}; it must be above 0")
 
-    def sql(self, x: str) -> str:
-        return f"{self.part}(({x}) * {2 * math.pi / self.period!r}D)"
-
 
 @dataclass(frozen=True)
 class Field:
@@ -89,8 +77,8 @@ class Field:
 
     @property
     def sql(self) -> str:
-        """Spark SQL of the field's value before encoding."""
-        return self.expr or self.name
+        """DuckDB's SQL of the value before the kind's cast and the transforms."""
+        return self.expr or quoted(self.name)
 
 
 @dataclass(frozen=True)
@@ -122,13 +110,6 @@ class Numeric(Field):
 
     transforms: tuple[Transform, ...] = ()
 
-    @property
-    def sql(self) -> str:
-        x = f"CAST({self.expr or self.name} AS DOUBLE)"
-        for transform in self.transforms:
-            x = transform.sql(x)
-        return x
-
 
 @dataclass(frozen=True)
 class WithIds(Field):
@@ -157,10 +138,6 @@ class WithIds(Field):
         """What the id log and the contributions call the field."""
         return self.vocabulary or self.name
 
-    def bucket_sql(self, value: str) -> str:
-        """Spark SQL of the bucket, from 0, of a value that has no id of its own."""
-        return f"pmod(xxhash64({value}), {self.oov_buckets}L)"
-
     @property
     def first_value_id(self) -> int:
         return FIRST_OOV_ID + self.oov_buckets
@@ -170,19 +147,13 @@ class WithIds(Field):
 class Categorical(WithIds):
     """An id: of the value, of null, or of the bucket of a value that has none.
 
-    `transforms` change the text first. `crossed` names other categorical fields, whose values
-    together are this one's.
+    The value is the text of what `expr` gives; `transforms` change it first. `crossed` names other
+    categorical fields, whose values together (`SEPARATOR` between them, null where all are null)
+    are this one's, which then has no `expr`.
     """
 
     transforms: tuple[TextTransform, ...] = ()
     crossed: tuple[str, ...] = ()
-
-    @property
-    def sql(self) -> str:
-        x = f"CAST({self.expr or self.name} AS STRING)"
-        for transform in self.transforms:
-            x = transform.sql(x)
-        return x
 
 
 TooLong: TypeAlias = Literal["refuse", "keep_first"]
@@ -190,7 +161,7 @@ TooLong: TypeAlias = Literal["refuse", "keep_first"]
 
 @dataclass(frozen=True)
 class CategoricalList(WithIds):
-    """Ids of a list of values (tags, visited pages); `expr` gives an array.
+    """Ids of a list of values (tags, visited pages); `expr` gives a list.
 
     Null is the empty list; a null element has the id of null. Each element counts in fitting.
     A list of more than `max_length` elements refuses the row, or its first ones are kept.
@@ -203,14 +174,10 @@ class CategoricalList(WithIds):
         super().__post_init__()
         _check_max_length(self)
 
-    @property
-    def sql(self) -> str:
-        return f"CAST({self.expr or self.name} AS ARRAY<STRING>)"
-
 
 @dataclass(frozen=True)
 class NumericList(Field):
-    """Numbers in their order, of a length that varies from row to row; `expr` gives an array.
+    """Numbers in their order, of a length that varies from row to row; `expr` gives a list.
 
     Null is the empty list; an element that is null or not finite refuses the row. A list of more
     than `max_length` elements refuses the row, or its first ones are kept.
@@ -221,10 +188,6 @@ class NumericList(Field):
 
     def __post_init__(self) -> None:
         _check_max_length(self)
-
-    @property
-    def sql(self) -> str:
-        return f"CAST({self.expr or self.name} AS ARRAY<FLOAT>)"
 
 
 def _check_max_length(f: CategoricalList | NumericList) -> None:
@@ -247,7 +210,7 @@ class Carried(Field):
 
 @dataclass(frozen=True)
 class Tensor(Field):
-    """A float32 array of a fixed shape; `expr` gives array<float> in row-major order."""
+    """A float32 array of a fixed shape; `expr` gives a list of its numbers in row-major order."""
 
     shape: tuple[int, ...] = field(default=())
 
@@ -268,14 +231,3 @@ class Image(Field):
             raise ValueError(
                 f"Image {self.name!r}: shape is {self.shape}; give (H, W) or (H, W, 3)"
             )
-
-
-# Between the values of crossed fields: no text holds it.
-_UNIT_SEPARATOR = "\x1f"
-
-
-def cross_sql(parts: Sequence[Categorical]) -> str:
-    """Spark SQL of the values of several fields together; null where all of them are."""
-    values = ", ".join(f"coalesce({part.sql}, '')" for part in parts)
-    nothing = literal(_UNIT_SEPARATOR * (len(parts) - 1))
-    return f"nullif(concat_ws({literal(_UNIT_SEPARATOR)}, {values}), {nothing})"

@@ -11,7 +11,8 @@ from schemas.dataset import Column, Dataset, Join, Source
 from schemas.field import Carried, Categorical, Cyclic, Label, Log1p, Numeric
 
 # The local date: `time_hour` is in UTC, where an evening flight is tomorrow's.
-_DAY = "make_date(year, month, day)"
+# No date, 30 February, is null.
+_DAY = "try(make_date(year, month, day))"
 
 _FLIGHTS = Source(
     name="flights",
@@ -92,7 +93,7 @@ FLIGHTS = Dataset(
         Numeric("departure_minutes", "hour * 60 + minute"),
         Numeric("departure_sin", "hour * 60 + minute", (Cyclic(1440, "sin"),)),
         Numeric("departure_cos", "hour * 60 + minute", (Cyclic(1440, "cos"),)),
-        Numeric("arrival_minutes", "(sched_arr_time div 100) * 60 + sched_arr_time % 100"),
+        Numeric("arrival_minutes", "(sched_arr_time // 100) * 60 + sched_arr_time % 100"),
         Numeric("distance_log", "distance", (Log1p(),)),
         Numeric("temp", "weather.temp"),
         Numeric("dew_point", "weather.dewp"),
@@ -107,14 +108,14 @@ FLIGHTS = Dataset(
         Categorical("airport", "origin"),
         Categorical("destination", "dest", min_count=5),
         Categorical("departure_hour", "hour"),
-        Categorical("weekday", f"dayofweek({_DAY})"),
+        Categorical("weekday", f"dayofweek({_DAY}) + 1"),  # 1 Sunday to 7 Saturday
         Categorical("plane", "tailnum", min_count=20, oov_buckets=4),
-        Categorical("flight_number", "concat(carrier, flight)", min_count=20, oov_buckets=4),
+        Categorical("flight_number", "carrier || flight", min_count=20, oov_buckets=4),
         # A day's weather and queues delay flights together. Crosses with the date learn that from
         # the day's other flights; in scoring a later date they are unseen values, hence buckets.
         Categorical("day_of_year", _DAY),
         Categorical("airport_day_hour", f"concat_ws('|', origin, {_DAY}, hour)", min_count=5),
-        Categorical("airport_day_part", f"concat_ws('|', origin, {_DAY}, hour div 3)", min_count=5),
+        Categorical("airport_day_part", f"concat_ws('|', origin, {_DAY}, hour // 3)", min_count=5),
         Categorical("airline_day", f"concat_ws('|', carrier, {_DAY})", min_count=5),
         Categorical("destination_day", f"concat_ws('|', dest, {_DAY})", min_count=3),
         Carried("origin"),

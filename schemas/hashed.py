@@ -42,12 +42,3 @@ class Bucketized(Categorical):
         # As many as there are buckets, so that the table's size is that of any hashed field.
         object.__setattr__(self, "oov_buckets", len(self.boundaries) + 1)
         super().__post_init__()
-
-    @property
-    def sql(self) -> str:
-        x = f"CAST({self.expr or self.name} AS DOUBLE)"
-        passed = " + ".join(f"CAST({x} >= {bound!r}D AS INT)" for bound in self.boundaries)
-        return f"CAST({passed} AS STRING)"
-
-    def bucket_sql(self, value: str) -> str:
-        return f"CAST({value} AS INT)"

@@ -31,8 +31,8 @@ class Parts:
     Attributes:
         name: folder of the data set in the lake.
         sources: the raw files; `rows` names the one whose rows become examples.
-        ds: Spark SQL over the row source that gives the row's DATE; None when the date comes from
-            the path (`{ds}` in the source's setting).
+        ds: DuckDB's SQL over the row source alone that gives the row's DATE; None when the date
+            comes from the path (`{ds}` in the source's setting).
         key: raw columns that identify a row within a `ds`. When empty, rows are identified by
             their raw line and its ordinal among the identical lines of the `ds`.
         entity: raw columns by whose hash rows are split; the key when empty, and the raw line

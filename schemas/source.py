@@ -1,4 +1,4 @@
-"""Raw sources: their columns with rules, and how parents join. Spark's types by name."""
+"""Raw sources: their columns with rules, and how parents join. Types have Spark's names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
-NUMPY_OF_SPARK = {
+NUMPY_OF_TYPE = {
     "boolean": "bool",
     "tinyint": "int8",
     "smallint": "int16",
@@ -25,23 +25,50 @@ NUMPY_OF_SPARK = {
     "timestamp": "datetime64[us]",
 }
 
+# A timestamp is a moment in UTC, without a time zone of its own.
+DUCKDB_OF_TYPE = {
+    "boolean": "BOOLEAN",
+    "tinyint": "TINYINT",
+    "smallint": "SMALLINT",
+    "int": "INTEGER",
+    "integer": "INTEGER",
+    "bigint": "BIGINT",
+    "long": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "binary": "BLOB",
+    "date": "DATE",
+    "timestamp": "TIMESTAMP",
+}
 
 # What a file of a source of format `images` is described by.
 IMAGE_COLUMNS = {"file": "string", "folder": "string", "content": "binary"}
 
 
-def numpy_dtype(spark_type: str) -> str:
-    return NUMPY_OF_SPARK[spark_type.strip().lower()]
+def numpy_dtype(type_: str) -> str:
+    return NUMPY_OF_TYPE[type_.strip().lower()]
+
+
+def duckdb_type(type_: str) -> str:
+    return DUCKDB_OF_TYPE[type_.strip().lower()]
+
+
+def quoted(name: str) -> str:
+    """A name as DuckDB's SQL has it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True)
 class Column:
-    """A raw column: its Spark SQL type and the rules its values keep.
+    """A raw column: its type, by Spark's name for it, and the rules its values keep.
 
-    A text that does not parse as `type` refuses the row (`unparsable:NAME`). `of_label` marks a
-    column known only once the label is: its rules do not apply in scoring. `path` is where the
-    value stands in nested data (`user.address.city`); empty means the name. `header` is the name in
-    a CSV file's header, where that one is not fit for SQL (`Order ID`); empty means the name.
+    A text that does not parse as `type` refuses the row (`unparsable:NAME`). `pattern` is an RE2
+    regular expression that is searched in the text, where `.` is no end of a line; ^ and $ are the
+    text's ends. `of_label` marks a column known only once the label is: its rules do not apply in
+    scoring. `path` is where the value stands in nested data (`user.address.city`); empty means the
+    name. `header` is the name in a CSV file's header, where that one is not fit for SQL
+    (`Order ID`); empty means the name.
     """
 
     name: str
@@ -77,6 +104,7 @@ class Source:
         escape: of csv, before a quote inside quotes: the quote itself, or a backslash.
         comment: of csv; a line that starts with it is no row.
         encoding: of csv and json, as Python names it. A line that is not in it is refused.
+        multiline: of csv: quoted values may hold line ends; such files are read whole, by one task.
     """
 
     name: str
@@ -89,6 +117,7 @@ class Source:
     escape: str = '"'
     comment: str = ""
     encoding: str = "utf-8"
+    multiline: bool = False
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
@@ -108,7 +137,7 @@ class Source:
 class Join:
     """A parent source, unique on the join key, whose columns become `SOURCE.column` of the row.
 
-    `on` pairs an expression over the row source with a column of the parent. A row without a
+    `on` pairs DuckDB's SQL over the row source alone with a column of the parent. A row without a
     parent has nulls there, or is refused (`no_parent:SOURCE`) when `required`.
     """
 

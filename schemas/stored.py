@@ -19,7 +19,7 @@ from schemas.field import (
     Timestamp,
     Weight,
 )
-from schemas.source import Column, numpy_dtype, struct_type
+from schemas.source import Column, numpy_dtype
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,10 +71,16 @@ def stored_columns(key: Iterable[Column], fields: Iterable[Field]) -> Iterator[S
 
 def arrow_schema(columns: Iterable[StoredColumn]) -> pa.Schema:
     """Of the files: a column that is never null says so, which spares readers its nulls."""
-    from pyspark.sql.pandas.types import to_arrow_schema
+    import pyarrow as pa
 
-    stored = list(columns)
-    fields = to_arrow_schema(struct_type((c.name, c.spark_type) for c in stored))
-    for place, column in enumerate(stored):
-        fields = fields.set(place, fields.field(place).with_nullable(column.nullable))
-    return fields
+    texts = {"boolean": "bool", "string": "string", "binary": "binary", "date": "date32[day]"}
+    numbers = {"tinyint": "int8", "smallint": "int16", "int": "int32", "integer": "int32"}
+    numbers |= {"bigint": "int64", "long": "int64", "float": "float", "double": "double"}
+    types = {name: pa.type_for_alias(alias) for name, alias in (texts | numbers).items()}
+    # As Spark names and marks them.
+    types["timestamp"] = pa.timestamp("us", tz="UTC")
+    for element in ("float", "int"):
+        types[f"array<{element}>"] = pa.list_(pa.field("element", types[element]))
+    return pa.schema(
+        pa.field(c.name, types[c.spark_type.strip().lower()], c.nullable) for c in columns
+    )

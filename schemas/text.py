@@ -1,44 +1,43 @@
-"""Transforms of texts before they get ids: native Spark SQL, so one row alone and a batch agree."""
+"""Transforms of texts before they get ids. They only declare; the row engine applies them."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 TextTransform: TypeAlias = "Lower | Trim | Replace | Normalize"
 
-
-def literal(text: str) -> str:
-    """A text as Spark SQL."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+# Spaces, tabs, ends of lines and the no-break space.
+WHITE_SPACE = " \t\r\n\u00a0"
 
 
 @dataclass(frozen=True)
 class Lower:
-    """Small letters, as Unicode has them."""
-
-    def sql(self, x: str) -> str:
-        return f"lower({x})"
+    """Small letters, as Unicode has them, letter by letter."""
 
 
 @dataclass(frozen=True)
 class Trim:
-    """Without the white space at both ends; what is nothing else becomes null."""
-
-    def sql(self, x: str) -> str:
-        return f"nullif(trim(BOTH ' \\t\\r\\n\\u00a0' FROM {x}), '')"
+    """Without the `WHITE_SPACE` at both ends; what is nothing else becomes null."""
 
 
 @dataclass(frozen=True)
 class Replace:
-    """Every match of a Java regular expression replaced by `by`, where $1 is the first group."""
+    r"""Every match of an RE2 regular expression replaced by `by`.
+
+    In `by` `\1` is the first group, `\0` the whole match and `\\` a backslash.
+    """
 
     pattern: str
     by: str
 
-    def sql(self, x: str) -> str:
-        return f"regexp_replace({x}, {literal(self.pattern)}, {literal(self.by)})"
+    def __post_init__(self) -> None:
+        if group := re.search(r"\$(\d)", self.by):
+            spelling = re.sub(r"\$(\d)", r"\\\1", self.by)
+            raise ValueError(
+                f"Replace: by is {self.by!r}, where {group[0]} is no group; write {spelling!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,3 @@ class Normalize:
     def __post_init__(self) -> None:
         if self.form not in ("NFKC", "NFC"):
             raise ValueError(f"Normalize: form is {self.form!r}; give 'NFKC' or 'NFC'")
-
-    def sql(self, x: str) -> str:
-        # Spark has no function for it, but ICU, which its collations need, on every class path.
-        # ICU refuses null, and CASE alone does not keep null away: a reflected call, which may be
-        # random for all Spark knows, is taken out of a sort's or a group's key and made first.
-        compatible = str(self.form == "NFKC").lower()
-        text = f"coalesce({x}, '')"
-        call = f"reflect('com.ibm.icu.text.Normalizer', 'compose', {text}, {compatible})"
-        return f"CASE WHEN {x} IS NOT NULL THEN {call} END"

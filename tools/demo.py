@@ -13,7 +13,7 @@ from jobs.base.errors import MillstreamError
 from jobs.base.quiet import start_log
 from jobs.base.spark import session
 from jobs.etl import job as etl
-from jobs.etl.tally import summary
+from jobs.etl.judge.counts import summary
 from jobs.evaluate import job as evaluate
 from jobs.evaluate import score
 from jobs.lake.ledger import new_run_id
@@ -55,7 +55,7 @@ def main() -> int:
     print(f"""
 raw          {settings.path(settings.etl.sources["flights"])}
 examples     {examples.url} version {examples.version}
-             {summary(examples.tallies.values())}
+             {summary(examples.counts.values())}
 model        {trained.summary()}
 evaluation   test AUC {metrics["auc"]:.4f}, log loss {metrics["log_loss"]:.4f}, \
 base rate {metrics["base_rate"]:.4f}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
+
 
 class MillstreamError(Exception):
     """Ends a command with `exit_code` and the message, without a stack trace.
@@ -59,3 +62,19 @@ class Locked(MillstreamError):
     """Another run holds the stage."""
 
     exit_code = 5
+
+
+def refuse_unknown(setting: str, names: Collection[str], known: Collection[str]) -> None:
+    """Refuses a setting with names that are not known.
+
+    Raises:
+        ConfigError: names the nearest one.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            raise ConfigError(
+                f"{setting}: {name!r} is unknown"
+                + (f"; did you mean {near[0]!r}?" if near else ""),
+                f"some of {', '.join(sorted(known)) or 'none: the declaration has none'}",
+            )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.etl.ingest import DS, UNDATED
-from jobs.etl.quarantine import STAGE
+from jobs.etl.write.quarantine import STAGE
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
+from jobs.rows.base.names import DS, UNDATED
 
 
 def next_generation(before: Mapping[str, Any]) -> dict[str, Any]:

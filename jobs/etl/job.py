@@ -13,39 +13,41 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+import pyarrow as pa
+from pyspark.sql import SparkSession
 
 from jobs.base.command import run_command
-from jobs.base.errors import ConfigError, DataRefused
-from jobs.etl.accounts import ledger_rows, refusal
+from jobs.base.errors import DataRefused
 from jobs.etl.backfill import Backfill, Progress, chunks_of
-from jobs.etl.contributions import CONTRIBUTIONS, stage_contributions
-from jobs.etl.encode import large_vocabularies, prepared
-from jobs.etl.expect import Findings
-from jobs.etl.fit import ENTRY, ID_LOG, new_entries
+from jobs.etl.encode.encoder import Encoder
+from jobs.etl.encode.vocabulary import stage_vocabularies
+from jobs.etl.fit.contributions import CONTRIBUTIONS, Merging
+from jobs.etl.fit.entries import ID_LOG, new_entries, read_entries, stage_entries
+from jobs.etl.fit.expect import Findings
+from jobs.etl.fit.history import CountHistory
+from jobs.etl.fit.states import states
 from jobs.etl.generation import next_generation, refused_dates
-from jobs.etl.identity import Survey
-from jobs.etl.ingest import DS, UNDATED, read_errors
-from jobs.etl.inputs import raw_digest
-from jobs.etl.judge import Judging
-from jobs.etl.kept import Kept
-from jobs.etl.layout import Layout, sent_rows
+from jobs.etl.judge.counts import DateCounts, refuse_bad, refuse_empty, summary
+from jobs.etl.judge.duplicates import without_duplicates
+from jobs.etl.judge.judging import JudgedRows, judge
+from jobs.etl.judge.parents import stage_parents
+from jobs.etl.judge.recount import recount
+from jobs.etl.judge.tasks import Counted
 from jobs.etl.limits import check_limits
-from jobs.etl.names import SPLIT
-from jobs.etl.quarantine import QUARANTINE, quarantined_rows, stage_quarantine
-from jobs.etl.shards import stage_shards, verified_shards
-from jobs.etl.split import split_of
-from jobs.etl.states import states
-from jobs.etl.tally import Tally, assert_conserved, refuse_bad, refuse_empty, summary, tally
-from jobs.etl.validate import survey
+from jobs.etl.raw.sources import RawSources, source_paths
+from jobs.etl.write.accounts import assert_conserved, ledger_rows, refusal
+from jobs.etl.write.layout import ShardLayout, sent_rows
+from jobs.etl.write.quarantine import QUARANTINE, RefusedRows, quarantined_rows, stage_quarantine
+from jobs.etl.write.shards import stage_shards
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import record
 from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.manifest import Shard, write_manifest
-from jobs.lake.state import State, save_state
+from jobs.lake.state import State, save_states
+from jobs.rows.base.names import DS, SPLIT, UNDATED
+from jobs.rows.judge.identity import Split
 from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
 
@@ -58,7 +60,7 @@ class EtlResult:
 
     url: str
     version: int
-    tallies: Mapping[str, Tally]
+    counts: Mapping[str, DateCounts]
     seconds: float
 
 
@@ -83,47 +85,32 @@ def run(
     """
     started = time.monotonic()
     dataset, lake = settings.dataset(), lake_of(settings)
-    tallies: dict[str, Tally] = {}
+    counts: dict[str, DateCounts] = {}
     version = -1
     chunks = chunks_of(dates, len(dates) if rebuild else settings.etl.dates_per_pass)
-    with stage_lock(lake, "etl", run_id) as lock, read_errors(), closing(Progress(chunks)) as shown:
-        sources = source_paths(settings, dataset).values()
+    paths = source_paths(settings, dataset)
+    with stage_lock(lake, "etl", run_id) as lock, closing(Progress(chunks)) as shown:
         backfill = Backfill.resumed(settings, chunks, lake.table("examples").newest_info())
         for number, chunk in enumerate(chunks):
-            raw = raw_digest(spark, sources, chunk) if len(chunks) > 1 else ""
-            if backfill.has(chunk, raw):
+            raw = RawSources.listed(dataset, paths, chunk)
+            if len(chunks) > 1 and backfill.has(chunk, raw.digest):
                 shown.skip(chunk)
                 continue
-            backfill = backfill.with_pass(chunk, raw)
+            backfill = backfill.with_pass(chunk, raw.digest)
             pass_id = f"{run_id}-{number}"
-            one_pass = Pass(settings, spark, dataset, lake, lock, pass_id, chunk, rebuild, backfill)
+            one_pass = Pass(settings, spark, dataset, lake, lock, pass_id, raw, rebuild, backfill)
             try:
                 version, done = one_pass.run()
             except DataRefused as error:
                 record(lake, [refusal(run_id, chunk, error)])
                 raise
-            tallies.update(done)
+            counts.update(done)
             shown.add(chunk, sum(one.raw for one in done.values()))
-    return EtlResult(lake.table("examples").url, version, tallies, time.monotonic() - started)
+    return EtlResult(lake.table("examples").url, version, counts, time.monotonic() - started)
 
 
 def lake_of(settings: Settings) -> Lake:
     return Lake(settings.lake_url, settings.dataset().name)
-
-
-def source_paths(settings: Settings, dataset: Dataset) -> dict[str, str]:
-    """Absolute path of each source of the declaration.
-
-    Raises:
-        ConfigError: etl.sources names another set of sources than the declaration.
-    """
-    declared, given = {source.name for source in dataset.sources}, set(settings.etl.sources)
-    if declared != given:
-        raise ConfigError(
-            f"etl.sources has {', '.join(sorted(given)) or 'none'}",
-            f"the declaration's sources: {', '.join(sorted(declared))}",
-        )
-    return {name: settings.path(path) for name, path in settings.etl.sources.items()}
 
 
 @dataclass(frozen=True)
@@ -139,41 +126,39 @@ class Pass:
     lake: Lake
     lock: StageLock
     run_id: str
-    dates: Sequence[str]
+    raw: RawSources
     rebuild: bool
     backfill: Backfill
 
-    def run(self) -> tuple[int, dict[str, Tally]]:
+    @property
+    def dates(self) -> tuple[str, ...]:
+        return self.raw.dates
+
+    def run(self) -> tuple[int, dict[str, DateCounts]]:
         started = time.monotonic()
-        findings = Findings(self.dataset, self.settings.etl.severities)
-        check_limits(self.dataset, self.settings.etl.limits)
+        etl = self.settings.etl
+        findings = Findings(self.dataset, etl.severities)
+        check_limits(self.dataset, etl.limits)
         before = self._before()
-        sources = source_paths(self.settings, self.dataset)
-        found = survey(self.spark, self.dataset, sources, self.dates)
-        raw_counts = found.rows
-        refuse_empty(raw_counts, self.dates)
-        log.info("%s raw rows of %s dates", f"{sum(raw_counts.values()):,}", len(self.dates))
         try:
-            kept = self._judge(sources, found)
-            rows = kept.rows()
-            tallies = tally(rows, raw_counts)
-            etl = self.settings.etl
-            refuse_bad(tallies, etl.max_quarantined_fraction, etl.limits)
-            log.info("checked: %s", summary(tallies.values()))
-            findings.of_rows(rows.where(F.col(SPLIT).isNotNull()), self.dates)
-            fitted, versions = self._fit(kept, before, findings)
+            rows = self._judged(findings)
+            refuse_empty(rows.counts, self.dates)
+            refuse_bad(rows.counts, etl.max_quarantined_fraction, etl.limits)
+            log.info("checked: %s", summary(rows.counts.values()))
+            findings.judge_rows(rows.measures, self.dates)
+            fitted, entries, versions = self._fit(before, findings)
             log.info("fitted %s states", len({state.digest for state in fitted.values()}))
-            shards = self._stage_examples(kept, tallies)
+            shards = self._stage_examples(rows, entries)
             log.info("wrote %s shards", f"{len(shards):,}")
             quarantined, versions["quarantine"] = self._quarantine(rows)
         finally:
-            self.lake.table("kept").discard(self.run_id)
-        assert_conserved(tallies, shards, quarantined)
+            self.lake.table("judged").discard(self.run_id)
+        assert_conserved(rows.counts, shards, quarantined)
         version = self._commit(before, fitted, shards, versions)
         seconds = time.monotonic() - started
-        done = ledger_rows(self.run_id, tallies, fitted, findings, shards, version, seconds)
+        done = ledger_rows(self.run_id, rows.counts, fitted, findings, shards, version, seconds)
         record(self.lake, done)
-        return version, tallies
+        return version, rows.counts
 
     def _before(self) -> dict[str, Any]:
         """What the newest commit says. Rows that a dead run left beside it are put away."""
@@ -183,72 +168,77 @@ class Pass:
         elif before:
             refuse_changed_declaration(before, self.dataset, "the examples were")
         for name in ("contributions", "id_log"):
-            self.lake.table(name).restore(before.get("versions", {}).get(name, 0))
+            self.lock.check()
+            version = before.get("versions", {}).get(name, 0)
+            self.lake.table(name).restore(version, "etl", self.lock.token)
         return before
 
-    def _judge(self, sources: Mapping[str, str], found: Survey) -> Kept:
+    def _judged(self, findings: Findings) -> JudgedRows:
         """The rows with their values, reasons and splits, in files of this run."""
-        split = split_of(self.dataset, self.settings.etl.split)
-        judging = Judging(self.spark, self.dataset, sources, self.dates, found, split)
-        return judging.kept(self.lake, self.run_id)
+        fractions = self.settings.etl.split
+        split = Split(fractions.seed, fractions.fractions())
+        pieces = self.raw.pieces()
+        merging = Merging.of(self.dataset, self.dates, sum(p.weight for p in pieces) // 128)
+        url = self.lake.table("contributions").fresh_folder(self.run_id)
+        fields = tuple(f.name for f in self.dataset.fields)
+        counted = Counted(findings.of_rows, fields, merging, url)
+        folder = self.lake.table("judged").fresh_folder(self.run_id)
+        most_mb = self.settings.etl.broadcast_parent_mb
+        engine = self.raw.engine(split, True, most_mb)
+        parents = stage_parents(self.spark, self.raw, self.dataset, most_mb, folder)
+        rows = judge(self.spark, engine, pieces, counted, folder, parents)
+        log.info("%s raw rows of %s dates", f"{rows.read - rows.others:,}", len(self.dates))
+        once = without_duplicates(rows, self.dataset)
+        if once.counts != rows.counts:
+            # Contributions were counted with the rows that repeat a key.
+            self.lake.table("contributions").discard(self.run_id)
+            once = recount(once, counted)
+        return once
 
     def _fit(
-        self, kept: Kept, before: Mapping[str, Any], findings: Findings
-    ) -> tuple[dict[str, State], dict[str, int]]:
+        self, before: Mapping[str, Any], findings: Findings
+    ) -> tuple[dict[str, State], pa.Table, dict[str, int]]:
         """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
         table = self.lake.table("contributions")
-        train = kept.of_splits("train")
-        files = stage_contributions(train, self.dataset, self.dates, table, self.run_id)
-        versions = {
-            "contributions": self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
-        }
-        counts = table.spark(self.spark, CONTRIBUTIONS, versions["contributions"])
-        findings.of_contributions(counts, self.dates)
-        versions["id_log"] = self._append_entries(counts)
-        entries = self._entries(versions["id_log"])
+        files = table.staged(self.run_id, [DS])
+        version = self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
+        history = CountHistory.of(self.spark, table, version)
+        findings.judge_drift(history, self.dates)
+        log_table = self.lake.table("id_log")
+        entries = read_entries(log_table, None)
+        new = new_entries(history.up_to(max(self.dates)), entries, self.dataset, self.dates)
+        staged = stage_entries(new, log_table, self.run_id)
+        log_version = self._replace("id_log", staged, ID_LOG, {"run": [self.run_id]})
+        entries = pa.concat_tables([entries, new])
         generation = before.get("generation", 1)
-        fitted = states(counts, entries, self.dataset, self.dates, versions["id_log"], generation)
-        for state in {state.digest: state for state in fitted.values()}.values():
-            save_state(self.lake, state)
-        return fitted, versions
+        fitted = states(history, entries, self.dataset, self.dates, log_version, generation)
+        save_states(self.lake, fitted.values())
+        return fitted, entries, {"contributions": version, "id_log": log_version}
 
-    def _entries(self, version: int | None = None) -> DataFrame:
-        return self.lake.table("id_log").spark(self.spark, ID_LOG, version).select(*ENTRY)
-
-    def _append_entries(self, counts: DataFrame) -> int:
-        table = self.lake.table("id_log")
-        held = {file.partition[DS] for file in self.lake.table("contributions").files()}
-        new = new_entries(counts, self._entries(), self.dataset, self.dates, len(held))
-        files = table.stage(new.repartition(1), self.run_id, [])
-        run_files = [
-            NewFile(file.path, {"run": self.run_id}, file.bytes, file.row_group_rows)
-            for file in files
-            if file.rows
-        ]
-        return self._replace("id_log", run_files, ID_LOG, {"run": [self.run_id]})
-
-    def _stage_examples(self, kept: Kept, tallies: Mapping[str, Tally]) -> list[Shard]:
-        entries, most = self._entries(), self.settings.etl.broadcast_max_entries
-        large = large_vocabularies(self.lake.table("id_log"), entries, most)
+    def _stage_examples(self, rows: JudgedRows, entries: pa.Table) -> list[Shard]:
         counts = {
-            (ds, split): count for ds, one in tallies.items() for split, count in one.splits.items()
+            (ds, split): count
+            for ds, one in rows.counts.items()
+            for split, count in one.splits.items()
         }
+        names = {f.log_name for f in self.dataset.counted}
+        vocabularies = stage_vocabularies(entries, names, rows.valid.url)
+        encoder = Encoder(self.dataset, vocabularies, None, (SPLIT,))
         table, etl = self.lake.table("examples"), self.settings.etl
-        valid = kept.of_splits(*{split for _, split in counts})
-        rows, encoder = prepared(valid, self.dataset, entries, None, [SPLIT], large)
-        layout = Layout.of(counts, etl.shard_rows)
-        sent = sent_rows(rows, self.dataset, layout, encoder)
-        files = stage_shards(sent, self.dataset, table, self.run_id, layout, etl.row_group_rows)
-        return verified_shards(self.spark, self.dataset, table, self.run_id, files)
+        layout = ShardLayout.of(counts, etl.shard_rows)
+        sent = sent_rows(rows.valid, self.dataset, layout, encoder)
+        return stage_shards(sent, self.dataset, table, self.run_id, layout, etl.row_group_rows)
 
-    def _quarantine(self, rows: DataFrame) -> tuple[dict[str, int], int]:
+    def _quarantine(self, rows: JudgedRows) -> tuple[dict[str, int], int]:
         """Commits the refused rows; returns those of this run by date, and the version."""
         table = self.lake.table("quarantine")
-        files = stage_quarantine(rows, table, "etl", self.run_id)
+        read = frozenset(file.path for file in self.raw.files[self.dataset.rows])
+        refused = RefusedRows(rows.valid.url, rows.refused, read)
+        files = stage_quarantine(self.spark, refused, table, "etl", self.run_id)
+        counts = quarantined_rows(table, files, self.run_id)
         gone = refused_dates(self.lake) - set(self.dates) if self.rebuild else ()
         where = {"stage": ["etl"], DS: [*self.dates, UNDATED, *gone]}
-        version = self._replace("quarantine", files, QUARANTINE, where)
-        return quarantined_rows(table, self.spark, "etl", self.run_id, version), version
+        return counts, self._replace("quarantine", files, QUARANTINE, where)
 
     def _replace(
         self, name: Any, files: Sequence[NewFile], schema: Any, where: Mapping[str, Sequence[str]]

@@ -179,7 +179,7 @@ class Evaluation:
     def measure(self, model: ModelVersion, selection: Selection) -> EvaluateResult:
         """Scores the rows once, keeps the scores, and measures them."""
         started = time.monotonic()
-        id_maps = id_maps_of(self.spark, self.lake, self.dataset, model, selection.examples)
+        id_maps = id_maps_of(self.lake, self.dataset, model, selection.examples)
         predictor = Predictor(
             model.folder_url,
             model.tags["weights_digest"],

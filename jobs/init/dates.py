@@ -11,16 +11,18 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from jobs.base.errors import ConfigError, DataRefused
+from jobs.init.names import in_sql
 from jobs.init.sample import Profile, Sample
 
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}")
-# Dates as texts: what they look like, and how the parts are put in order.
+# Dates as texts: what they look like, and how the parts are put in order. DuckDB's strptime would
+# also take a year of two digits, and no time behind the date.
 _FORMS = (
-    (r"^(\d{4})(\d{2})(\d{2})$", "$1-$2-$3"),
-    (r"^(\d{4})/(\d{1,2})/(\d{1,2})(?:[ T].*)?$", "$1-$2-$3"),
-    (r"^(\d{1,2})\.(\d{1,2})\.(\d{4})(?: .*)?$", "$3-$2-$1"),
-    (r"^(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", "$3-$2-$1"),
-    (r"^(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", "$3-$1-$2"),
+    (r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3"),
+    (r"^(\d{4})/(\d{1,2})/(\d{1,2})(?:[ T].*)?$", r"\1-\2-\3"),
+    (r"^(\d{1,2})\.(\d{1,2})\.(\d{4})(?: .*)?$", r"\3-\2-\1"),
+    (r"^(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", r"\3-\2-\1"),
+    (r"^(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", r"\3-\1-\2"),
 )
 _MOST_UNDATED = 0.01
 
@@ -90,7 +92,7 @@ def _of_all(path: str, wanted: str, columns: tuple[str, ...]) -> DatePlan:
 
 
 def _of_column(sample: Sample, names: Mapping[str, str], path: str, column: str) -> DatePlan:
-    profile, name = sample.column(column), names[column]
+    profile, name = sample.column(column), in_sql(names[column])
     form = _form(sample, profile)
     if form is None:
         examples = ", ".join(text for text, _ in profile.common[:3])
@@ -104,7 +106,8 @@ def _of_column(sample: Sample, names: Mapping[str, str], path: str, column: str)
     if profile.type in ("date", "timestamp"):
         sql = name if profile.type == "date" else f"CAST({name} AS DATE)"
     else:
-        sql = f"CAST(regexp_replace({name}, '{_sql_text(pattern)}', '{order}') AS DATE)"
+        text = name if profile.type == "string" else f"CAST({name} AS VARCHAR)"
+        sql = f"TRY_CAST(regexp_replace({text}, '{pattern}', '{order}') AS DATE)"
     why = f"the row's date; {len(days)} in the rows read, {days[0]} to {days[-1]}"
     return DatePlan(column, sql, path, days[0], days[-1], why)
 
@@ -114,7 +117,7 @@ def _form(sample: Sample, profile: Profile) -> tuple[str, str] | None:
     if profile.nulls > _MOST_UNDATED * profile.rows or not profile.values:
         return None
     if profile.type in ("date", "timestamp"):
-        return r"^(\d{4})-(\d{1,2})-(\d{1,2})(?:[ T].*)?$", "$1-$2-$3"
+        return r"^(\d{4})-(\d{1,2})-(\d{1,2})(?:[ T].*)?$", r"\1-\2-\3"
     fitting = [form for form in _FORMS if _days(sample, profile.name, *form)]
     return fitting[0] if len(fitting) == 1 else None
 
@@ -126,7 +129,7 @@ def _days(sample: Sample, column: str, pattern: str, order: str) -> list[str]:
     """
     is_typed = sample.column(column).type in ("date", "timestamp")
     texts = pc.unique(sample.table[column]).to_pylist()
-    parts = tuple(int(part) for part in re.findall(r"\$(\d)", order))
+    parts = tuple(int(part) for part in re.findall(r"\\(\d)", order))
     days = set()
     for text in texts:
         if text in ("", sample.null_value):
@@ -140,11 +143,6 @@ def _days(sample: Sample, column: str, pattern: str, order: str) -> list[str]:
             if not is_typed:
                 return []
     return sorted(days)
-
-
-def _sql_text(pattern: str) -> str:
-    # A backslash in a literal of Spark SQL is an escape.
-    return pattern.replace("\\", "\\\\")
 
 
 def source_path(file: str, folder: str) -> str:

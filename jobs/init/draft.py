@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jobs.base.errors import DataRefused
 from jobs.init.dates import DatePlan
-from jobs.init.names import unique
+from jobs.init.names import in_sql, unique
 from jobs.init.sample import Profile, Sample
 from schemas.field import Task
 
@@ -110,10 +110,12 @@ class Draft:
     def _calendar(self, profile: Profile, taken: set[str]) -> Iterator[Line]:
         name = self.names[profile.name]
         weekday = unique(f"{name}_weekday".lower(), taken)
-        yield Line(f'Categorical("{weekday}", "dayofweek({name})")', "1 Sunday to 7 Saturday")
+        sql = f"dayofweek({in_sql(name)}) + 1"
+        yield Line(f"Categorical({weekday!r}, {sql!r})", "1 Sunday to 7 Saturday")
         if profile.type == "timestamp":
             hour = unique(f"{name}_hour".lower(), taken)
-            yield Line(f'Categorical("{hour}", "hour({name})")', "0 to 23, in UTC")
+            sql = f"hour({in_sql(name)})"
+            yield Line(f"Categorical({hour!r}, {sql!r})", "0 to 23, in UTC")
 
     def _category(self, profile: Profile) -> Line:
         name = self.names[profile.name]
@@ -197,7 +199,7 @@ def label_plan(profile: Profile, names: Mapping[str, str]) -> LabelPlan:
     Raises:
         DataRefused: one value only, none, or a text with too many.
     """
-    column, name = profile.name, names[profile.name]
+    column, name = profile.name, in_sql(names[profile.name])
     others = {other.lower() for header, other in names.items() if header != column}
     field = next(free for free in ("label", "target", "predicted_value") if free not in others)
     if profile.distinct < 2:
@@ -249,5 +251,4 @@ def _multiclass(profile: Profile, field: str, name: str) -> LabelPlan:
 
 
 def _sql_literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return "'" + text.replace("'", "''") + "'"

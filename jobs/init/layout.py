@@ -109,7 +109,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
     if "" in (name.strip() for name in names):
         place = [name.strip() for name in names].index("") + 1
         raise DataRefused(f"{path}: column {place} has no name in the header", expected)
-    # Spark does not tell upper from lower case.
+    # SQL does not tell upper from lower case.
     again = [name for name, n in Counter(name.lower() for name in names).items() if n > 1]
     if again:
         raise DataRefused(

@@ -6,10 +6,14 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from functools import cache
 
+from jobs.rows.base.duck import connection
 from schemas.checks import RESERVED
+from schemas.source import quoted
 
-# What Spark SQL reads as a value where a column is meant; other words it takes for columns.
+# What SQL reads as a value where a column is meant: confusing even in quotes.
 _SQL_VALUES = frozenset({"true", "false", "null"})
 
 
@@ -41,6 +45,21 @@ def sql_names(header: Sequence[str]) -> dict[str, str]:
 def is_fit(name: str) -> bool:
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None
     return plain and name.lower() not in _SQL_VALUES | RESERVED
+
+
+def in_sql(name: str) -> str:
+    """The name of a column as an expression has it: in quotes only where SQL needs them."""
+    return quoted(name) if name.lower() in _keywords() else name
+
+
+@cache
+def _keywords() -> frozenset[str]:
+    """Words that are no names of columns in DuckDB's SQL, or not everywhere."""
+    with closing(connection(64)) as duck:
+        words = duck.execute(
+            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
+        )
+        return frozenset(word for (word,) in words.fetchall())
 
 
 def unique(name: str, taken: Iterable[str]) -> str:

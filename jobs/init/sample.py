@@ -41,7 +41,7 @@ class Profile:
 
     Attributes:
         name: in the header.
-        type: Spark's: boolean, bigint, double, date, timestamp or string.
+        type: of the declaration: boolean, bigint, double, date, timestamp or string.
         rows, nulls: rows of the sample, and those without a value.
         unlike, example: values that are not of the type, few enough to be mistakes, and one of
             them. What follows is about the others.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.base.errors import DataRefused
@@ -72,10 +73,10 @@ class StagedRuns:
         fs, root = fsspec.core.url_to_fs(self.url)
         paths = sorted(path for path in fs.find(f"{root}/run={run}") if path.endswith(".parquet"))
         with ThreadPoolExecutor(16) as threads:
-            return list(threads.map(lambda path: _staged_file(fs, root, path, partition_by), paths))
+            return list(threads.map(lambda path: staged_file(fs, root, path, partition_by), paths))
 
 
-def _staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> NewFile:
+def staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> NewFile:
     relative = path.removeprefix(root).lstrip("/")
     levels = dict(part.split("=", 1) for part in relative.split("/")[:-1])
     with fs.open(path, "rb") as file:
@@ -86,6 +87,14 @@ def _staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> 
         bytes=fs.size(path),
         row_group_rows=tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)),
     )
+
+
+def tables_of(url: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """A file's row groups one after the other, their pages' checksums verified."""
+    fs, path = fsspec.core.url_to_fs(url)
+    with pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, list(columns), use_threads=False)
 
 
 def check_covered(files: Sequence[NewFile], where: Mapping[str, Sequence[str]]) -> None:

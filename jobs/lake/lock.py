@@ -8,8 +8,8 @@ token; a commit carries the token, so a holder that lost its lease cannot commit
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -23,6 +23,8 @@ import psutil
 from jobs.base.errors import Locked
 from jobs.lake.lake import Lake
 from jobs.lake.store import Guarded, guarded, read_json
+
+log = logging.getLogger("millstream.lake")
 
 LEASE_S = 60.0
 RENEW_S = 10.0
@@ -47,14 +49,17 @@ class StageLock:
             )
 
     def _is_ours(self, holder: dict[str, Any] | None) -> bool:
-        return holder is not None and holder["token"] == self.token
+        # Once it is released, a renewal under way must not take it back.
+        return holder is not None and holder["token"] == self.token and not holder["released"]
 
     def _renew_until_released(self) -> None:
         while not self._released.wait(RENEW_S):
-            # A store that fails now may answer the next time, within the lease.
-            with contextlib.suppress(OSError):
+            try:
                 if not self._write(renewed_at=time.time()):
                     return
+            # A store that fails now, in whatever way, may answer the next time, within the lease.
+            except Exception as error:
+                log.warning("the lock %s was not renewed, trying again: %r", self._file.url, error)
 
     def _write(self, **changes: Any) -> bool:
         """Whether the lock is still ours."""
@@ -68,8 +73,10 @@ class StageLock:
     def _release(self) -> None:
         self._released.set()
         # What was done is done; without a word from us the lease runs out.
-        with contextlib.suppress(OSError):
+        try:
             self._write(released=True)
+        except Exception as error:
+            log.warning("the lock %s was not released: %r", self._file.url, error)
 
 
 @contextmanager

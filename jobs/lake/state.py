@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from jobs.base.errors import DataRefused
@@ -83,7 +85,7 @@ class State:
     numeric: dict[str, NumericStats]
     vocabulary: dict[str, Vocabulary]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the content, which leaves out where the entries are."""
         content = asdict(self)
@@ -103,6 +105,13 @@ class State:
 
 def state_folder(lake: Lake, digest: str) -> str:
     return lake.folder("states", digest)
+
+
+def save_states(lake: Lake, states: Iterable[State]) -> None:
+    """Writes states, equal ones once; writing the same ones again changes nothing."""
+    different = {state.digest: state for state in states}.values()
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(partial(save_state, lake), different))
 
 
 def save_state(lake: Lake, state: State) -> None:

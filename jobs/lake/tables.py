@@ -1,42 +1,30 @@
-"""Tables of the lake: Delta tables over Parquet files that Spark wrote, committed by delta-rs.
+"""Tables of the lake: Delta tables over Parquet files that tasks wrote, committed by delta-rs.
 
-The only module that imports delta-rs. Files of a run lie under the table's `run=<run>` folder and
-are invisible until one commit names them. A commit carries the run, what else the run wrote and
-an app transaction whose version is the token of the lock held, so that a holder that lost its
-lock cannot commit.
+With `delta` the only module that imports delta-rs. Files of a run lie under the table's `run=<run>`
+folder and are invisible until one commit names them. A commit carries the run, what else the run
+wrote and an app transaction whose version is the token of the lock held, so that a holder that lost
+its lock cannot commit.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from deltalake import (
-    CommitProperties,
-    DeltaTable,
-    PostCommitHookProperties,
-    QueryBuilder,
-    Schema,
-    Transaction,
-    write_deltalake,
-)
+from deltalake import DeltaTable, QueryBuilder, Schema, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import create_table_with_add_actions
 
 from jobs.base.errors import DataRefused, Locked
+from jobs.lake.delta import KEEP_LOG, add_action, schema_difference, unreadable, with_token
 from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered
 from jobs.lake.store import delta_options
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
-
-# By default delta-rs forgets versions after 30 days, which a registered model may still name.
-_KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 class Table(StagedRuns):
@@ -50,7 +38,7 @@ class Table(StagedRuns):
         try:
             return bool(DeltaTable.is_deltatable(self.url, self._options))
         except OSError as error:
-            raise _unreadable(self.url, error) from error
+            raise unreadable(self.url, error) from error
 
     def version(self) -> int:
         """The newest version; -1 when there is no table yet."""
@@ -68,7 +56,7 @@ class Table(StagedRuns):
         try:
             return DeltaTable(self.url, version=version, storage_options=self._options)
         except OSError as error:
-            raise _unreadable(self.url, error) from error
+            raise unreadable(self.url, error) from error
         except (TableNotFoundError, DeltaError) as error:
             raise DataRefused(
                 f"no table {self.url}" + ("" if version is None else f" at version {version}"),
@@ -155,7 +143,7 @@ class Table(StagedRuns):
         if ours != theirs:
             raise DataRefused(
                 f"table {self.url} has other columns than the declaration",
-                _schema_difference(ours, theirs),
+                schema_difference(ours, theirs),
                 "move the table's folder away, or use another lake folder; examples are made anew "
                 "by `millstream etl --rebuild`",
             )
@@ -185,24 +173,18 @@ class Table(StagedRuns):
         token: int,
     ) -> int:
         table = self._at(None)
-        newest = table.transaction_version(app_id)
-        if newest is not None and newest > token:
-            raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
-        properties = CommitProperties(
-            custom_metadata={"millstream": json.dumps(dict(info), sort_keys=True)},
-            app_transactions=[Transaction(app_id, token)],
-            max_commit_retries=15,
-        )
+        said = {"millstream": json.dumps(dict(info), sort_keys=True)}
+        properties = with_token(table, app_id, token, said)
         filters = [(name, "in", list(values)) for name, values in (where or {}).items()]
         try:
             table.create_write_transaction(
-                [_add_action(file) for file in files],
+                [add_action(file) for file in files],
                 "overwrite",
                 schema,
                 list(partition_by),
                 partition_filters=filters,
                 commit_properties=properties,
-                post_commithook_properties=_KEEP_LOG,
+                post_commithook_properties=KEEP_LOG,
             )
         except CommitFailedError as error:
             raise Locked(f"{self.url}: another run committed first ({error})") from error
@@ -232,10 +214,22 @@ class Table(StagedRuns):
         rows = QueryBuilder().register("rows", table).execute("SELECT * FROM rows").read_all()
         return pa.table(rows).cast(pa.schema(table.schema().to_arrow()))
 
-    def restore(self, version: int) -> None:
-        """Makes the content that of an older version again, when newer ones belong to no run."""
-        if self.exists() and self.version() != version:
-            self._at(None).restore(version, post_commithook_properties=_KEEP_LOG)
+    def restore(self, version: int, app_id: str, token: int) -> None:
+        """Makes the content that of an older version again, when newer ones belong to no run.
+
+        Raises:
+            Locked: another holder committed with a newer token.
+        """
+        if not self.exists() or self.version() == version:
+            return
+        table = self._at(None)
+        properties = with_token(table, app_id, token)
+        try:
+            table.restore(
+                version, commit_properties=properties, post_commithook_properties=KEEP_LOG
+            )
+        except CommitFailedError as error:
+            raise Locked(f"{self.url}: another run committed first ({error})") from error
 
     def spark(
         self,
@@ -255,32 +249,3 @@ class Table(StagedRuns):
             return session.createDataFrame([], schema)
         reader = session.read.schema(schema).option("basePath", self.url)
         return reader.parquet(*paths)
-
-
-def _unreadable(url: str, error: OSError) -> DataRefused:
-    # delta-rs draws its chain of causes with arrows and colours.
-    cause = " ".join(re.sub(r"\x1b\[[0-9;]*m|\u21b3", " ", str(error)).split())
-    return DataRefused(
-        f"table {url} cannot be read: {cause}",
-        remedy="see whether the store answers and the environment's credentials are right",
-    )
-
-
-def _schema_difference(ours: Schema, theirs: Schema) -> str:
-    table = {f.name: str(f.type) for f in ours.fields}
-    declared = {f.name: str(f.type) for f in theirs.fields}
-    names = sorted(
-        name for name in table.keys() | declared.keys() if table.get(name) != declared.get(name)
-    )
-    return "the same columns; these differ: " + ", ".join(names)
-
-
-def _add_action(file: NewFile) -> AddAction:
-    return AddAction(
-        file.path,
-        file.bytes,
-        dict(file.partition),
-        int(time.time() * 1000),
-        True,
-        json.dumps({"numRecords": file.rows}),
-    )

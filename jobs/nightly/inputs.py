@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-
-from pyspark.sql import SparkSession
 
 from jobs.base.code import code_digest
 from jobs.base.errors import NoRawFile
-from jobs.etl.files import find_files
-from jobs.etl.inputs import stamp_of
-from jobs.etl.job import source_paths
+from jobs.etl.raw.sources import source_paths
+from jobs.rows.read.files import find_files
 from jobs.settings.settings import Settings
 
 Inputs = Mapping[str, Mapping[str, str]]
@@ -43,8 +40,8 @@ def labelled_ds(settings: Settings, ds: str) -> str:
 class InputReader:
     """Reads the inputs of nights; a file is looked at once."""
 
-    def __init__(self, settings: Settings, spark: SparkSession) -> None:
-        self._settings, self._spark = settings, spark
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._dataset = settings.dataset()
         self._stamps: dict[tuple[str, str], dict[str, str]] = {}
 
@@ -92,8 +89,8 @@ class InputReader:
     def _files(self, source: str, path: str, ds: str) -> dict[str, str]:
         if (path, ds) not in self._stamps:
             try:
-                files: Sequence[str] = find_files(self._spark, path, [ds])
-                stamps = {f"raw file {file}": stamp_of(self._spark, file) for file in files}
+                files = find_files(path, [ds])
+                stamps = {f"raw file {file.path}": file.stamp for file in files}
             except NoRawFile:
                 stamps = {f"raw files of {source}": _NO_FILE}
             self._stamps[path, ds] = stamps

@@ -10,7 +10,7 @@ from the step whose raw files, settings, declaration or code changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
@@ -44,7 +44,7 @@ class NightlyResult:
 
 def run(
     settings: Settings,
-    spark: SparkSession,
+    start_spark: Callable[[], SparkSession],
     *,
     ds: str,
     first_ds: str | None = None,
@@ -55,6 +55,7 @@ def run(
     """Does one night, and before it the missed ones: etl and score for each, the model for `ds`.
 
     Args:
+        start_spark: called by the first step that needs it; nights that are done need none.
         first_ds: do all dates from this one on; those of `nightly.catch_up_days` that were missed
             when None.
         start: do this step and those after it again, though they were done.
@@ -73,7 +74,7 @@ def run(
         observed(settings, lake, "nightly", new_run_id("nightly"), [ds]) as this,
         stage_lock(lake, "nightly", this.id) as lock,
     ):
-        work = Work(settings, spark, lake, lock, this)
+        work = Work(settings, start_spark, lake, lock, this)
         if only is not None:
             return _one_step(work, ds, only, force)
         earlier = days(first_ds, ds)[:-1] if first_ds else missed(settings, lake, work.inputs, ds)

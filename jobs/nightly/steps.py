@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
@@ -44,8 +45,12 @@ class Steps:
     """What each step does, in one lake, for the nights of some dates."""
 
     settings: Settings
-    spark: SparkSession
+    start_spark: Callable[[], SparkSession]
     lake: Lake
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        return self.start_spark()
 
     def etl(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         from jobs.etl import job
@@ -55,12 +60,12 @@ class Steps:
         return [self._of_etl(ds, result) for ds in dates]
 
     def _of_etl(self, ds: str, result: EtlResult) -> Outcome:
-        from jobs.etl.tally import summary
+        from jobs.etl.judge.counts import summary
 
         values = {"ds": ds, "versions": {"examples": str(result.version)}}
-        if ds in result.tallies:
-            tally = result.tallies[ds]
-            return Outcome(summary([tally]), {**values, "counts": tally.counts()})
+        if ds in result.counts:
+            counts = result.counts[ds]
+            return Outcome(summary([counts]), {**values, "counts": counts.ledger()})
         # Its pass was committed by an attempt before, so it was not done again.
         rows = read_ledger(self.lake, stage="etl", ds=ds, status="done")
         return Outcome("done before", {**values, "counts": rows[-1]["counts"] if rows else {}})
@@ -153,18 +158,18 @@ class Steps:
         champion = result.model_version
         return [
             Outcome(
-                f"{tally.predicted:,} rows scored by model version {champion}, "
-                f"{tally.quarantined:,} refused",
+                f"{counts.valid:,} rows scored by model version {champion}, "
+                f"{counts.quarantined:,} refused",
                 {
                     "versions": {"model": champion, "predictions": str(result.version)},
                     "counts": {
-                        "raw": tally.raw,
-                        "predicted": tally.predicted,
-                        "quarantined": tally.quarantined,
+                        "raw": counts.raw,
+                        "predicted": counts.valid,
+                        "quarantined": counts.quarantined,
                     },
                 },
             )
-            for tally in (result.tallies[ds] for ds in dates)
+            for counts in (result.counts[ds] for ds in dates)
         ]
 
     def report(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:

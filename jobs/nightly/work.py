@@ -7,7 +7,7 @@ import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pyspark.sql import SparkSession
@@ -45,11 +45,16 @@ class Work:
     """Nights of one data set, under their lock."""
 
     def __init__(
-        self, settings: Settings, spark: SparkSession, lake: Lake, lock: StageLock, run: Run
+        self,
+        settings: Settings,
+        start_spark: Callable[[], SparkSession],
+        lake: Lake,
+        lock: StageLock,
+        run: Run,
     ) -> None:
-        self.inputs = InputReader(settings, spark)
+        self.inputs = InputReader(settings)
         self._settings, self._lake, self._lock, self._run = settings, lake, lock, run
-        self._steps = Steps(settings, spark, lake)
+        self._steps = Steps(settings, start_spark, lake)
         self._nights: dict[str, Record] = {}
         self._now: dict[str, Inputs] = {}
 

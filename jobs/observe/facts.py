@@ -22,8 +22,8 @@ class Facts(TypedDict):
 
 def of_etl(result: EtlResult) -> Facts:
     counts: Counter[str] = Counter()
-    for tally in result.tallies.values():
-        counts.update(tally.counts())
+    for of_date in result.counts.values():
+        counts.update(of_date.ledger())
     return Facts(counts=dict(counts), versions={"examples": str(result.version)}, metrics={})
 
 
@@ -44,12 +44,12 @@ def of_evaluate(result: EvaluateResult) -> Facts:
 
 
 def of_score(result: ScoreResult) -> Facts:
-    tallies = result.tallies.values()
+    counts = result.counts.values()
     return Facts(
         counts={
-            "raw": sum(tally.raw for tally in tallies),
-            "predicted": sum(tally.predicted for tally in tallies),
-            "quarantined": sum(tally.quarantined for tally in tallies),
+            "raw": sum(one.raw for one in counts),
+            "predicted": sum(one.valid for one in counts),
+            "quarantined": sum(one.quarantined for one in counts),
         },
         versions={"predictions": str(result.version), "model": result.model_version},
         metrics={},

@@ -22,7 +22,7 @@ runs.propagate = False
 _WORDS = {"start": "started", "done": "done", "fail": "failed", "promotion": "promoted a model"}
 
 
-class Lines:
+class JsonLines:
     """Writes runs' events to the JSON log."""
 
     name = "json_log"

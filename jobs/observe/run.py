@@ -26,7 +26,7 @@ from typing import Any
 from jobs.base.errors import MillstreamError
 from jobs.lake.lake import Lake
 from jobs.observe.event import Event, Kind, Observer, Subject
-from jobs.observe.logs import Context, Lines, json_log
+from jobs.observe.logs import Context, JsonLines, json_log
 from jobs.observe.redact import redacted
 from jobs.settings.observe import ObserveSettings
 from jobs.settings.settings import Settings
@@ -163,7 +163,7 @@ def observers_of(settings: Settings) -> list[Observer]:
     wanted, timeout_s = settings.observe, settings.observe.timeout_s
     found: list[Observer] = []
     if wanted.json_log:
-        found.append(Lines())
+        found.append(JsonLines())
     if wanted.prometheus_folder:
         found.append(prometheus.Textfile(settings.path(wanted.prometheus_folder)))
     if wanted.pushgateway_url:

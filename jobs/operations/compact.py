@@ -15,8 +15,8 @@ from itertools import groupby
 
 from pyspark.sql import SparkSession
 
-from jobs.etl.accounts import content_digests
 from jobs.etl.job import lake_of
+from jobs.etl.write.accounts import content_digests
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.accounts import content_digests
 from jobs.etl.job import lake_of
-from jobs.etl.names import DS
-from jobs.etl.quarantine import QUARANTINE, STAGE
+from jobs.etl.write.accounts import content_digests
+from jobs.etl.write.quarantine import QUARANTINE, STAGE
 from jobs.evaluate.predict.predictions import predictions_schema
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
@@ -28,6 +27,7 @@ from jobs.lake.tables import Table
 from jobs.operations.keys import HIT, Keys, erasable_columns, marked
 from jobs.operations.layout import commit_layout, lay_out, stored_examples
 from jobs.operations.raw_keys import marked_raw
+from jobs.rows.base.names import DS
 from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID
 

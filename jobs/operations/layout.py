@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.layout import Layout, sent_rows
-from jobs.etl.names import DS, SPLIT
-from jobs.etl.shards import stage_shards, verified_shards
+from jobs.etl.write.layout import ShardLayout, sent_examples
+from jobs.etl.write.shards import stage_shards
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
 from jobs.lake.lock import StageLock
 from jobs.lake.manifest import UINT64, Shard, write_manifest
+from jobs.rows.base.names import DS, SPLIT
 from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID
 
@@ -38,10 +38,9 @@ def lay_out(rows: DataFrame, settings: Settings, lake: Lake, run_id: str) -> lis
         (row[DS], row[SPLIT]): row["rows"]
         for row in rows.groupBy(DS, SPLIT).agg(F.count(F.lit(1)).alias("rows")).collect()
     }
-    layout = Layout.of(counts, etl.shard_rows)
-    sent = sent_rows(rows, dataset, layout)
-    files = stage_shards(sent, dataset, table, run_id, layout, etl.row_group_rows)
-    return verified_shards(rows.sparkSession, dataset, table, run_id, files)
+    layout = ShardLayout.of(counts, etl.shard_rows)
+    sent = sent_examples(rows, dataset, layout)
+    return stage_shards(sent, dataset, table, run_id, layout, etl.row_group_rows)
 
 
 def commit_layout(

@@ -22,8 +22,7 @@ TABLES: tuple[TableName, ...] = (
     "contributions",
     "id_log",
     # Of runs, which remove them themselves; they have no version, so all that is left goes.
-    "kept",
-    "encoded",
+    "judged",
     "predictions",
 )
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import BooleanType, StringType, StructField, StructType
 
-from jobs.etl.formats import MALFORMED, parsed_csv, parsed_json
-from jobs.etl.lines import MISCODED
-from jobs.etl.names import RAW, REASONS, text_column
 from jobs.operations.keys import HIT, Keys, marked
+from jobs.rows.base.names import ENCODING, MALFORMED, RAW, REASONS, SOURCE_FILE, UNREAD, mark
+from jobs.rows.read.delimited import delimited_rows
+from jobs.rows.read.jsonlines import json_rows
+from jobs.rows.read.lines import Lines
 from schemas.dataset import Dataset, Source
 
 _TORN = "__torn"
@@ -25,7 +32,7 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
     stand somewhere, so that rather too much than too little of what cannot be read is erased.
 
     Args:
-        rows: `raw` and `reasons` of the quarantine.
+        rows: of the quarantine.
     """
     source = dataset.row_source
     types = {column.name: column.type for column in source.columns}
@@ -34,8 +41,8 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
         f"__typed_{name}": F.expr(f"try_cast(`{text_column(name)}` AS {types[name]})")
         for name in names
     }
-    torn = F.col(MALFORMED).isNotNull() | F.array_contains(REASONS, "encoding")
-    parsed = _parsed(rows, source).withColumns(typed).withColumn(_TORN, torn)
+    parsed = _parsed(rows, source).withColumns(typed)
+    parsed = parsed.withColumn(_TORN, F.col(_TORN) | F.array_contains(REASONS, ENCODING))
     whole = marked(parsed, dataset, keys, {name: f"__typed_{name}" for name in names})
     texts = _torn_texts(parsed.where(_TORN), keys).withColumn("__torn_hit", F.lit(True))
     found = whole.join(F.broadcast(texts), RAW, "left")
@@ -43,15 +50,56 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
     return found.select(*rows.columns, hit.alias(HIT))
 
 
+def text_column(name: str) -> str:
+    """The column that holds a declared column's text."""
+    return f"__text_{name}"
+
+
 def _parsed(rows: DataFrame, source: Source) -> DataFrame:
-    """With a text a declared column, and whether the text could not be parsed."""
+    """With a text a declared column, and `__torn`: whether the raw text could not be parsed."""
+    texts = [StructField(text_column(name), StringType()) for name in source.column_names]
+    schema = StructType([*rows.schema, *texts, StructField(_TORN, BooleanType())])
+    return rows.mapInArrow(partial(_read, source), schema)
+
+
+def _read(source: Source, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows with what the engine's parsers make of their raw texts."""
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        rows = pa.Table.from_batches([batch])
+        found, torn = _of_image(rows, source) if source.format == "images" else _of(rows, source)
+        for name in source.column_names:
+            rows = rows.append_column(text_column(name), found[name].cast(pa.string()))
+        yield from rows.append_column(_TORN, torn).combine_chunks().to_batches()
+
+
+def _of(rows: pa.Table, source: Source) -> tuple[pa.Table, pa.Array]:
+    """The texts of the declared columns, and which rows could not be parsed."""
+    ended = pc.binary_join_element_wise(pc.fill_null(rows[RAW], ""), "\n", "")
+    lines = Lines(ended.combine_chunks().cast(pa.binary()), np.zeros(rows.num_rows, bool))
     if source.format == "csv":
         # Every text is a row: headers and comments are in no quarantine.
-        return parsed_csv(rows, replace(source, header=False, comment=""))
-    if source.format == "json":
-        return parsed_json(rows.withColumn(MISCODED, F.lit(False)), source)
-    values = {text_column(n): F.get_json_object(RAW, f"$['{n}']") for n in source.column_names}
-    return rows.withColumns({**values, MALFORMED: F.lit(None).cast("string")})
+        found = delimited_rows(lines, replace(source, header=False, comment=""))
+    elif source.format == "json":
+        found = json_rows(lines, source)
+    else:
+        # Of a row group's row the quarantine has JSON, by the names that the declaration gives.
+        flat = tuple(replace(column, path="") for column in source.columns)
+        found = json_rows(lines, replace(source, columns=flat))
+    return found, pc.or_(found[mark(MALFORMED)], found[UNREAD])
+
+
+def _of_image(rows: pa.Table, source: Source) -> tuple[pa.Table, pa.Array]:
+    """An image is known by where it lay; its raw text is a digest."""
+    places = [text.rsplit("/", 2) for text in rows[SOURCE_FILE].to_pylist()]
+    known = {
+        "file": [place[-1] for place in places],
+        "folder": [place[-2] if len(place) > 1 else None for place in places],
+        "content": [None] * len(places),
+    }
+    columns = [pa.array(known[name], pa.string()) for name in source.column_names]
+    return pa.table(columns, list(source.column_names)), pa.array(np.zeros(len(places), bool))
 
 
 def _torn_texts(torn: DataFrame, keys: Keys) -> DataFrame:

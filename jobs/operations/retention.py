@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Literal
 
-from jobs.etl.names import DS, UNDATED
 from jobs.lake.lake import Lake
 from jobs.lake.lock import stage_lock
+from jobs.rows.base.names import DS, UNDATED
 from jobs.settings.nightly import RetentionSettings
 
 Retained = Literal["examples", "quarantine", "predictions"]

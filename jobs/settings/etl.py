@@ -47,9 +47,9 @@ class EtlSettings(Section):
         default={}, description="what a broken expectation does, by its name (psi:age)"
     )
     dates_per_pass: int = Field(400, ge=1, description="dates that one commit holds at most")
-    broadcast_max_entries: int = Field(
-        500_000,
+    broadcast_parent_mb: int = Field(
+        256,
         ge=0,
-        description="entries of a vocabulary that each executor holds; a larger one is joined by a "
-        "shuffle",
+        description="files of a parent that each worker holds the rows of; a larger one is brought "
+        "together with its rows by a shuffle",
     )

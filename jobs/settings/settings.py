@@ -13,6 +13,7 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from jobs.base.errors import ConfigError
+from jobs.rows.judge.expressions import refuse_bad_expressions
 from jobs.settings.etl import EtlSettings
 from jobs.settings.evaluate import EvaluateSettings, GateSettings, ScoreSettings
 from jobs.settings.nightly import NightlySettings, RetentionSettings
@@ -78,7 +79,11 @@ class Settings(Section):
         return self.path(self.lake)
 
     def dataset(self) -> Dataset:
-        """The declaration that `schema` names."""
+        """The declaration that `schema` names.
+
+        Raises:
+            ConfigError: there is none, or it has an expression that cannot be used.
+        """
         found = load_object(self.declaration, self.base)
         if not isinstance(found, Dataset):
             raise ConfigError(
@@ -86,9 +91,21 @@ class Settings(Section):
                 "a schemas.dataset.Dataset",
                 "name the declaration, as in schemas.flights:FLIGHTS",
             )
+        _check_expressions(found)
         return found
 
     def digest(self) -> str:
         """Hex digest of all settings that results may follow from: not of who observes."""
         text = self.model_dump_json(by_alias=True, exclude={"observe"})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# Declarations whose expressions are known to be good, as texts: they are loaded again and again.
+_CHECKED: set[str] = set()
+
+
+def _check_expressions(dataset: Dataset) -> None:
+    if (text := repr(dataset)) in _CHECKED:
+        return
+    refuse_bad_expressions(dataset)
+    _CHECKED.add(text)

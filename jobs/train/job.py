@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from jobs.base.code import code_commit, code_digest
 from jobs.base.command import run_command
 from jobs.base.errors import ConfigError, DataRefused
-from jobs.etl.encode import id_map
+from jobs.etl.encode.encoder import id_map
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
@@ -108,7 +108,7 @@ def run(
         examples = Examples.open(lake.table("examples").url)
         dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
         state = load_state(lake, examples.info["states"][dates[-1]])
-        job = resumed(_job(settings, spark, lake, examples, dates, state, run_id), lake, resume)
+        job = resumed(_job(settings, lake, examples, dates, state, run_id), lake, resume)
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
         version = _register(lake, job, state, first, run_id)
@@ -142,7 +142,6 @@ def select_dates(
 
 def _job(
     settings: Settings,
-    spark: SparkSession,
     lake: Lake,
     examples: Examples,
     dates: list[str],
@@ -162,7 +161,7 @@ def _job(
             remedy="raise etl.split.val, or leave early_stop_epochs empty",
         )
     spec = ModelSpec.of(dataset, state, settings.train)
-    source = find_source(settings, spark, lake, examples, state)
+    source = find_source(settings, lake, examples, state)
     return TrainJob(
         settings=settings,
         dataset=dataset,
@@ -173,7 +172,7 @@ def _job(
         has_validation=rows["val"] > 0,
         folder=lake.folder("checkpoints", run_id),
         terminal=sys.stderr.isatty(),
-        id_maps=_id_maps(spark, lake, dataset, examples, dates, state),
+        id_maps=_id_maps(lake, dataset, examples, dates, state),
         warm_start=source,
         curves=_curves(settings, lake, run_id),
     )
@@ -187,7 +186,6 @@ def _curves(settings: Settings, lake: Lake, run_id: str) -> str | None:
 
 
 def _id_maps(
-    spark: SparkSession,
     lake: Lake,
     dataset: Dataset,
     examples: Examples,
@@ -205,7 +203,7 @@ def _id_maps(
         known = state.vocabulary
         if not any(other.vocabulary[f].rows > known[f].rows for other in others for f in known):
             return {}
-    return id_map(spark, lake, dataset, state, examples.info["versions"]["id_log"])
+    return id_map(lake, dataset, state, examples.info["versions"]["id_log"])
 
 
 def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_id: str) -> str:

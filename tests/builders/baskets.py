@@ -35,13 +35,15 @@ BASKETS = Dataset(
         # An empty text between two bars is a null element.
         CategoricalList(
             "tag_ids",
-            "transform(split(tags, '[|]'), tag -> nullif(tag, ''))",
+            "list_transform(string_split(tags, '|'), lambda tag: nullif(tag, ''))",
             min_count=2,
             oov_buckets=3,
             max_length=LONGEST,
         ),
-        CategoricalList("page_ids", "split(pages, '[|]')", max_length=2, too_long="keep_first"),
-        NumericList("price_list", "split(prices, '[|]')", max_length=LONGEST),
+        CategoricalList(
+            "page_ids", "string_split(pages, '|')", max_length=2, too_long="keep_first"
+        ),
+        NumericList("price_list", "string_split(prices, '|')", max_length=LONGEST),
         Categorical("shop_id", "shop"),
     ),
 )

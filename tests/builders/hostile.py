@@ -13,7 +13,17 @@ from pathlib import Path
 
 from schemas.criteo import CATEGORIES, CRITEO, INTEGERS
 from schemas.dataset import Column, Dataset, Source
-from schemas.field import Carried, Categorical, Clip, Label, Log1p, Numeric, Scale, Weight
+from schemas.field import (
+    Carried,
+    Categorical,
+    Clip,
+    Label,
+    Log1p,
+    Numeric,
+    Scale,
+    Timestamp,
+    Weight,
+)
 
 Cells = list[str]
 
@@ -68,7 +78,22 @@ _TEXT = (
     *("a", "b", "c", "A", "a ", " a", "é", "ﬁ", "日本", "日本語", "😀", "e\u0301", "-", "x" * 2000),
     *("NA\u0085", "a\u2028b", "a\rb", "a\nb", "5\r", "\r5", "x" * 25_000, "id", "y", "\ufffd"),
 )
-TEXTS = tuple(dict.fromkeys((*_WHOLE, *_DECIMAL, *_TEXT)))
+_MOMENT = (
+    *("2026-01-01", "2026-1-2", " 2026-01-02 ", "2026-01-03", "2026-02-29", "2024-02-29"),
+    *("2026-13-01", "2026-00-01", "2026-01-00", "2026-01-32", "26-01-01", "02026-01-01"),
+    *("2026/01/01", "2026.01.01", "20260101", "01-01-2026", "2026-01-01x", "x2026-01-01"),
+    *("0001-01-01", "9999-12-31", "1969-12-31", "-2026-01-01", "2026-01-01 (BC)", "2026-01"),
+    *("2026-01-01T00:00:00", "2026-01-01 23:59:59.999999", "2026-01-01 1:2:3", "2026-01-01T12"),
+    *("2026-01-01 12:00", "2026-01-01  12:00", "2026-01-01T12:00:00Z", "2026-01-01 12:00:00 Z"),
+    *("2026-01-01T12:00:00z", "2026-01-01T12:00:00+02", "2026-01-01T12:00:00+02:00"),
+    *("2026-01-01T12:00:00-0530", "2026-01-01 12:00:00 +05:30", "2026-01-01T00:00+14:00"),
+    *("2026-01-01T24:00:00", "2026-01-01T23:60:00", "2026-01-01T23:59:60", "2026-01-01T12:00:00+2"),
+    *("2026-01-01T12:00:00.1", "2026-01-01T12:00:00.123456789", "2026-01-01T12:00:00.1234567890"),
+    *("2026-01-01T12:00:00.", "2026-01-01T12:00:00 UTC", "2026-01-01T12:00:00[UTC]", "epoch"),
+    *("infinity", "-infinity", "now", "today", "1767225600", "1767225600000", "12:00:00"),
+    *("t", "T", "f", " f", "f ", "TRUE", "False", "yes", "YES", "y", "No", "n", "on", "off", "tru"),
+)
+TEXTS = tuple(dict.fromkeys((*_WHOLE, *_DECIMAL, *_TEXT, *_MOMENT)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,8 @@ class Hostile:
 
     def with_telling(self, column: int) -> list[bytes]:
         """Those of these lines whose text may be taken for one of the column's type."""
-        telling = _TEXT if self.source.columns[column].type == "string" else (*_WHOLE, *_DECIMAL)
+        numbers = (*_WHOLE, *_DECIMAL)
+        telling = _TEXT if self.source.columns[column].type == "string" else numbers
         lines = dict(zip(TEXTS, self.with_texts(column), strict=True))
         return [lines[text] for text in telling]
 
@@ -341,6 +367,51 @@ ONE_COLUMN = Hostile(
 )
 
 
+KEYED = Hostile(
+    Dataset(
+        name="keyed",
+        sources=(
+            Source(
+                "keyed",
+                delimiter="||",
+                escape="\\",
+                null_value="null",
+                columns=(
+                    Column("day", "date"),
+                    Column("at", "timestamp"),
+                    Column("flag", "boolean"),
+                    Column("user", "string"),
+                    Column("rate", "double"),
+                    Column("y", "smallint", of_label=True),
+                ),
+            ),
+        ),
+        rows="keyed",
+        ds="day",
+        key=("user", "at", "rate"),
+        entity=("user",),
+        fields=(
+            Label("target", "y", task="regression"),
+            Numeric("rate_log", "rate", (Clip(0, 1e6), Log1p())),
+            Timestamp("at_moment", "at"),
+            Carried("flag_as_is", "flag", type="boolean"),
+            Carried("day_as_is", "day", type="date"),
+            Categorical("user_id", "user"),
+        ),
+    ),
+    lambda random_: [
+        random_.choice(("2026-01-01", "2026-01-02")),
+        f"2026-01-0{random_.randint(1, 9)}T{random_.randrange(24):02}:00:00",
+        random_.choice(("true", "false", "", "null")),
+        random_.choice(("a", '"b||c"', r'"d\"e"', "é", "x|y")),
+        _number(random_, 3),
+        random_.choice(("0", "1")),
+    ],
+    range(6),
+    (0, 1, 2),
+)
+
+
 # Rules that parsers may compare otherwise: of another type than the column, or beyond its values.
 RULES = (
     Column("beyond_tiny", "tinyint", allowed=(0, 300)),
@@ -358,7 +429,7 @@ RULES = (
     Column("exact_bounds_of_long", "bigint", min=-1, max=2**62 + 1),
     Column("halves", "int", min=0.5, max=2.5),
     Column("beyond_int", "int", min=-(2**40), max=2**40),
-    Column("thousand", "string", pattern="^[a]{1001}$"),
+    Column("thousand", "string", pattern="^[a]{1000}$"),
     Column("dashes", "string", pattern="^[+--b]{2}$"),
 )
 # Known only with the label, and inputs all the same.

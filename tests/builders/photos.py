@@ -21,7 +21,7 @@ from tests.builders.visits import Raw
 SHAPE = (6, 5, 3)
 DAY = "2024-05-01"
 
-_NUMBER = "coalesce(CAST(regexp_extract(file, '[0-9]+', 0) AS INT), 0)"
+_NUMBER = "coalesce(TRY_CAST(regexp_extract(file, '[0-9]+') AS INTEGER), 0)"
 
 PHOTOS = Dataset(
     name="photos",
@@ -40,11 +40,9 @@ PHOTOS = Dataset(
     fields=(
         Label("kind", "labels.kind", task="multiclass", classes=3),
         Image("photo", "content", shape=SHAPE, format="jpeg"),
-        Tensor(
-            "vector", f"transform(sequence(1, 6), i -> CAST({_NUMBER} + i / 8 AS FLOAT))", (2, 3)
-        ),
+        Tensor("vector", f"list_transform(range(1, 7), lambda i: {_NUMBER} + i / 8)", (2, 3)),
         CategoricalList(
-            "tag_ids", f"transform(sequence(0, {_NUMBER} % 3), i -> i * 5)", max_length=3
+            "tag_ids", f"list_transform(range({_NUMBER} % 3 + 1), lambda i: i * 5)", max_length=3
         ),
         Numeric("rest", f"nullif({_NUMBER} % 5, 0)"),
         Carried("name", "file"),

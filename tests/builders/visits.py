@@ -46,7 +46,7 @@ VISITS = Dataset(
         Numeric("age_years", "age"),
         Numeric("shop_size", "shops.size"),
         Categorical("shop_id", "shop", min_count=2, oov_buckets=3),
-        Categorical("age_group", "age div 10"),
+        Categorical("age_group", "age // 10"),
         Carried("shop"),
     ),
 )

@@ -61,7 +61,7 @@ def test_a_range_goes_on_where_it_was_cut_short(
     before = examples_of(raw).info["runs"]
     with caplog.at_level(logging.INFO, "millstream.etl"):
         result = run_etl(raw, spark, DATES[:2], BY_ONE)
-    assert list(result.tallies) == DATES[1:2]
+    assert list(result.counts) == DATES[1:2]
     assert f"{DATES[0]}..{DATES[0]}: done before" in caplog.text
     assert f"2 of 2 passes, {DATES[1]}..{DATES[1]}: 40 rows" in caplog.text
     info = examples_of(raw).info
@@ -77,7 +77,7 @@ def test_what_landed_again_since_is_made_again_and_all_is_as_if_at_once(
     raw = cut_short(tmp_path / "cut", DATES, spark, monkeypatch)
     again = raw.folder / f"{DATES[1]}.csv"
     again.write_text(again.read_text() + rows_of(DATES[1], 41)[-1] + "\n")
-    assert list(run_etl(raw, spark, DATES, BY_ONE).tallies) == DATES[1:]
+    assert list(run_etl(raw, spark, DATES, BY_ONE).counts) == DATES[1:]
     at_once = lands(tmp_path / "at_once")
     (at_once.folder / again.name).write_text(again.read_text())
     run_etl(at_once, spark, DATES)
@@ -91,6 +91,6 @@ def test_another_range_or_other_settings_skip_nothing(
 ) -> None:
     raw = cut_short(tmp_path, DATES, spark, monkeypatch)
     settings = (BY_ONE, "etl.shard_rows=10")
-    assert list(run_etl(raw, spark, DATES, *settings).tallies) == DATES
+    assert list(run_etl(raw, spark, DATES, *settings).counts) == DATES
     # A range that was finished is made anew.
-    assert list(run_etl(raw, spark, DATES, *settings).tallies) == DATES
+    assert list(run_etl(raw, spark, DATES, *settings).counts) == DATES

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.etl.raw.sources import RawSources
 from jobs.lake.ledger import read_ledger
 from jobs.main import main
+from jobs.rows.read.pieces import Piece
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined, run_etl
 from tests.builders.visits import HEADER, POISON, Raw, rows_of
 
@@ -85,7 +87,40 @@ def test_a_truncated_gzip_is_refused_by_name(
     assert etl(sound, "--date", DS, "--set", f"etl.sources.visits={path}") == 3
     error = capsys.readouterr().err
     assert "visits.csv.gz cannot be read" in error
-    assert "Unexpected end" in error
+    assert "Truncated compressed stream" in error
+    unchanged(sound, version)
+
+
+def test_a_file_that_changes_after_it_was_listed_is_refused_by_name(
+    sound: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = examples_of(sound).version
+    path = sound.folder / "growing.csv"
+    path.write_text((sound.folder / "visits.csv").read_text())
+    whole = RawSources.pieces
+
+    def pieces(raw: RawSources) -> list[Piece]:
+        found = whole(raw)
+        with path.open("a") as file:
+            file.write(f"{rows_of(DS, 61)[-1]}\n")
+        return found
+
+    monkeypatch.setattr(RawSources, "pieces", pieces)
+    assert etl(sound, "--date", DS, "--set", f"etl.sources.visits={path}") == 3
+    assert f"{path} changed while it was read" in capsys.readouterr().err
+    unchanged(sound, version)
+
+
+def test_an_empty_file_beside_a_good_one_is_said_to_be_empty(
+    sound: Raw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = examples_of(sound).version
+    (sound.folder / "two").mkdir()
+    (sound.folder / "two" / "a.csv").write_text((sound.folder / "visits.csv").read_text())
+    (sound.folder / "two" / "b.csv").write_bytes(b"")
+    path = sound.folder / "two"
+    assert etl(sound, "--date", DS, "--set", f"etl.sources.visits={path}") == 3
+    assert f"{path}/b.csv is empty" in capsys.readouterr().err
     unchanged(sound, version)
 
 

@@ -16,7 +16,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.base.errors import DataRefused
-from jobs.etl.tally import Tally
+from jobs.etl.judge.counts import DateCounts
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.petastorm_arrow import codec_columns
@@ -29,8 +29,14 @@ from tests.builders.photos import DAY, PHOTOS, SHAPE, encoded, pixels, write_pho
 # After the hook, as a team's own code would.
 from petastorm import make_batch_reader, make_reader  # isort: skip
 
+
+def claiming(jpeg: bytes, size: int) -> bytes:
+    """A JPEG whose header says that it is `size` high and wide."""
+    place = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:place] + size.to_bytes(2, "big") * 2 + jpeg[place + 4 :]
+
+
 SOUND = {f"{number:03}.jpg": encoded(pixels(number)) for number in range(40)}
-RGBA = np.concatenate([pixels(1), pixels(1)[..., :1]], axis=2)
 POISON = {
     "cut.jpg": (encoded(pixels(100))[:-20], "image:photo"),
     "empty.jpg": (b"", "image:photo"),
@@ -38,6 +44,8 @@ POISON = {
     "grey.jpg": (encoded(pixels(101, SHAPE[:2])), "shape:photo"),
     "large.jpg": (encoded(pixels(102, (7, 5, 3))), "shape:photo"),
     "png.jpg": (encoded(pixels(103), ".png"), "format:photo"),
+    # A header that claims 2^30 pixels, which nobody may decode.
+    "bomb.jpg": (claiming(encoded(pixels(106)), 1 << 15), "shape:photo"),
     "class.jpg": (encoded(pixels(104)), "no_class:kind"),
     "unlabelled.jpg": (encoded(pixels(105)), "label_absent"),
 }
@@ -45,11 +53,11 @@ POISON = {
 
 @dataclass(frozen=True)
 class Made:
-    """Examples of the sound files, and the tally."""
+    """Examples of the sound files, and the counts."""
 
     lake: Lake
     examples: Examples
-    tally: Tally
+    counts: DateCounts
 
     @property
     def folder(self) -> str:
@@ -69,11 +77,11 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Made:
     # Several shards, and row groups, of each split.
     result = run_etl(raw, spark, [DAY], "etl.shard_rows=20", "etl.row_group_rows=6")
     lake = Lake(str(raw.lake), "photos")
-    return Made(lake, Examples.open(lake.table("examples").url), result.tallies[DAY])
+    return Made(lake, Examples.open(lake.table("examples").url), result.counts[DAY])
 
 
 def test_each_file_is_an_example_or_in_quarantine_with_its_reason(made: Made) -> None:
-    assert (made.tally.raw, sum(made.tally.splits.values())) == (48, len(SOUND))
+    assert (made.counts.raw, made.counts.valid) == (len(SOUND) + len(POISON), len(SOUND))
     refused = made.lake.table("quarantine").read_arrow().to_pylist()
     found = {row["source_file"].rsplit("/", 1)[1]: row for row in refused}
     assert {name: row["reasons"] for name, row in found.items()} == {
@@ -184,17 +192,6 @@ def _stored(made: Made) -> list[dict[str, Any]]:
         with Path(made.examples.url, shard.path).open("rb") as file:
             rows += [{**row, "split": shard.split} for row in pq.read_table(file).to_pylist()]
     return rows
-
-
-def test_more_than_8_bits_or_another_number_of_channels_are_no_image_of_the_field() -> None:
-    from jobs.etl.images import problem_of
-
-    problem = problem_of(Image("photo", shape=SHAPE, format="png"))
-
-    assert problem(encoded(pixels(1), ".png")) is None
-    assert problem(encoded(pixels(1).astype(np.uint16) * 257, ".png")) == "depth:photo"
-    assert problem(encoded(RGBA[..., [3, 2, 1, 0]], ".png")) == "shape:photo"
-    assert problem(None) == "image:photo"
 
 
 @pytest.mark.parametrize(

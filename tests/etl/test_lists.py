@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
-from jobs.etl.encode import encode, id_map
-from jobs.etl.validate import checked_rows
+from jobs.etl.encode.encoder import id_map
+from jobs.etl.fit.entries import read_entries
 from jobs.evaluate import score
 from jobs.evaluate.predict.predict import Predictor, predicted
 from jobs.lake.examples import Examples
@@ -34,11 +33,13 @@ from jobs.train.read.stream import Stream
 from schemas.dataset import Column, Source, struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList, Label, NumericList
 from tests.builders.baskets import BASKETS, LONGEST, baskets_of, write_baskets
+from tests.builders.judged import encoded, judged
 from tests.builders.lakes import run_etl
 from tests.builders.models import register_model
 from tests.builders.visits import Raw
 
 FIRST, SECOND = "2024-06-01", "2024-06-02"
+_JSON = """from_json({}, '["VARCHAR"]')"""
 POISON = {
     9001: ("9001,a|b|c|d|e,,,s0,1", ["too_long:tag_ids"]),
     9002: ("9002,a,,1.0|2|3|4|5,s0,1", ["too_long:price_list"]),
@@ -141,36 +142,29 @@ def test_elements_count_in_train_rows_only(made: Made) -> None:
     assert set(made.ids("tag_ids", FIRST)) == {t for t, n in counts.items() if t and n >= 2}
 
 
-def test_a_row_alone_or_dealt_out_otherwise_is_encoded_the_same(
-    made: Made, spark: SparkSession
-) -> None:
-    settings = load_settings(made.raw.config)
-    sources = {"baskets": settings.path("{ds}/baskets.csv")}
-    rows = checked_rows(spark, BASKETS, sources, [FIRST], with_label=True)
-    entries = made.lake.table("id_log").spark(
-        spark,
-        struct_type(
-            [("field", "string"), ("value", "string"), ("id", "int"), ("from_ds", "string")]
-        ),
-    )
+def test_a_row_alone_or_in_any_order_is_encoded_the_same(made: Made, tmp_path: Path) -> None:
+    paths = {"baskets": f"{made.raw.folder}/{{ds}}/baskets.csv"}
+    valid = judged(BASKETS, paths, [FIRST]).valid
+    entries = read_entries(made.lake.table("id_log"), None)
+    order = np.random.default_rng(1).permutation(valid.num_rows)
 
-    alone = encode(rows.where("basket = 8001"), BASKETS, entries, as_of=None).collect()
-
-    dealt = rows.where(F.size("reasons") == 0).repartition(7, "shop_id")
-    together = encode(dealt, BASKETS, entries, as_of=None).collect()
+    together = encoded(BASKETS, valid.take(order), entries, tmp_path).to_pylist()
 
     stored = made.stored()
-    assert len(alone) == 1
     assert len(together) == sum(row["ds"] == FIRST for row in stored.values())
+    alone = [
+        row
+        for place in (0, 119, 120)
+        for row in encoded(BASKETS, valid.slice(place, 1), entries, tmp_path).to_pylist()
+    ]
+    assert {row["basket"] for row in alone} >= {8001}
     for row in (*alone, *together):
         for name in ("tag_ids", "page_ids", "price_list", "shop_id"):
             assert row[name] == stored[row["basket"]][name]
 
 
 @pytest.mark.parametrize("format_", ["json", "parquet"])
-def test_lists_of_json_and_parquet_come_as_json_text(
-    spark: SparkSession, tmp_path: Path, format_: str
-) -> None:
+def test_lists_of_json_and_parquet_come_as_json_text(tmp_path: Path, format_: str) -> None:
     columns = [Column(n, "string") for n in ("tags", "prices")]
     dataset = replace(
         BASKETS,
@@ -178,11 +172,11 @@ def test_lists_of_json_and_parquet_come_as_json_text(
         ds=f"DATE'{FIRST}'",
         fields=(
             Label("label", "basket"),
-            CategoricalList("tag_ids", "from_json(tags, 'array<string>')", max_length=3),
-            NumericList("price_list", "from_json(prices, 'array<string>')", max_length=3),
+            CategoricalList("tag_ids", _JSON.format("tags"), max_length=3),
+            NumericList("price_list", _JSON.format("prices"), max_length=3),
         ),
     )
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"basket": 1, "tags": ["x|y", 'a "b"'], "prices": [1.5, -2.0]},
         {"basket": 2, "tags": [], "prices": None},
         {"basket": 3, "tags": [None, "é"], "prices": [0.1]},
@@ -193,11 +187,11 @@ def test_lists_of_json_and_parquet_come_as_json_text(
     else:
         pq.write_table(pa.Table.from_pylist(rows), file)
 
-    found = checked_rows(spark, dataset, {"baskets": str(file)}, [FIRST], with_label=True)
+    found = judged(dataset, {"baskets": str(file)}, [FIRST])
 
-    by_basket = {row["basket"]: row for row in found.collect()}
+    assert found.refused.num_rows == 0
+    by_basket = {row["basket"]: row for row in found.valid.to_pylist()}
     for row in rows:
-        assert by_basket[row["basket"]]["reasons"] == []
         assert by_basket[row["basket"]]["tag_ids"] == row["tags"]
         wanted = np.float32(row["prices"] or []).tolist()
         assert by_basket[row["basket"]]["price_list"] == wanted
@@ -230,7 +224,7 @@ def test_a_model_older_than_the_examples_gives_one_score_everywhere(
     version = register_model(settings, FIRST)
     model = Registry(settings, made.lake).resolve(version)
     state = load_state(made.lake, model.tags["state_digest"])
-    maps = id_map(spark, made.lake, BASKETS, state, made.examples.info["versions"]["id_log"])
+    maps = id_map(made.lake, BASKETS, state, made.examples.info["versions"]["id_log"])
     assert "tag_ids" in maps, "the second date has tags that the first has not"
 
     score.run(settings, spark, run_id="score-lists", dates=[SECOND], model=version)
@@ -268,7 +262,7 @@ def _assert_warm_start_scores_the_same(
     """A model of the newer state, with its larger tables, before its first step."""
     settings = load_settings(made.raw.config, [f"train.warm_start='{version}'"])
     state = load_state(made.lake, made.examples.info["states"][SECOND])
-    start = find_source(settings, spark, made.lake, made.examples, state)
+    start = find_source(settings, made.lake, made.examples, state)
     assert start is not None and "tag_ids" in start.id_maps
     name = settings.train.model
     spec = start.spec(ModelSpec.of(BASKETS, state, settings.train), name)

@@ -84,7 +84,7 @@ def test_every_valid_row_is_predicted_once_and_the_others_are_counted(night: Lin
     ]
     row = _ledger(night, "score-1")[NIGHT]
     assert row["counts"] == {"raw": 65, "predicted": 61, "quarantined": 4}
-    assert not list(Path(_lake(night.settings).table("encoded").url).glob("run=*"))
+    assert not list(Path(_lake(night.settings).table("judged").url).glob("run=*"))
     assert row["status"] == "done"
     assert row["versions"]["model"] == night.model
 
@@ -147,7 +147,7 @@ def test_sources_of_scoring_may_be_others(spark: SparkSession, night: Line, tmp_
 
     found = _score(night, spark, "score-elsewhere", ("2024-02-01",), settings=settings)
 
-    assert {ds: tally.predicted for ds, tally in found.tallies.items()} == {"2024-02-01": 5}
+    assert {ds: counts.valid for ds, counts in found.counts.items()} == {"2024-02-01": 5}
 
 
 def test_undated_rows_are_counted_on_a_line_of_their_own(
@@ -178,11 +178,11 @@ def test_what_cannot_be_scored_is_refused_by_name(
         night.raw.config, [f"score.sources={{visits: {lost.folder / 'lost.csv'}}}"]
     )
 
-    with pytest.raises(DataRefused, match="no rows to score for 2025-01-01"):
+    with pytest.raises(DataRefused, match="no rows for 2025-01-01"):
         _score(night, spark, "score-empty", (NIGHT, "2025-01-01"))
     with pytest.raises(DataRefused, match="no model '99' of visits"):
         _score(night, spark, "score-none", model="99")
-    with pytest.raises(DataRefused, match=r"all 3 rows are refused: unparsable:amount \(3\)"):
+    with pytest.raises(DataRefused, match=r"all 3 rows are refused\n +3  unparsable:amount"):
         _score(night, spark, "score-lost", ("2024-02-03",), settings=settings)
 
     assert _lake(night.settings).table("predictions").version() == version

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from jobs.base.errors import ConfigError, Locked
 from jobs.lake import lock
@@ -105,6 +106,50 @@ def test_the_lease_is_renewed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> No
             if holder(lake)["renewed_at"] > 0:
                 break
         assert holder(lake)["renewed_at"] > 0
+
+
+def test_the_lease_is_renewed_after_whatever_error_of_the_store(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lock, "RENEW_S", 0.01)
+    # botocore's errors are no OSErrors.
+    errors: list[Exception] = [
+        EndpointConnectionError(endpoint_url="http://store"),
+        ClientError({"Error": {"Code": "SlowDown"}}, "PutObject"),
+        ValueError("half a lock file"),
+    ]
+    swap = lock._swap
+
+    def failing(*arguments: Any) -> bool:
+        if errors and threading.current_thread() is not threading.main_thread():
+            raise errors.pop()
+        return swap(*arguments)
+
+    monkeypatch.setattr(lock, "_swap", failing)
+    with stage_lock(lake, "etl", "first"):
+        rewrite(lake, renewed_at=0.0)
+        for _ in range(10_000):
+            if holder(lake)["renewed_at"] > 0 and not errors:
+                break
+        assert holder(lake)["renewed_at"] > 0
+    assert caplog.text.count("was not renewed, trying again") == 3
+
+
+def test_a_renewal_under_way_does_not_take_a_released_lock_back(lake: Lake) -> None:
+    with stage_lock(lake, "etl", "first") as held:
+        pass
+    assert not held._write(renewed_at=1.0)
+    assert holder(lake)["released"]
+
+
+def test_a_store_that_fails_at_the_release_fails_no_run(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: Any) -> bool:
+        raise EndpointConnectionError(endpoint_url="http://store")
+
+    with stage_lock(lake, "etl", "first"):
+        monkeypatch.setattr(lock, "_swap", failing)
 
 
 def test_of_many_that_take_it_at_once_one_holds_it(lake: Lake) -> None:

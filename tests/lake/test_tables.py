@@ -87,11 +87,26 @@ def test_restore_puts_newer_commits_away(tmp_path: Path) -> None:
     table = Table(str(tmp_path / "t"))
     named = replace(table, "a", ["d1"], 5)
     replace(table, "dead", ["d1", "d2"], 7)
-    table.restore(named)
+    table.restore(named, "etl", 2)
     assert rows_by_ds(table) == {"d1": 5}
     newest = table.version()
-    table.restore(newest)
+    table.restore(newest, "etl", 2)
     assert table.version() == newest
+
+
+def test_restore_carries_the_token_so_that_an_older_holder_can_do_nothing_more(
+    tmp_path: Path,
+) -> None:
+    table = Table(str(tmp_path / "t"))
+    named = replace(table, "a", ["d1"], 5, token=1)
+    replace(table, "b", ["d1", "d2"], 7, token=2)
+    with pytest.raises(Locked, match="token 2; ours is 1"):
+        table.restore(named, "etl", 1)
+    assert rows_by_ds(table) == {"d1": 7, "d2": 7}
+    table.restore(named, "etl", 3)
+    with pytest.raises(Locked, match="token 3; ours is 2"):
+        replace(table, "late", ["d2"], 9, token=2)
+    assert rows_by_ds(table) == {"d1": 5}
 
 
 def test_an_absent_table_or_version_is_named(tmp_path: Path) -> None:

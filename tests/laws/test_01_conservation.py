@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.etl.tally import Tally, assert_conserved
+from jobs.etl.judge.counts import DateCounts
+from jobs.etl.write import quarantine
+from jobs.etl.write.accounts import assert_conserved
 from jobs.lake.manifest import Shard
 from tests.builders.lakes import example_rows, lake_of, quarantined, run_etl
 from tests.builders.poison import DAY, write_poison
@@ -50,7 +52,7 @@ def test_each_defect_is_counted_exactly(format_: str, tmp_path: Path, spark: Spa
     refused = quarantined(raw)
     assert Counter(tuple(sorted(row["reasons"])) for row in refused) == expected - Counter({(): 40})
     assert len(example_rows(raw)) == expected[()]
-    assert {row["source_file"] for row in refused} == {f"file:{tmp_path}/poison.{format_}"}
+    assert {row["source_file"] for row in refused} == {f"{tmp_path}/poison.{format_}"}
     assert all(row["raw"] for row in refused)
     if format_ in ("csv", "json"):
         lines = Counter((tmp_path / f"poison.{format_}").read_bytes().splitlines())
@@ -68,7 +70,11 @@ def unescaped(text: str) -> bytes:
 
 
 @pytest.mark.slow
-def test_undated_rows_of_other_files_stay(tmp_path: Path, spark: SparkSession) -> None:
+@pytest.mark.parametrize("driver_rows", [200_000, 0])
+def test_undated_rows_of_other_files_stay(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, driver_rows: int
+) -> None:
+    monkeypatch.setattr(quarantine, "_DRIVER_ROWS", driver_rows)
     raw = Raw(tmp_path).add([*rows_of(DATES[0], 30), "never,1,a,1.0,30,1"]).write()
     run_etl(raw, spark, DATES[:1])
     other = Raw(tmp_path).add([*rows_of(DATES[1], 30), "later,2,a,1.0,30,1"]).write("more.csv")
@@ -80,9 +86,9 @@ def test_undated_rows_of_other_files_stay(tmp_path: Path, spark: SparkSession) -
 
 def test_a_lost_row_stops_the_run() -> None:
     shard = Shard(DATES[0], "train", 0, "run=r/x.parquet", 1, (6,), 0, 0)
-    tally = Tally(raw=10, splits={"train": 7}, reasons={("malformed",): 3})
+    counts = DateCounts(raw=10, splits={"train": 7}, quarantined=3, reasons={"malformed": 3})
     with pytest.raises(AssertionError, match="10 raw rows, but 6 in examples and 3 in quarantine"):
-        assert_conserved({DATES[0]: tally}, [shard], {DATES[0]: 3})
+        assert_conserved({DATES[0]: counts}, [shard], {DATES[0]: 3})
 
 
 def test_the_ledger_tells_the_counts(tmp_path: Path, spark: SparkSession) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl import job
-from tests.builders.lakes import examples_of, run_etl, shard_contents
+from jobs.lake.lake import TableName
+from tests.builders.lakes import examples_of, lake_of, run_etl, shard_contents
 from tests.builders.visits import Raw, rows_of
 
 DATES = ["2024-01-01", "2024-01-02", "2024-01-03"]
@@ -28,13 +30,31 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -
     return raw
 
 
+def die_at(boundary: str, patch: pytest.MonkeyPatch) -> None:
+    """Ends the ETL when it has done a step: a method of its pass, or the commit of a table."""
+    replace, method = job.Pass._replace, getattr(job.Pass, boundary, None)
+
+    def replaced(one: job.Pass, name: str, *rest: Any) -> int:
+        version = replace(one, name, *rest)
+        if name == boundary:
+            raise Killed
+        return version
+
+    def done(one: job.Pass, *rest: Any) -> None:
+        assert method is not None
+        method(one, *rest)
+        raise Killed
+
+    patch.setattr(job.Pass, *(("_replace", replaced) if method is None else (boundary, done)))
+
+
+# After each of them something more of the run is there, and none of it counts.
+BOUNDARIES = ("_judged", "contributions", "id_log", "_fit", "_stage_examples", "quarantine")
+
+
 @pytest.mark.parametrize(
     "boundary",
-    [
-        pytest.param("_stage_examples", marks=pytest.mark.slow),
-        pytest.param("_quarantine", marks=pytest.mark.slow),
-        "_commit",
-    ],
+    [pytest.param(b, marks=pytest.mark.slow if b != "quarantine" else ()) for b in BOUNDARIES],
 )
 def test_a_run_that_dies_leaves_no_trace_that_counts(
     undisturbed: Raw,
@@ -47,21 +67,44 @@ def test_a_run_that_dies_leaves_no_trace_that_counts(
     raw.write()
     run_etl(raw, spark, [DATES[0]])
     version, before = examples_of(raw).version, shard_contents(raw)
-
-    def die(*_: object) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(job.Pass, boundary, die)
+        die_at(boundary, patch)
         with pytest.raises(Killed):
             run_etl(raw, spark, [DATES[1]])
     assert examples_of(raw).version == version
     assert shard_contents(raw) == before
 
-    # The dead run had appended to the id log; the next one must not build on that.
+    # The dead run had perhaps appended to the id log; the next one must not build on that.
     run_etl(raw, spark, [DATES[2]])
-    assert shard_contents(raw) == shard_contents(undisturbed)
-    assert examples_of(raw).info["states"] == examples_of(undisturbed).info["states"]
+    assert_alike(raw, undisturbed)
+
+
+def test_a_run_that_dies_after_its_commit_has_happened(
+    undisturbed: Raw, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = Raw(tmp_path).add(line for ds in DATES for line in rows_of(ds, 60)).write()
+    run_etl(raw, spark, [DATES[0]])
+    with monkeypatch.context() as patch:
+        die_at("_commit", patch)
+        with pytest.raises(Killed):
+            run_etl(raw, spark, [DATES[2]])
+    assert_alike(raw, undisturbed)
+    run_etl(raw, spark, [DATES[2]])
+    assert_alike(raw, undisturbed)
+
+
+def assert_alike(raw: Raw, other: Raw) -> None:
+    assert shard_contents(raw) == shard_contents(other)
+    assert examples_of(raw).info["states"] == examples_of(other).info["states"]
+    for name in ("contributions", "id_log"):
+        ours, theirs = (_rows(one, name) for one in (raw, other))
+        assert ours == theirs
+
+
+def _rows(raw: Raw, name: TableName) -> list[str]:
+    version = examples_of(raw).info["versions"][name]
+    rows = lake_of(raw).table(name).read_arrow(version).to_pylist()
+    return sorted(repr(sorted((k, v) for k, v in row.items() if k != "run")) for row in rows)
 
 
 def test_readers_keep_the_version_that_they_opened(

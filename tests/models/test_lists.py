@@ -126,7 +126,7 @@ def test_a_declaration_says_the_longest_list_and_leaves_the_name_of_its_length()
             key=("k",),
             fields=(
                 Label("y", "k"),
-                CategoricalList("tags", "array(k)", max_length=3),
+                CategoricalList("tags", "[k]", max_length=3),
                 Categorical("tags_length", "k"),
             ),
         )

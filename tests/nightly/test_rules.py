@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from jobs.base.errors import DataRefused
 from jobs.lake.ledger import read_ledger
@@ -20,9 +19,7 @@ FIRST, SECOND, THIRD = DATES[:3]
 
 
 @pytest.fixture
-def nights(
-    tmp_path: Path, spark: SparkSession, scripted: Callable[[Nights], Nights]
-) -> Iterator[Nights]:
+def nights(tmp_path: Path, scripted: Callable[[Nights], Nights]) -> Iterator[Nights]:
     yield scripted(Nights(tmp_path, DATES))
 
 
@@ -38,6 +35,19 @@ def test_a_night_does_its_steps_in_order_and_once(
     assert f"{FIRST}: finished before by run nightly-" in capsys.readouterr().out
     rows = read_ledger(lake_of(nights.raw), stage="nightly")
     assert [row["status"] for row in rows] == ["done", "unchanged"]
+
+
+def test_spark_is_not_started_before_a_step_needs_it(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*arguments: object) -> None:
+        raise AssertionError("Spark was started")
+
+    # These steps need none, so what looks at raw files and records needs none either.
+    monkeypatch.setattr("jobs.commands._spark", started)
+    assert nights.run("--date", FIRST) == 0
+    assert nights.run("--date", FIRST) == 0
+    assert nights.done == []
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -10,13 +10,14 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.quarantine import QUARANTINE
+from jobs.etl.write.quarantine import QUARANTINE
 from jobs.evaluate.predict.predictions import predictions_schema
 from jobs.lake.ledger import read_ledger
 from jobs.main import main
 from jobs.operations.keys import parse_keys
 from jobs.operations.raw_keys import marked_raw
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
+from tests.builders.photos import PHOTOS
 from tests.builders.visits import VISITS, Raw
 from tests.operations.conftest import DATES
 
@@ -134,3 +135,27 @@ def test_quarantined_rows_of_all_formats_are_found(
     marked = marked_raw(rows, dataset, parse_keys(dataset, [["visit=7"]], None)).collect()
     assert sorted(row["raw"] for row in marked if row["__hit"]) == sorted(hit)
     assert len(marked) == len(texts)
+
+
+def test_a_quarantined_image_is_found_by_its_file(spark: SparkSession) -> None:
+    files = ["/raw/photos/a/7.jpg", "/raw/photos/7.jpg/8.jpg", "/raw/photos/a/77.jpg"]
+    lines = [(["image:photo"], "sha256:7.jpg", file, "r", "etl", DATES[0]) for file in files]
+    rows = spark.createDataFrame(lines, QUARANTINE)
+    marked = marked_raw(rows, PHOTOS, parse_keys(PHOTOS, [["file=7.jpg"]], None)).collect()
+    assert [row["source_file"] for row in marked if row["__hit"]] == files[:1]
+    assert len(marked) == len(files)
+
+
+def test_a_value_that_lay_inside_another_is_found_by_its_declared_name(
+    spark: SparkSession,
+) -> None:
+    source = VISITS.row_source
+    visit = dataclasses.replace(source.columns[1], path="about.visit")
+    columns = tuple(visit if column.name == "visit" else column for column in source.columns)
+    source = dataclasses.replace(source, format="parquet", columns=columns)
+    dataset = dataclasses.replace(VISITS, sources=(source, *VISITS.sources[1:]))
+    texts = ['{"visit":7}', '{"about":{"visit":7}}']
+    lines = [(["null:day"], text, "f", "r", "etl", DATES[0]) for text in texts]
+    rows = spark.createDataFrame(lines, QUARANTINE)
+    marked = marked_raw(rows, dataset, parse_keys(dataset, [["visit=7"]], None)).collect()
+    assert [row["raw"] for row in marked if row["__hit"]] == texts[:1]

@@ -61,11 +61,9 @@ def test_only_what_the_newest_versions_name_stays(
     state = raw.lake / "visits" / "states" / "0123" / "state.json"
     state.parent.mkdir()
     state.write_text("{}")
-    encoded = (
-        raw.lake / "visits" / "encoded" / "run=score-dead" / "refused=false" / "part-0.parquet"
-    )
-    kept = raw.lake / "visits" / "kept" / "run=etl-dead-0" / "plain-0-0.parquet"
-    for file in (encoded, kept):
+    scored = raw.lake / "visits" / "judged" / "run=score-dead" / "valid-0-0.parquet"
+    judged = raw.lake / "visits" / "judged" / "run=etl-dead-0" / "valid-0-0.parquet"
+    for file in (scored, judged):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x")
     assert vacuum(raw, "--dry-run") == 0
@@ -79,8 +77,8 @@ def test_only_what_the_newest_versions_name_stays(
         f"visits/ledger/{file.path}" for file in lake_of(raw).table("ledger").files()
     }
     assert not dead.exists()
-    assert not encoded.exists()
-    assert not kept.exists()
+    assert not scored.exists()
+    assert not judged.exists()
     assert not state.parent.exists()
     runs = {shard.run for shard in examples_of(raw).shards()}
     manifests = raw.lake / "visits" / "examples" / "_manifests"

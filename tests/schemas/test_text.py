@@ -1,67 +1,36 @@
-"""Unicode's normal forms in Spark are Python's."""
+"""Transforms of texts: what contradicts itself is refused where it is written."""
 
 from __future__ import annotations
 
-import random
-import sys
-import unicodedata
-from typing import Literal
-
 import pytest
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
-from schemas.text import Lower, Normalize, Trim
-
-
-def characters() -> list[str]:
-    """Those of an old Unicode: Spark's ICU and Python know different newer ones."""
-    every = map(chr, range(sys.maxunicode + 1))
-    return [c for c in every if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Co", "Cs")]
-
-
-def moved(c: str) -> bool:
-    """Whether normal forms take the character apart, order it or join it with others."""
-    hangul = "\u1100" <= c <= "\u11ff"
-    return bool(unicodedata.decomposition(c) or unicodedata.combining(c) or hangul)
-
-
-def texts() -> list[str]:
-    """Every character alone, and many mixed."""
-    chance = random.Random(5)
-    alone = characters()
-    letters = [*filter(moved, alone), *"aeioun" * 100]
-    mixed = ["".join(chance.choices(letters, k=chance.randint(2, 9))) for _ in range(30_000)]
-    return alone + mixed
-
-
-@pytest.mark.parametrize("form", ["NFKC", "NFC"])
-def test_normal_forms_are_unicodes(spark: SparkSession, form: Literal["NFKC", "NFC"]) -> None:
-    given = texts()
-    rows = spark.createDataFrame([(text,) for text in given], "x string")
-    found = rows.select("x", F.expr(Normalize(form).sql("x")).alias("normal")).toPandas()
-    assert len(found) == len(given)
-    expected = found["x"].map(lambda text: unicodedata.normalize(form, text))
-    assert (found["x"] != expected).sum() > 10_000
-    assert found[found["normal"] != expected].empty
-
-
-def test_null_stays_null_wherever_spark_normalizes(spark: SparkSession) -> None:
-    x = "x"
-    for transform in (Normalize(), Trim(), Lower(), Normalize("NFC")):
-        x = transform.sql(x)
-    rows = spark.createDataFrame(
-        [("\uff21\u00a0",), (None,), ("\u3000",), ("e\u0301",)], "x string"
-    )
-    value = F.expr(x).alias("normal")
-    # Alone, sorted and grouped, since Spark computes these in places of their own.
-    found = [row["normal"] for row in rows.select(value).collect()]
-    assert found == ["a", None, None, "\u00e9"]
-    assert [row["x"] for row in rows.orderBy(value).collect()][2:] == ["\uff21\u00a0", "e\u0301"]
-    grouped = {row["normal"]: row["count"] for row in rows.groupBy(value).count().collect()}
-    assert grouped == {"a": 1, None: 2, "\u00e9": 1}
+from schemas.dataset import Column, Dataset, DeclarationError, Source
+from schemas.field import Categorical, Label
+from schemas.text import Normalize, Replace
 
 
 def test_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="form is 'nfkc'; give 'NFKC' or 'NFC'"):
         Normalize("nfkc")  # type: ignore[arg-type]
+
+
+def declared(pattern: str | None, *transforms: Replace) -> Dataset:
+    source = Source("rows", (Column("y", "int"), Column("word", "string", pattern=pattern)))
+    field = Categorical("word_id", "word", transforms=transforms)
+    return Dataset("made_up", (source,), "rows", (), (Label("label", "y"), field))
+
+
+def test_groups_are_named_as_re2_names_them() -> None:
+    with pytest.raises(ValueError, match=r"where \$1 is no group; write '<\\\\1>'"):
+        Replace("a(b)", "<$1>")
+    declared(None, Replace("a(b)", r"<\1\0\\>"), Replace("a", "$ 1"))
+    with pytest.raises(DeclarationError, match=r"'word_id': RE2 refuses .* requests 2 matches"):
+        declared(None, Replace("a(b)", r"\2"))
+
+
+@pytest.mark.parametrize("pattern", ["(a", "(?=a)", r"(a)\1", "a{1,5000}"])
+def test_a_pattern_that_re2_cannot_compile_is_refused(pattern: str) -> None:
+    with pytest.raises(DeclarationError, match="RE2 refuses"):
+        declared(pattern)
+    with pytest.raises(DeclarationError, match="RE2 refuses"):
+        declared(None, Replace(pattern, ""))

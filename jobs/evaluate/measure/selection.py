@@ -12,7 +12,6 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.base.errors import DataRefused
-from jobs.etl.names import DS
 from jobs.evaluate.measure.jackknife import BLOCKS
 from jobs.evaluate.measure.slices import with_slices
 from jobs.evaluate.predict.predict import ROWS_PER_TASK
@@ -21,6 +20,7 @@ from jobs.lake.lake import Lake
 from jobs.lake.manifest import Shard
 from jobs.lake.state import State, load_state
 from jobs.registry.version import ModelVersion
+from jobs.rows.base.names import DS
 from jobs.settings.evaluate import EvaluateSettings
 from schemas.dataset import ROW_ID, Dataset, struct_type
 
@@ -159,8 +159,8 @@ def early_share(
     Told from the train rows of the dates, whose values are counted in the contributions; the rows
     of other splits are drawn from the same days.
     """
-    from jobs.etl.contributions import CONTRIBUTIONS
-    from jobs.etl.fit import ID_LOG
+    from jobs.etl.fit.contributions import CONTRIBUTIONS
+    from jobs.etl.fit.entries import ID_LOG
 
     versions = selection.examples.info["versions"]
     known_by = max(state.ds for state in states)

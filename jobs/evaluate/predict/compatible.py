@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pyspark.sql import SparkSession
-
 from jobs.base.errors import DataRefused
-from jobs.etl.encode import id_map
+from jobs.etl.encode.encoder import id_map
 from jobs.evaluate.predict.predict import IdMaps
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
@@ -29,9 +27,7 @@ def refuse_other_declaration(model: ModelVersion, dataset: Dataset, lake: Lake) 
     )
 
 
-def id_maps_of(
-    spark: SparkSession, lake: Lake, dataset: Dataset, model: ModelVersion, examples: Examples
-) -> IdMaps:
+def id_maps_of(lake: Lake, dataset: Dataset, model: ModelVersion, examples: Examples) -> IdMaps:
     """Field -> the model's id by that of the examples, for fields with ids that the model lacks.
 
     Raises:
@@ -46,4 +42,4 @@ def id_maps_of(
             f"the examples have those of generation {info['generation']}",
             remedy="train a model on the rebuilt examples",
         )
-    return id_map(spark, lake, dataset, state, info["versions"]["id_log"])
+    return id_map(lake, dataset, state, info["versions"]["id_log"])

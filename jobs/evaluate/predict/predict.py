@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
 from jobs.base.errors import DataRefused
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
 
     from jobs.batch.batch import Batch
-    from jobs.lake.files import NewFile
     from jobs.models.artifact import LoadedModel
 
 SCORE, PREDICTED_CLASS, SCORES = "score", "predicted_class", "scores"
@@ -95,44 +93,20 @@ def predicted(
     )
 
 
-def predicted_files(
-    spark: SparkSession,
-    url: str,
-    files: Sequence[NewFile],
-    predictor: Predictor,
-    keep: Sequence[tuple[str, str]],
-) -> DataFrame:
-    """Scores rows that lie in Parquet files, a row group a piece.
-
-    Args:
-        url: below which the files lie, readable by every executor.
-        keep: columns to keep, with their Spark types.
-
-    Returns:
-        `keep`, then the columns of `score_columns`.
-    """
-    row_groups = [(file.path, n) for file in files for n in range(len(file.row_group_rows))]
-    rows = sum(file.rows for file in files)
-    enough = max(spark.sparkContext.defaultParallelism, rows // ROWS_PER_TASK)
-    tasks = max(1, min(len(row_groups), enough))
-    score = partial(
-        _score_files,
-        predictor,
-        [name for name, _ in keep],
-        url,
-        spark.sparkContext.broadcast(row_groups),
-        tasks,
-    )
-    schema = struct_type([*keep, *score_columns(predictor.dataset)])
-    return spark.range(0, tasks, 1, tasks).mapInArrow(score, schema)
-
-
-def _score(
+def scored(
     predictor: Predictor,
     keep: Sequence[str],
     id_maps: IdMaps,
     batches: Iterator[pa.RecordBatch],
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[pa.Table]:
+    """The step that evaluation and scoring share, in a Python worker.
+
+    Args:
+        batches: encoded rows, with the stored columns; label and weight may be absent.
+
+    Returns:
+        For each forward `keep`, then the columns of `score_columns`.
+    """
     import torch
 
     from jobs.batch.layout import batch_from_arrow
@@ -141,10 +115,10 @@ def _score(
     forward = _forward(predictor)
     for table in _rebatched(batches, predictor.batch_rows):
         batch = batch_from_arrow(_mapped(table, id_maps), predictor.dataset, with_label=False)
-        scored = table.select(list(keep))
+        found = table.select(list(keep))
         for name, column in _columns(forward(batch)).items():
-            scored = scored.append_column(name, column)
-        yield from scored.to_batches()
+            found = found.append_column(name, column)
+        yield found
 
 
 def _score_rows(
@@ -153,31 +127,8 @@ def _score_rows(
     id_maps: Broadcast[dict[str, npt.NDArray[np.int32]]],
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    return _score(predictor, keep, id_maps.value, batches)
-
-
-def _score_files(
-    predictor: Predictor,
-    keep: Sequence[str],
-    url: str,
-    row_groups: Broadcast[list[tuple[str, int]]],
-    tasks: int,
-    numbers: Iterator[pa.RecordBatch],
-) -> Iterator[pa.RecordBatch]:
-    """The scores of every `tasks`-th row group, from this task's number on."""
-    from jobs.batch.layout import Layout
-
-    columns = list({*Layout(predictor.dataset, with_label=False).columns, *keep})
-
-    def read() -> Iterator[pa.RecordBatch]:
-        fs, root = fsspec.core.url_to_fs(url)
-        for number in (n for batch in numbers for n in batch.column(0).to_pylist()):
-            for path, group in row_groups.value[number::tasks]:
-                with pq.ParquetFile(f"{root}/{path}", filesystem=fs) as file:
-                    found = file.read_row_group(group, columns, use_threads=False)
-                yield from found.to_batches()
-
-    return _score(predictor, keep, {}, read())
+    for table in scored(predictor, keep, id_maps.value, batches):
+        yield from table.to_batches()
 
 
 def _columns(scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:

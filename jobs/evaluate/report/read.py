@@ -7,12 +7,12 @@ import math
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.etl.names import DS, REASONS
-from jobs.etl.quarantine import QUARANTINE
+from jobs.etl.write.quarantine import QUARANTINE
 from jobs.evaluate.measure.selection import Selection
 from jobs.evaluate.report.report import RowsRead
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
+from jobs.rows.base.names import DS, REASONS
 
 PSI = "psi:"
 

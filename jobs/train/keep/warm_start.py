@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from pyspark.sql import SparkSession
 from torch import nn
 
 from jobs.base.errors import ConfigError, DataRefused
-from jobs.etl.encode import id_map
+from jobs.etl.encode.encoder import id_map
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.lake.state import State, load_state
@@ -95,7 +94,7 @@ class WarmStart:
 
 
 def find_source(
-    settings: Settings, spark: SparkSession, lake: Lake, examples: Examples, state: State
+    settings: Settings, lake: Lake, examples: Examples, state: State
 ) -> WarmStart | None:
     """What `train.warm_start` names; None where it is empty, or before there is a champion.
 
@@ -120,7 +119,7 @@ def find_source(
         )
     maps = {}
     if any(state.vocabulary[f].rows > source.vocabulary[f].rows for f in state.vocabulary):
-        maps = id_map(spark, lake, dataset, source, examples.info["versions"]["id_log"])
+        maps = id_map(lake, dataset, source, examples.info["versions"]["id_log"])
     columns = tuple(f.name for f in dataset.categorical)
     return WarmStart(version.version, version.folder_url, columns, maps)
 

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.batch.batch import Batch
 from jobs.batch.layout import batch_from_arrow
-from jobs.etl.encode import encode
-from jobs.etl.job import source_paths
-from jobs.etl.states import state_entries
-from jobs.etl.validate import checked_rows
+from jobs.etl.encode.encoder import Encoder
+from jobs.etl.encode.vocabulary import stage_vocabularies
+from jobs.etl.fit.states import state_entries
 from jobs.lake.state import load_state
 from jobs.models.artifact import MOMENTS, load_model, load_moments, save_model
 from jobs.models.build import Model, build_model, predict
@@ -35,6 +34,7 @@ from tests.builders.devices import DEVICES
 from tests.builders.lakes import lake_of, run_etl
 from tests.builders.models import register_model
 from tests.builders.visits import VISITS, Raw, rows_of
+from tests.rows.engines import judged
 
 FIRST, SECOND = "2024-01-01", "2024-01-02"
 
@@ -52,14 +52,16 @@ def raw(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Raw:
     return raw
 
 
-def scores(raw: Raw, spark: SparkSession, folder: str, as_of: str) -> np.ndarray:
+def scores(raw: Raw, folder: str, as_of: str) -> np.ndarray:
     """Of the second date's raw rows, encoded with the model's own state."""
-    settings = load_settings(raw.config)
     loaded = load_model(folder)
     state = load_state(lake_of(raw), loaded.spec.state)
-    rows = checked_rows(spark, VISITS, source_paths(settings, VISITS), [SECOND], with_label=True)
-    encoded = encode(rows, VISITS, state_entries(spark, lake_of(raw), state), as_of)
-    table = encoded.orderBy("row_id").toArrow()
+    parents = {"shops": raw.folder / "shops.csv"}
+    rows = judged(VISITS, raw.folder / "visits.csv", SECOND, parents=parents).valid
+    names = {f.log_name for f in VISITS.counted}
+    url = str(raw.folder / "vocabularies" / state.digest)
+    vocabularies = stage_vocabularies(state_entries(lake_of(raw), state), names, url)
+    table = Encoder(VISITS, vocabularies, as_of)(rows).sort_by("row_id")
     return predict(loaded.model, batch_from_arrow(table, VISITS)).numpy()
 
 
@@ -87,8 +89,8 @@ def test_the_new_model_scores_as_its_source_before_its_first_step(
     kept = load_moments(result.folder)
     assert kept and any("embeddings" in name for name in kept), "for the next warm start"
 
-    expected = scores(raw, spark, folder, FIRST)
-    found = scores(raw, spark, result.folder, SECOND)
+    expected = scores(raw, folder, FIRST)
+    found = scores(raw, result.folder, SECOND)
     assert len(found) == 10_000
     assert expected.std() > 0.01
     assert np.abs(found - expected).max() < 1e-5

@@ -1,0 +1,270 @@
+"""States: contributions and the id log, merged up to a date."""
+
+from __future__ import annotations
+
+import decimal
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.base.errors import DataRefused
+from jobs.base.quantiles import Buckets, merged
+from jobs.base.xxhash import xxhash64_of_rows
+from jobs.etl.fit.counting import LARGEST, UNIT, total_of
+from jobs.etl.fit.entries import read_entries
+from jobs.etl.fit.history import CountHistory, of_fields
+from jobs.lake.lake import Lake
+from jobs.lake.manifest import UINT64
+from jobs.lake.state import NumericStats, State, Vocabulary, empty_stats
+from jobs.rows.base.names import DS
+from schemas.dataset import Dataset
+from schemas.field import WithIds
+
+_SUMS = pa.schema(
+    [
+        ("field", pa.string()),
+        (DS, pa.string()),
+        ("count", pa.int64()),
+        ("nulls", pa.int64()),
+        ("total", pa.list_(pa.int64())),
+        ("total_squares", pa.list_(pa.int64())),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+    ]
+)
+_BUCKETS = pa.schema(
+    [("field", pa.string()), (DS, pa.string()), ("bucket", pa.int32()), ("rows", pa.int64())]
+)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """A numeric field's train rows of some dates; `total` and `squares` in units of 2^-56."""
+
+    count: int = 0
+    nulls: int = 0
+    total: int = 0
+    squares: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.count + other.count,
+            self.nulls + other.nulls,
+            self.total + other.total,
+            self.squares + other.squares,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """A categorical field's entries of some dates."""
+
+    entries: int = 0
+    content: int = 0
+    highest: int = -1
+
+    def __add__(self, other: _Reach) -> _Reach:
+        return _Reach(
+            self.entries + other.entries,
+            (self.content + other.content) % UINT64,
+            max(self.highest, other.highest),
+        )
+
+
+def states(
+    history: CountHistory,
+    entries: pa.Table,
+    dataset: Dataset,
+    dates: Sequence[str],
+    id_log_version: int,
+    generation: int,
+) -> dict[str, State]:
+    """The state as of each of the dates.
+
+    Args:
+        history: contributions of all dates.
+        entries: the whole id log.
+
+    Raises:
+        DataRefused: a numeric field has values too large for exact sums.
+    """
+    history = history.up_to(max(dates))
+    sums = {name: _running(parts) for name, parts in _sums_by_field(history, dataset).items()}
+    buckets = _buckets_by_field(history, dataset, dates)
+    reaches = {name: _running(parts) for name, parts in _reaches(entries).items()}
+    return {
+        ds: State(
+            ds=ds,
+            id_log_version=id_log_version,
+            declaration=dataset.digest,
+            generation=generation,
+            numeric={
+                f.name: _stats(
+                    _as_of(ds, sums.get(f.name), _Sums()), _as_of(ds, buckets.get(f.name), ())
+                )
+                for f in dataset.measured
+            },
+            vocabulary={
+                f.log_name: _vocabulary(f, _as_of(ds, reaches.get(f.log_name), _Reach()))
+                for f in dataset.with_ids
+            },
+        )
+        for ds in dates
+    }
+
+
+def _running(parts: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    """Dates in order, and what each and those before it add up to."""
+    days = sorted(parts)
+    return days, list(accumulate(parts[ds] for ds in days))
+
+
+def _as_of(ds: str, running: tuple[list[str], list[Any]] | None, nothing: Any) -> Any:
+    if running is None:
+        return nothing
+    days, sums = running
+    place = bisect_right(days, ds)
+    return sums[place - 1] if place else nothing
+
+
+def _sums_by_field(history: CountHistory, dataset: Dataset) -> dict[str, dict[str, _Sums]]:
+    names = tuple(f.name for f in dataset.measured)
+    by_field: dict[str, dict[str, _Sums]] = {}
+    # One row a (date, numeric field): small, whatever the number of rows.
+    for row in history.mapped(partial(_rows_with_sums, names), _SUMS).to_pylist():
+        sums = _Sums(nulls=row["nulls"])
+        if row["count"]:
+            low, high = row["low"], row["high"]
+            if max(-low, high) > LARGEST:
+                raise DataRefused(
+                    f"field {row['field']!r} has values from {low:g} to {high:g} on {row[DS]}",
+                    f"values within {LARGEST:g}, so that sums are exact",
+                    "declare a transform: Log1p, Clip or Scale",
+                )
+            total, squares = total_of(row["total"]), total_of(row["total_squares"])
+            sums = _Sums(row["count"], row["nulls"], total, squares, low, high)
+        by_field.setdefault(row["field"], {})[row[DS]] = sums
+    return by_field
+
+
+def _rows_with_sums(names: Sequence[str], table: pa.Table) -> pa.Table:
+    rows = of_fields(table, names)
+    return rows.filter(rows["nulls"].is_valid()).select(_SUMS.names).cast(_SUMS)
+
+
+def _buckets_by_field(
+    history: CountHistory, dataset: Dataset, dates: Sequence[str]
+) -> dict[str, tuple[list[str], list[Buckets]]]:
+    """Counts by bucket as of each of the dates."""
+    names = tuple(f.name for f in dataset.measured)
+    found = history.mapped(partial(_rows_with_buckets, names, tuple(sorted(dates))), _BUCKETS)
+    counts = found.group_by(["field", DS, "bucket"], use_threads=False).aggregate([("rows", "sum")])
+    running = {}
+    for field in pc.unique(counts["field"]).to_pylist():
+        own = counts.filter(pc.equal(counts["field"], field))
+        parts = {
+            ds: _pairs(own.filter(pc.equal(own[DS], ds))) for ds in pc.unique(own[DS]).to_pylist()
+        }
+        days = sorted(parts)
+        sums = accumulate((parts[ds] for ds in days), lambda *two: merged(two))
+        running[field] = (days, list(sums))
+    return running
+
+
+def _pairs(counts: pa.Table) -> Buckets:
+    pairs = zip(counts["bucket"].to_pylist(), counts["rows_sum"].to_pylist(), strict=True)
+    return merged([tuple(pairs)])
+
+
+def _rows_with_buckets(names: Sequence[str], dates: Sequence[str], table: pa.Table) -> pa.Table:
+    """Counts by bucket, of the first of the dates that is not before the file's."""
+    rows = of_fields(table, names)
+    rows = rows.filter(rows["value"].is_valid())
+    if not rows.num_rows:
+        return _BUCKETS.empty_table()
+    upto = next(ds for ds in dates if ds >= rows[DS][0].as_py())
+    days = pa.repeat(pa.scalar(upto, pa.string()), rows.num_rows)
+    columns = [rows["field"], days, rows["value"].cast(pa.int32()), rows["count"]]
+    return pa.table(columns, schema=_BUCKETS)
+
+
+def _stats(sums: _Sums, buckets: Buckets) -> NumericStats:
+    """Mean and population deviation, rounded to float64 once, at the end."""
+    if not sums.count:
+        return empty_stats(sums.nulls)
+    with decimal.localcontext(decimal.Context(prec=80)):
+        mean = decimal.Decimal(sums.total) / UNIT / sums.count
+        squares = decimal.Decimal(sums.squares) / UNIT / sums.count
+        std = max(squares - mean * mean, decimal.Decimal(0)).sqrt()
+        return NumericStats(
+            count=sums.count,
+            nulls=sums.nulls,
+            mean=float(mean),
+            std=float(std),
+            min=sums.low,
+            max=sums.high,
+            buckets=buckets,
+        )
+
+
+def _reaches(entries: pa.Table) -> dict[str, dict[str, _Reach]]:
+    found: dict[str, dict[str, _Reach]] = {}
+    for name in pc.unique(entries["field"]).to_pylist():
+        own = entries.filter(pc.equal(entries["field"], name)).combine_chunks()
+        content = _content(own)
+        days = pc.dictionary_encode(own["from_ds"].combine_chunks())
+        places, ids = days.indices.to_numpy(), own["id"].to_numpy()
+        for number, ds in enumerate(days.dictionary.to_pylist()):
+            of_day = places == number
+            found.setdefault(name, {})[ds] = _Reach(
+                int(of_day.sum()),
+                int(content[of_day].view(np.uint64).sum(dtype=np.uint64)),
+                int(ids[of_day].max()),
+            )
+    return found
+
+
+def _content(entries: pa.Table) -> np.ndarray:
+    """A hash of each entry [n]."""
+    value, ids = (entries[name].combine_chunks() for name in ("value", "id"))
+    return xxhash64_of_rows([value, ids])
+
+
+def _vocabulary(f: WithIds, reach: _Reach) -> Vocabulary:
+    return Vocabulary(
+        entries=reach.entries,
+        rows=1 + max(f.first_value_id - 1, reach.highest),
+        content=reach.content,
+    )
+
+
+def state_entries(lake: Lake, state: State) -> pa.Table:
+    """The id log's entries that a state knows: `field`, `value`, `id`, `from_ds`.
+
+    Raises:
+        DataRefused: the log no longer holds them.
+    """
+    log = read_entries(lake.table("id_log"), state.id_log_version)
+    entries = log.filter(pc.less_equal(log["from_ds"], state.ds))
+    reaches = _reaches(entries)
+    for name, vocabulary in state.vocabulary.items():
+        found = sum(reach.content for reach in reaches.get(name, {}).values()) % UINT64
+        if found != vocabulary.content:
+            raise DataRefused(
+                f"the id log of {lake.url} has other entries for field {name!r}",
+                f"those of state {state.digest}",
+                "restore the table id_log, or refit",
+            )
+    return entries

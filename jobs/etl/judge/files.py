@@ -1,0 +1,257 @@
+"""Judged rows in Parquet files of a run that no commit ever names: written, and scanned again.
+
+Later steps read them several times, each the columns that it needs, texts as dictionaries. Nothing
+of a date is held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark import Broadcast
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from jobs.rows.base.names import SPLIT
+from schemas.dataset import ROW_ID
+
+# From Arrow tables to Arrow batches; a step sees all tables of its task.
+Step = Callable[[Iterator[pa.Table]], Iterator[pa.RecordBatch]]
+
+# A dictionary is shared by a row group: the larger, the fewer values are looked at twice.
+_GROUP_ROWS, _GROUP_BYTES = 262_144, 128 << 20
+_DICTIONARY_BYTES = 64 << 20
+# A Python task costs about as much as a few thousand rows.
+_ROWS_PER_TASK = 1_000_000
+FILE, ROW_NUMBER, NEW_ID = "file", "row", "new_id"
+
+
+@dataclass(frozen=True, order=True)
+class JudgedFile:
+    """A file of rows: its number, its path below the run's folder, rows by row group."""
+
+    number: int
+    path: str
+    row_group_rows: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.row_group_rows)
+
+
+@dataclass(frozen=True)
+class ValidRows:
+    """The valid rows of a run, perhaps those of some splits alone.
+
+    Attributes:
+        url: of the folder that holds the files, readable by every executor.
+        patches: whether the folder has patches: rows that are left out, or have another row id.
+        splits: whose rows these are; None: all rows.
+    """
+
+    spark: SparkSession
+    url: str
+    files: tuple[JudgedFile, ...]
+    patches: bool = False
+    splits: tuple[str, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """Rows of all splits, before patches."""
+        return sum(file.rows for file in self.files)
+
+    def of_splits(self, *splits: str) -> ValidRows:
+        return replace(self, splits=splits)
+
+    def in_arrow(self, columns: Sequence[str], step: Step, schema: StructType | str) -> DataFrame:
+        """What `step` makes of some columns of the rows, in tables of a row group at most.
+
+        Each task gets a stretch of the rows, all of about one length. A row group in which one
+        ends and the next one begins is read by both.
+        """
+        enough = max(self.spark.sparkContext.defaultParallelism, self.count // _ROWS_PER_TASK)
+        tasks = max(1, min(self.count, enough))
+        shared = self.spark.sparkContext.broadcast(
+            (self.url, self.files, self.patches, self.splits)
+        )
+        work = partial(_scanned, shared, tasks, tuple(columns), step)
+        return self.spark.range(0, tasks, 1, tasks).mapInArrow(work, schema)
+
+
+Shared = tuple[str, tuple[JudgedFile, ...], bool, tuple[str, ...] | None]
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Some rows of a row group: those from place `start` to `stop` in their file.
+
+    Attributes:
+        first: the place of the group's first row.
+    """
+
+    file: JudgedFile
+    group: int
+    first: int
+    start: int
+    stop: int
+
+
+def _scanned(
+    shared: Broadcast[Shared],
+    tasks: int,
+    columns: Sequence[str],
+    step: Step,
+    numbers: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """The step on the task's stretch of the rows."""
+    url, files, patches, splits = shared.value
+    own = (
+        stretch
+        for batch in numbers
+        for number in batch.column(0).to_pylist()
+        for stretch in _stretches(files, number, tasks)
+    )
+    return step(_tables(url, own, patches, splits, columns))
+
+
+def _stretches(files: Sequence[JudgedFile], number: int, tasks: int) -> Iterator[_Stretch]:
+    """What the task of this number reads, when the files' rows are cut into stretches."""
+    total = sum(file.rows for file in files)
+    low, high = total * number // tasks, total * (number + 1) // tasks
+    before = 0
+    for file in files:
+        first = 0
+        for group, rows in enumerate(file.row_group_rows):
+            start, stop = max(first, low - before), min(first + rows, high - before)
+            if start < stop:
+                yield _Stretch(file, group, first, start, stop)
+            first += rows
+        before += file.rows
+
+
+def _tables(
+    url: str,
+    stretches: Iterable[_Stretch],
+    patches: bool,
+    splits: Sequence[str] | None,
+    columns: Sequence[str],
+) -> Iterator[pa.Table]:
+    read = list(dict.fromkeys([*columns, *([SPLIT] if splits is not None else [])]))
+    fs, root = fsspec.core.url_to_fs(url)
+    for one in stretches:
+        with pq.ParquetFile(f"{root}/{one.file.path}", filesystem=fs) as opened:
+            table = opened.read_row_group(one.group, read, use_threads=False)
+        table = table.slice(one.start - one.first, one.stop - one.start)
+        if patches:
+            table = _patched(table, fs, root, one.file, one.start)
+        if splits is not None:
+            of_split = pc.cast(table[SPLIT], pa.string())
+            table = table.filter(pc.is_in(of_split, value_set=pa.array(splits)))
+        yield table.select(list(columns))
+
+
+def _patched(table: pa.Table, fs: Any, root: str, file: JudgedFile, first: int) -> pa.Table:
+    """The table with other row ids, and without the rows that the patches leave out.
+
+    Args:
+        first: the place in the file of the table's first row.
+    """
+    found = [
+        pq.read_table(path, filesystem=fs, columns=[ROW_NUMBER, NEW_ID], partitioning=None)
+        for path in fs.glob(f"{root}/{patch_folder(file.number)}/*.parquet")
+    ]
+    if not found:
+        return table
+    patch = pa.concat_tables(found)
+    places = patch[ROW_NUMBER].to_numpy() - first
+    inside = (places >= 0) & (places < table.num_rows)
+    places, patch = places[inside], patch.filter(pa.array(inside))
+    new = patch[NEW_ID].combine_chunks()
+    known = np.asarray(new.is_valid())
+    if ROW_ID in table.column_names and known.any():
+        ids = table[ROW_ID].to_numpy().copy()
+        ids[places[known]] = new.drop_null().to_numpy()
+        table = table.set_column(table.column_names.index(ROW_ID), ROW_ID, pa.array(ids))
+    kept = np.ones(table.num_rows, bool)
+    kept[places[~known]] = False
+    return table.filter(pa.array(kept))
+
+
+def patch_folder(number: int) -> str:
+    """Below the run's folder, of the patches of a file."""
+    return f"patches/{FILE}={number}"
+
+
+class RowsWriter:
+    """A task's file of rows, made at the first of them."""
+
+    def __init__(self, url: str, path: str) -> None:
+        self.path = path
+        self.row_group_rows: list[int] = []
+        self._url = url
+        self._held: list[pa.Table] = []
+        self._rows = self._bytes = 0
+        self._file: Any = None
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> RowsWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._flush(self._rows)
+        if self._writer is not None:
+            self._writer.close()
+            self._file.close()
+
+    def add(self, table: pa.Table) -> None:
+        if table.num_rows:
+            self._held.append(table)
+            self._rows += table.num_rows
+            self._bytes += table.nbytes
+            # Twice a group, so that no small rest remains.
+            if self._rows >= 2 * _GROUP_ROWS or self._bytes >= 2 * _GROUP_BYTES:
+                self._flush(self._rows // 2)
+
+    def file(self, number: int) -> JudgedFile:
+        return JudgedFile(number, self.path, tuple(self.row_group_rows))
+
+    def _flush(self, rows: int) -> None:
+        """Writes the first rows as a row group."""
+        if not rows:
+            return
+        held = pa.concat_tables(self._held).unify_dictionaries()
+        table, rest = held.slice(0, rows), held.slice(rows)
+        if self._writer is None:
+            self._writer = self._opened(table.schema)
+        self._writer.write_table(table, row_group_size=table.num_rows)
+        self.row_group_rows.append(table.num_rows)
+        self._held, self._rows = [rest], rest.num_rows
+        self._bytes = self._bytes * rest.num_rows // held.num_rows
+
+    def _opened(self, schema: pa.Schema) -> pq.ParquetWriter:
+        fs, root = fsspec.core.url_to_fs(self._url)
+        fs.makedirs(root, exist_ok=True)
+        self._file = fs.open(f"{root}/{self.path}", "wb")
+        return pq.ParquetWriter(
+            self._file,
+            schema,
+            compression="lz4",
+            use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            write_statistics=False,
+        )

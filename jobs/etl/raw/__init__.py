@@ -1,0 +1,1 @@
+"""Raw files of a pass: where they are, which there are."""

@@ -1,0 +1,46 @@
+"""Arrow's columns as one array each."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jobs.base.errors import DataRefused
+
+Mask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array; of dictionaries one that all rows share.
+
+    Raises:
+        DataRefused: it holds more than an array can.
+    """
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    found = column.combine_chunks()
+    if not isinstance(found, pa.ChunkedArray):
+        return found
+    if found.num_chunks > 1:
+        raise DataRefused(
+            "a column of one row group has more than 2 GiB of texts",
+            "row groups that fit into memory",
+            "write the file with smaller row groups",
+        )
+    return found.chunk(0) if found.num_chunks else pa.array([], found.type)
+
+
+def at(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
+    """The column's values in these rows, ascending."""
+    return whole(column if len(rows) == len(column) else column.take(pa.array(rows)))
+
+
+def spread(mask: Mask, rows: Ints, count: int) -> Mask:
+    """A mask of some of the rows as one of all of them [count]."""
+    found = np.zeros(count, bool)
+    found[rows] = mask
+    return found

@@ -1,0 +1,1 @@
+"""Tables of texts to judged rows: types, parents, expressions, rules, values, identity."""

@@ -1,0 +1,1 @@
+"""Raw files to tables of texts: listed, cut into pieces, read, parsed."""

@@ -1,0 +1,201 @@
+"""Parquet and ORC files: checked against the declaration, read a row group (a stripe) at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.orc as orc
+import pyarrow.parquet as pq
+
+from jobs.base.errors import DataRefused
+from jobs.rows.base.duck import shared_connection
+from jobs.rows.base.names import ENCODING, MALFORMED, REPEATED_HEADER, ROW_TEXT, UNREAD, mark
+from jobs.rows.base.types import arrow_type
+from schemas.source import Column, Source
+
+
+class ColumnarFile:
+    """An open Parquet or ORC file: its row groups (stripes) by number."""
+
+    def __init__(self, path: str, source: Source) -> None:
+        self._file = fsspec.open(path, "rb").open()
+        opened = orc.ORCFile if source.format == "orc" else pq.ParquetFile
+        self._reader: Any = opened(self._file)
+        self._source = source
+        self.schema: pa.Schema = (
+            self._reader.schema if source.format == "orc" else self._reader.schema_arrow
+        )
+
+    def __enter__(self) -> ColumnarFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def groups(self) -> int:
+        return int(
+            self._reader.nstripes if self._source.format == "orc" else self._reader.num_row_groups
+        )
+
+    @property
+    def rows(self) -> int:
+        """By the file's footer."""
+        found = (
+            self._reader.nrows if self._source.format == "orc" else self._reader.metadata.num_rows
+        )
+        return int(found)
+
+    def group_rows(self, group: int) -> int:
+        """By the footer; a stripe's are known when it is read."""
+        return int(self._reader.metadata.row_group(group).num_rows)
+
+    def read(self, group: int) -> pa.Table:
+        names = list(dict.fromkeys(column.place[0] for column in self._source.columns))
+        if self._source.format == "orc":
+            return pa.Table.from_batches([self._reader.read_stripe(group, names)])
+        return self._reader.read_row_group(group, names, use_threads=False)
+
+
+def refuse_other_columns(path: str, schema: pa.Schema, source: Source) -> None:
+    """Refuses a file that lacks a declared column or has another.
+
+    Raises:
+        DataRefused: it names file and columns.
+    """
+    declared = {column.place[0] for column in source.columns}
+    missing = [".".join(c.place) for c in source.columns if _leaf(schema, c.place) is None]
+    unknown = [name for name in schema.names if name not in declared]
+    if missing or unknown:
+        raise DataRefused(
+            f"{path}: the columns of source {source.name!r} differ: "
+            f"missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}",
+            ", ".join(".".join(column.place) for column in source.columns),
+            "correct the file, or the source's columns in the declaration",
+        )
+
+
+def _leaf(schema: pa.Schema, place: Sequence[str]) -> pa.DataType | None:
+    found: pa.DataType = pa.struct(list(schema))
+    for name in place:
+        if not pa.types.is_struct(found) or (number := found.get_field_index(name)) < 0:
+            return None
+        found = found.field(number).type
+    return found
+
+
+def columnar_rows(table: pa.Table, source: Source) -> pa.Table:
+    """The rows of a row group [n]: declared columns, the row as JSON, and the marks of reading.
+
+    A value of another type than declared goes through its text. A text that is no UTF-8 is null,
+    and shown as `\\x` and its bytes in hexadecimal.
+    """
+    columns, shown = {}, {}
+    miscoded = np.zeros(table.num_rows, bool)
+    for column in source.columns:
+        value = _inside(table, column)
+        if _is_text(value.type):
+            value, bad = _valid_text(value)
+            miscoded |= bad
+            shown[column.name] = value
+            if bad.any():
+                value = pc.if_else(pa.array(bad), pa.scalar(None, pa.string()), value)
+        else:
+            shown[column.name] = value
+        columns[column.name] = _declared(value, column)
+    no = np.zeros(table.num_rows, bool)
+    return pa.table(
+        {
+            **columns,
+            ROW_TEXT: _as_json(pa.table(shown)),
+            mark(ENCODING): miscoded,
+            mark(MALFORMED): no,
+            mark(REPEATED_HEADER): no,
+            UNREAD: no,
+        }
+    )
+
+
+def _inside(table: pa.Table, column: Column) -> pa.ChunkedArray:
+    value = table[column.place[0]]
+    for name in column.place[1:]:
+        value = pc.struct_field(value, name)
+    if pa.types.is_dictionary(value.type):
+        value = value.cast(value.type.value_type)
+    return value
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _valid_text(value: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The texts, those that are no UTF-8 as hexadecimal digits, and which these are."""
+    raw = value.cast(pa.binary())
+    bad = np.zeros(len(raw), bool)
+    try:
+        return raw.cast(pa.string()), bad
+    except pa.ArrowInvalid:
+        shown = []
+        for place, content in enumerate(raw.to_pylist()):
+            try:
+                shown.append(None if content is None else content.decode())
+            except UnicodeDecodeError:
+                bad[place] = True
+                shown.append("\\x" + content.hex().upper())
+        return pa.chunked_array([pa.array(shown, pa.string())]), bad
+
+
+def _declared(value: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    """In the declared type where the file has it, else as text."""
+    declared = arrow_type(column.type)
+    if value.type == declared:
+        return value
+    if pa.types.is_timestamp(value.type) and pa.types.is_timestamp(declared):
+        return value.cast(pa.timestamp("us", value.type.tz), safe=False).cast(declared)
+    if pa.types.is_nested(value.type):
+        return _as_json(pa.table({"value": value}), ".value")
+    if pa.types.is_null(value.type):
+        return value.cast(pa.string())
+    return _as_text(value)
+
+
+def _as_text(value: pa.ChunkedArray) -> pa.ChunkedArray:
+    connection = shared_connection()
+    connection.register("__values", pa.table({"value": value}))
+    found = connection.sql("SELECT CAST(value AS VARCHAR) AS v FROM __values").to_arrow_table()
+    connection.unregister("__values")
+    return found["v"]
+
+
+def _as_json(table: pa.Table, inner: str = "") -> pa.ChunkedArray:
+    """Each row, or a column's value, as JSON."""
+    connection = shared_connection()
+    connection.register("__values", table)
+    names = ", ".join(
+        f'"{name}" := __values."{name}"' for name in map(_escaped, table.column_names)
+    )
+    value = f"struct_pack({names})" if not inner else '__values."value"'
+    found = connection.sql(f"SELECT to_json({value})::VARCHAR AS j FROM __values").to_arrow_table()
+    connection.unregister("__values")
+    return found["j"]
+
+
+def _escaped(name: str) -> str:
+    return name.replace('"', '""')
+
+
+def row_groups(file: ColumnarFile) -> Iterator[int]:
+    yield from range(file.groups)

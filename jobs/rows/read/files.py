@@ -1,0 +1,172 @@
+"""Raw files: listed once, by path, glob and date, with size and stamp."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import fsspec
+
+from jobs.base.errors import ConfigError, DataRefused, NoRawFile
+
+_GLOB = re.compile(r"[*?\[{]")
+
+
+@dataclass(frozen=True, order=True)
+class RawFile:
+    """A raw file as it was when it was listed.
+
+    Attributes:
+        ds: the date that its path says; empty where the path has no `{ds}`.
+        stamp: what tells it from another file in its place: size and time, and the store's ETag.
+    """
+
+    ds: str
+    path: str
+    size_bytes: int
+    stamp: str
+
+
+def find_files(path: str, dates: Sequence[str]) -> list[RawFile]:
+    """The raw files of a source, by date and path.
+
+    Folders are searched below. Files and folders whose names begin with `_` or `.` are passed over
+    (writers keep unfinished files there), unless the path itself names them.
+
+    Args:
+        path: a path or glob (`*`, `?`, `[ab]`, `{a,b}`); `{ds}` stands for each of the dates.
+        dates: dates wanted, as YYYY-MM-DD.
+
+    Raises:
+        NoRawFile: a path, or a date's path, matches no file. An absent file is not an empty one.
+        ConfigError: there is no client for the path's store.
+    """
+    days = list(dates) if "{ds}" in path else [""]
+    fs, _ = _store(path)
+    with ThreadPoolExecutor(min(16, len(days))) as threads:
+        found = list(threads.map(partial(_files_of, fs, path), days))
+    if missing := [
+        path.replace("{ds}", ds) for ds, own in zip(days, found, strict=True) if not own
+    ]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise NoRawFile(
+            f"no raw file matches {', '.join(missing[:3])}{more}",
+            remedy="land the files, or correct etl.sources",
+        )
+    return sorted(file for own in found for file in own)
+
+
+def _files_of(fs: Any, path: str, ds: str) -> list[RawFile]:
+    """The files of one date, each once."""
+    found = {
+        name: info
+        for pattern in _alternatives(path.replace("{ds}", ds))
+        for name, info in _matches(fs, fs._strip_protocol(pattern))
+    }
+    return [
+        RawFile(ds, _url(fs, name), info["size"], stamp_of(info)) for name, info in found.items()
+    ]
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """`{a,b}` written out."""
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is None:
+        return [pattern]
+    start, end = braces.span()
+    return [
+        text
+        for part in braces[1].split(",")
+        for text in _alternatives(f"{pattern[:start]}{part}{pattern[end:]}")
+    ]
+
+
+def _matches(fs: Any, pattern: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and descriptions of the files that a glob matches, or that lie below what it does."""
+    if not _GLOB.search(pattern):
+        if not fs.exists(pattern):
+            return
+        matched = {pattern: fs.info(pattern)}
+    else:
+        matched = fs.glob(pattern, detail=True)
+    for name, info in matched.items():
+        if _hidden(name, pattern):
+            continue
+        if info["type"] != "directory":
+            yield name, info
+            continue
+        for below, inner in fs.find(name, detail=True).items():
+            parts = below.removeprefix(name).strip("/").split("/")
+            if not any(part.startswith(("_", ".")) for part in parts):
+                yield below, inner
+
+
+def _hidden(name: str, pattern: str) -> bool:
+    """Whether a glob reached a hidden file or folder without naming it as one."""
+    parts, patterns = name.strip("/").split("/"), pattern.strip("/").split("/")
+    if "**" in patterns:
+        # Which part of the name is which of the pattern's is not known.
+        named = [wanted for wanted in patterns if wanted.startswith(("_", "."))]
+        return any(
+            part.startswith(("_", ".")) and not any(fnmatchcase(part, wanted) for wanted in named)
+            for part in parts
+        )
+    return any(
+        part.startswith(("_", ".")) and not wanted.startswith(part[0])
+        for part, wanted in zip(parts, patterns, strict=False)
+    )
+
+
+def stamp_of(info: dict[str, Any]) -> str:
+    """Of a file's description by its store."""
+    time = info.get("mtime") or info.get("LastModified") or info.get("modified") or ""
+    return ", ".join(str(part) for part in (info["size"], time, info.get("ETag", "")) if part != "")
+
+
+def _url(fs: Any, name: str) -> str:
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    return name if protocol == "file" else str(fs.unstrip_protocol(name))
+
+
+def _store(path: str) -> tuple[Any, str]:
+    try:
+        return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"no client for the store of {path}: {error}",
+            "a path of a store that fsspec knows",
+            "install the store's package for fsspec, such as s3fs",
+        ) from error
+
+
+def refuse_changed(file: RawFile) -> None:
+    """Refuses a file that is another than when it was listed.
+
+    Raises:
+        DataRefused: it names the file.
+    """
+    fs, name = fsspec.core.url_to_fs(file.path)
+    try:
+        now = stamp_of(fs.info(name))
+    except FileNotFoundError:
+        now = "no file"
+    if now != file.stamp:
+        raise DataRefused(
+            f"{file.path} changed while it was read: {file.stamp} when it was listed, now {now}",
+            "a file that stays as it is",
+            "run again when it has landed; nothing was changed",
+        )
+
+
+def unreadable(file: str, error: BaseException) -> DataRefused:
+    """The refusal for a file that is torn or cannot be opened."""
+    return DataRefused(
+        f"{file} cannot be read: {type(error).__name__}: {error}".splitlines()[0],
+        "a whole file",
+        "land the file again; nothing was changed",
+    )

@@ -1,0 +1,293 @@
+"""Text files to lines: decompressed, decoded to UTF-8, cut where lines end.
+
+A file without compression, in an encoding whose line ends are bytes of their own, is read in byte
+ranges: a range has the lines that begin in it. Any other file is read from its start.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.base.errors import DataRefused
+from jobs.rows.read.multiline import ends_outside_quotes
+from schemas.source import Source
+
+Mask = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
+
+BYTE_ORDER_MARK = "\ufeff".encode()
+# So much of a file is parsed at once; large enough that a statement's planning costs little.
+BLOCK_BYTES = 16 << 20
+# A line longer than this is taken for a file that is no text.
+_LONGEST_BYTES = 256 << 20
+_SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
+# A byte that cannot be decoded is this one and its number.
+_HALF = 0xDC00
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines of a file.
+
+    Attributes:
+        texts: each with its end, a line feed [n]; valid UTF-8.
+        miscoded: whether a line was not in its encoding; it is shown with backslash escapes [n].
+    """
+
+    texts: pa.BinaryArray
+    miscoded: Mask
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def filter(self, mask: Mask) -> Lines:
+        if mask.all():
+            return self
+        return Lines(self.texts.filter(pa.array(mask)), self.miscoded[mask])
+
+    def without_first(self) -> Lines:
+        return Lines(self.texts.slice(1), self.miscoded[1:])
+
+    @property
+    def content(self) -> pa.Buffer:
+        """All lines, one after the other."""
+        offsets = np.frombuffer(self.texts.buffers()[1], np.int32)[self.texts.offset :]
+        first, last = int(offsets[0]), int(offsets[len(self.texts)])
+        return self.texts.buffers()[2].slice(first, last - first)
+
+    def bare(self) -> pa.StringArray:
+        """The lines without their ends."""
+        return pc.ascii_rtrim(self.texts.cast(pa.string()), "\n")
+
+
+def compression_of(path: str) -> str | None:
+    return next((codec for end, codec in _SUFFIXES.items() if path.endswith(end)), None)
+
+
+def charset(encoding: str) -> str:
+    """The encoding's one name."""
+    return codecs.lookup(encoding).name.removesuffix("-sig")
+
+
+def can_be_cut(path: str, source: Source) -> bool:
+    """Whether byte ranges of the file can be read by themselves."""
+    plain = charset(source.encoding) in ("utf-8", "ascii", "iso8859-1")
+    return plain and compression_of(path) is None and not source.multiline
+
+
+def read_lines(
+    path: str, source: Source, start: int = 0, end: int | None = None
+) -> Iterator[Lines]:
+    """The lines of a text file, or those that begin from byte `start` on and before byte `end`.
+
+    Blank lines and comments are left out. A byte order mark at the start of a line is, too.
+
+    Raises:
+        DataRefused: a line, or a quoted value, has no end.
+    """
+    with _opened(path) as stream:
+        for content in _whole_lines(_blocks(stream, start, end), source, path):
+            lines = _lines(content, source)
+            if len(lines):
+                yield lines
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    with fsspec.open(path, "rb") as file:
+        codec = compression_of(path)
+        yield pa.input_stream(pa.PythonFile(file, "r"), compression=codec) if codec else file
+
+
+def _blocks(stream: Any, start: int, end: int | None) -> Iterator[bytes]:
+    """The bytes of the lines that begin in the range, and of no others."""
+    if start:
+        # A line begins after a line's end; that of the byte before belongs to the range before.
+        stream.seek(start - 1)
+        skipped = 0
+        while block := stream.read(1 << 16):
+            found = block.find(b"\n")
+            if found >= 0:
+                start = start - 1 + skipped + found + 1
+                break
+            skipped += len(block)
+        else:
+            return
+        stream.seek(start)
+    left = None if end is None else end - start
+    while left is None or left > 0:
+        block = stream.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left))
+        if not block:
+            return
+        yield bytes(block)
+        left = None if left is None else left - len(block)
+        last = block
+    if end is not None and end > start and not last.endswith(b"\n"):
+        while block := stream.read(1 << 16):
+            found = block.find(b"\n")
+            yield bytes(block if found < 0 else block[: found + 1])
+            if found >= 0:
+                return
+
+
+def _whole_lines(blocks: Iterator[bytes], source: Source, path: str) -> Iterator[bytes]:
+    """Blocks that end where a line does, in UTF-8, line ends as single line feeds."""
+    decode = _decoder(source.encoding)
+    rest = half = b""
+    for block in blocks:
+        decoded = half + decode(block, False)
+        # A last \r may be half of a \r\n.
+        half = b"\r" if decoded.endswith(b"\r") else b""
+        content = rest + _one_end(decoded[: len(decoded) - len(half)])
+        end = _last_end(content, source)
+        if len(content) - end > _LONGEST_BYTES:
+            raise DataRefused(
+                f"{path} has a line, or a quoted value, of more than {_LONGEST_BYTES >> 20} MiB",
+                "lines that end, and quotes that close",
+                "correct the file; nothing was changed",
+            )
+        if end:
+            yield content[:end]
+        rest = content[end:]
+    if content := rest + _one_end(half + decode(b"", True)):
+        yield content if content.endswith(b"\n") else content + b"\n"
+
+
+def _decoder(encoding: str) -> Any:
+    """A function of bytes, and whether they are the last, to UTF-8.
+
+    A byte that cannot be decoded becomes half of a pair of surrogates, which UTF-8 has not.
+    """
+    name = charset(encoding)
+    if name == "utf-8":
+        return lambda block, final: block
+    codecs.register_error("millstream", _halved)
+    decoder = codecs.getincrementaldecoder(encoding)("millstream")
+
+    def decode(block: bytes, final: bool) -> bytes:
+        if name == "ascii" and block.isascii():
+            return block
+        return decoder.decode(block, final).encode("utf-8", "surrogatepass")
+
+    return decode
+
+
+def _halved(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    bad = error.object[error.start : error.end]
+    return "".join(chr(_HALF + byte) for byte in bad), error.end
+
+
+def _last_end(content: bytes, source: Source) -> int:
+    """Where the last whole line ends."""
+    if not source.multiline or not source.quote:
+        return content.rfind(b"\n") + 1
+    ends = ends_outside_quotes(content, source)
+    return int(ends[-1]) + 1 if len(ends) else 0
+
+
+def _one_end(content: bytes) -> bytes:
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return content
+
+
+def _lines(content: bytes, source: Source) -> Lines:
+    """The lines of whole lines, without blank ones and comments."""
+    while content.startswith(BYTE_ORDER_MARK):
+        content = content[len(BYTE_ORDER_MARK) :]
+    if b"\n" + BYTE_ORDER_MARK in content:
+        content = re.sub(rb"\n(?:\xef\xbb\xbf)+", rb"\n", content)
+    data = np.frombuffer(content, np.uint8)
+    if source.multiline and source.quote:
+        ends = ends_outside_quotes(content, source)
+        if not len(ends) or ends[-1] + 1 < len(data):
+            # The file ends inside quotes.
+            ends = np.append(ends, len(data) - 1)
+    else:
+        ends = np.flatnonzero(data == ord("\n"))
+    offsets = np.concatenate([[0], ends + 1]).astype(np.int32)
+    texts, miscoded = _valid(content, offsets, charset(source.encoding) != "utf-8")
+    return Lines(texts, miscoded).filter(_is_row(texts, source))
+
+
+def _is_row(texts: pa.BinaryArray, source: Source) -> Mask:
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)
+    first = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[:-1]]
+    kept = np.ones(len(texts), bool)
+    maybe_blank = np.flatnonzero((first == ord("\n")) | (first == ord(" ")))
+    if len(maybe_blank):
+        trimmed = pc.ascii_trim(texts.take(pa.array(maybe_blank)).cast(pa.string()), " \n")
+        kept[maybe_blank] = np.asarray(pc.binary_length(trimmed)) > 0
+    if source.comment:
+        kept &= ~np.asarray(pc.starts_with(texts, source.comment))
+    return kept
+
+
+def _valid(
+    content: bytes, offsets: npt.NDArray[np.int32], recoded: bool
+) -> tuple[pa.BinaryArray, Mask]:
+    """The lines in valid UTF-8, and which of them are shown with escapes."""
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
+    texts = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+    bad = np.zeros(len(texts), bool)
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        places = _invalid(np.frombuffer(content, np.uint8))
+        bad[np.searchsorted(offsets, places, side="right") - 1] = True
+        shown = pa.array([_shown(line.as_py(), recoded) for line in texts.filter(pa.array(bad))])
+        texts = pc.replace_with_mask(texts, pa.array(bad), shown.cast(pa.binary()))
+    return texts, bad
+
+
+def _invalid(content: Bytes) -> npt.NDArray[np.int64]:
+    """Places where bytes are no UTF-8: a byte that may not stand there, or a part that lacks.
+
+    Of a sequence its first byte says how many follow, each of them 0x80 to 0xBF; the second byte is
+    limited further after four first bytes, so that each character has one spelling.
+    """
+    follows = (content & 0xC0) == 0x80
+    wanted = np.zeros(len(content) + 3, bool)
+    for least, place in ((0xC2, 1), (0xE0, 2), (0xF0, 3)):
+        leads = (content >= least) & (content <= 0xF4)
+        wanted[place : place + len(content)] |= leads
+    bad = follows != wanted[: len(content)]
+    bad |= (content == 0xC0) | (content == 0xC1) | (content > 0xF4)
+    after, first = content[1:], content[:-1]
+    for lead, low, high in (
+        (0xE0, 0xA0, 0xBF),
+        (0xED, 0x80, 0x9F),
+        (0xF0, 0x90, 0xBF),
+        (0xF4, 0x80, 0x8F),
+    ):
+        bad[1:] |= (first == lead) & ((after < low) | (after > high))
+    return np.flatnonzero(bad)
+
+
+def _shown(line: bytes, recoded: bool) -> str:
+    r"""A line with `\xNN` for bytes that could not be decoded, its own backslashes doubled.
+
+    Python's `text.encode().decode("unicode_escape").encode("latin-1")` gives a UTF-8 file's bytes
+    back.
+
+    Args:
+        recoded: the file is of another encoding; what could be decoded is shown as it is.
+    """
+    line = line.replace(b"\\", b"\\\\")
+    if not recoded:
+        return line.decode("ascii", "backslashreplace")
+    text = line.decode("utf-8", "surrogatepass")
+    text = re.sub("[\udc00-\udcff]", lambda half: f"\\x{ord(half[0]) - _HALF:02x}", text)
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,206 @@
+"""How files are cut, in which order they come and how much is read at a time changes no row."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.rows.base.names import ROW_TEXT
+from jobs.rows.judge.engine import Engine
+from jobs.rows.judge.identity import Split
+from schemas.dataset import Column, Dataset, Source
+from schemas.field import Carried, Categorical, Label, Numeric
+from tests.builders.hostile import ALL_TYPES
+from tests.rows.engines import (
+    WHOLE,
+    files_of,
+    judged_files,
+    marks_of,
+    raw_rows,
+    reasons_of,
+    write,
+)
+from tests.rows.oracle import rows_of
+
+THINGS = Source(
+    "things",
+    columns=(Column("id", "bigint"), Column("name", "string")),
+    null_value="NA",
+    comment="#",
+)
+LINES = replace(THINGS, header=False)
+QUOTED = replace(LINES, multiline=True)
+JSON = Source("things", format="json", columns=THINGS.columns)
+DECLARED = Dataset(
+    "things",
+    (LINES,),
+    "things",
+    (),
+    (Label("y", "id"), Numeric("id"), Categorical("name_id", "name"), Carried("name")),
+)
+_PARTS = ("\n", "\r\n", "\r", ",", '"', '""', "1", "22", "a", "é", "日本", "\ufeff", "#", " ", "NA")
+_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+_CONTENT = st.lists(st.sampled_from([*_PARTS, "\0", "x" * 40, "\u2028", '\n1,"']), max_size=40)
+_BYTES = st.tuples(_CONTENT, st.lists(st.sampled_from([b"\xff", b"\xc3", b"", b""]), max_size=3))
+
+
+def seen(source: Source, file: Path, piece_bytes: int) -> list[tuple[Any, ...]]:
+    raw = raw_rows(source, files_of(file), piece_bytes)
+    if not raw.num_rows:
+        return []
+    columns = [raw[name].to_pylist() for name in (*source.column_names, ROW_TEXT)]
+    return list(zip(*columns, marks_of(raw), strict=True))
+
+
+def seen_in_small_reads(source: Source, file: Path, piece: int, block: int) -> list[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.rows.read.lines.BLOCK_BYTES", block)
+        patch.setattr("jobs.rows.read.pieces._HEAD_BYTES", 3)
+        return seen(source, file, piece)
+
+
+def file_of(content: bytes, name: str = "some.csv") -> Path:
+    return write(Path(tempfile.mkdtemp()), {name: content}) / name
+
+
+@settings(max_examples=80)
+@given(content=_BYTES, piece=st.integers(1, 50), block=st.integers(1, 64))
+@pytest.mark.parametrize("header", [True, False])
+def test_any_cut_gives_the_rows_of_the_whole_file(
+    header: bool, content: tuple[list[str], list[bytes]], piece: int, block: int
+) -> None:
+    source = replace(THINGS, header=header)
+    data = "".join(content[0]).encode().join([b"", *content[1], b""])
+    file = file_of((b"\n# made\n \nid,name\n" if header else b"") + data)
+    whole = seen(source, file, WHOLE)
+    assert seen_in_small_reads(source, file, piece, block) == whole
+    by_hand = rows_of(file.read_bytes(), replace(DECLARED, sources=(source,)))
+    assert [row[2] for row in whole] == [row.raw for row in by_hand]
+    of_reading = ("encoding", "malformed", "repeated_header")
+    assert [row[3] for row in whole] == [
+        ",".join(reason for reason in of_reading if reason in row.reasons) for row in by_hand
+    ]
+
+
+@settings(max_examples=50)
+@given(content=_CONTENT, block=st.integers(1, 64))
+def test_quoted_line_breaks_do_not_depend_on_blocks(content: list[str], block: int) -> None:
+    file = file_of("".join(content).encode())
+    assert seen_in_small_reads(QUOTED, file, 1, block) == seen(QUOTED, file, WHOLE)
+
+
+@settings(max_examples=50)
+@given(
+    content=_CONTENT,
+    encoding=st.sampled_from(
+        ["latin-1", "utf-16", "utf-16-be", "cp1252", "shift-jis", "ascii", "utf-8-sig"]
+    ),
+    piece=st.integers(1, 50),
+    block=st.integers(1, 64),
+)
+def test_encodings_do_not_depend_on_cuts(
+    content: list[str], encoding: str, piece: int, block: int
+) -> None:
+    source = replace(LINES, encoding=encoding)
+    file = file_of("".join(content).encode(encoding, "ignore") + b"\x81,\xff")
+    whole = seen(source, file, WHOLE)
+    assert seen_in_small_reads(source, file, piece, block) == whole
+    text = "".join(content).encode(encoding, "ignore").decode(encoding)
+    as_utf8 = file_of(text.encode())
+    if not encoding.startswith("utf-16"):
+        # All but the last line, which ends in what is no text.
+        assert whole[:-1] == seen(LINES, as_utf8, WHOLE)[: len(whole) - 1]
+
+
+@settings(max_examples=50)
+@given(
+    lines=st.lists(
+        st.sampled_from(
+            [
+                '{"id": 1, "name": "a"}',
+                '{"id": 2, "name": "日本\\n"}',
+                '{"id": 1.50, "name": 1.50}',
+                '{"name": "\\ud83d"}',
+                '{"id": 1}{"id": 2}',
+                "",
+                " ",
+                "{",
+                "\ufeff{}",
+            ]
+        ),
+        max_size=12,
+    ),
+    end=_ENDS,
+    piece=st.integers(1, 50),
+    block=st.integers(1, 64),
+)
+def test_json_lines_do_not_depend_on_cuts(
+    lines: list[str], end: str, piece: int, block: int
+) -> None:
+    file = file_of(end.join(lines).encode(), "some.json")
+    whole = seen(JSON, file, WHOLE)
+    assert len(whole) == sum(bool(line.strip()) for line in lines)
+    assert seen_in_small_reads(JSON, file, piece, block) == whole
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, codec="zstd", asbytes=True))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".zst", zstd), (".zstd", zstd)],
+)
+def test_files_of_several_compressed_parts_are_read_to_their_end(
+    suffix: str, compress: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    parts = [b"".join(b"%d,a\n" % n for n in range(start, start + 999)) for start in (0, 5000)]
+    file = write(tmp_path, {f"a.csv{suffix}": b"".join(map(compress, parts))}) / f"a.csv{suffix}"
+    plain = write(tmp_path, {"b.csv": b"".join(parts)}) / "b.csv"
+    assert seen(LINES, file, 10) == seen(LINES, plain, WHOLE)
+    assert seen_in_small_reads(LINES, file, 10, 7) == seen(LINES, plain, WHOLE)
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+def test_what_is_judged_does_not_depend_on_cuts_and_order(data: st.DataObject) -> None:
+    hostile = ALL_TYPES
+    lines = [*hostile.sound_lines(6), *hostile.hostile_lines(20)[:6], *hostile.misshapen(1)]
+    lines = [line for line in lines if b"\n" not in line and b"\r" not in line]
+    drawn = data.draw(st.lists(st.sampled_from(lines), min_size=1, max_size=25))
+    split = Split(7, {"train": 0.5, "test": 0.5})
+    engine = Engine(hostile.dataset, ("",), split=split)
+
+    def content(some: list[bytes]) -> bytes:
+        end = data.draw(_ENDS).encode()
+        last = end * data.draw(st.integers(0, 1))
+        return end.join([hostile.line(hostile.source.header_names), *some]) + last
+
+    together = judged_files(engine, files_of(file_of(content(drawn))))
+    shuffled = data.draw(st.permutations(drawn))
+    cut = data.draw(st.integers(0, len(drawn)))
+    folder = Path(tempfile.mkdtemp())
+    write(folder, {"0": content(shuffled[:cut]), "1": content(shuffled[cut:])})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.rows.read.pieces._HEAD_BYTES", 3)
+        patch.setattr("jobs.rows.read.pieces.TABLE_ROWS", data.draw(st.integers(1, 5)))
+        files = data.draw(st.permutations(files_of(folder)))
+        apart = judged_files(engine, files, data.draw(st.integers(1, 500)))
+    assert reasons_of(apart) == reasons_of(together)
+    assert apart.refused.num_rows == together.refused.num_rows
+    rows = [
+        Counter(tuple(map(str, row.values())) for row in one.valid.to_pylist())
+        for one in (apart, together)
+    ]
+    assert rows[0] == rows[1]

@@ -1,0 +1,517 @@
+"""Judging: dates, keys, parents, types and names, on small tables."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.base.errors import ConfigError, DataRefused
+from jobs.rows.judge import engine as engine_module
+from jobs.rows.judge.engine import Engine
+from jobs.rows.judge.expressions import refuse_bad_expressions
+from jobs.rows.judge.identity import Split
+from jobs.rows.read.pieces import cut, read_rows
+from schemas.dataset import ROW_ID, Column, Dataset, Join, Source
+from schemas.field import (
+    Carried,
+    Categorical,
+    CategoricalList,
+    Field,
+    Label,
+    Numeric,
+    NumericList,
+    Tensor,
+    Timestamp,
+    Weight,
+)
+from tests.rows.engines import (
+    WHOLE,
+    dates_of,
+    files_of,
+    judged,
+    reasons_of,
+    values_of,
+    write,
+)
+
+FIRST, SECOND = "2024-01-01", "2024-01-02"
+SPLIT = Split(7, {"train": 0.5, "test": 0.5})
+
+
+def declared(*columns: Column, fields: tuple[Field, ...] = (), **more: Any) -> Dataset:
+    source = Source("rows", columns, header=more.pop("header", False))
+    sources = (source, *more.pop("parents", ()))
+    label = () if any(isinstance(f, Label) for f in fields) else (Label("y", "1"),)
+    return Dataset("some", sources, "rows", more.pop("key", ()), (*label, *fields), **more)
+
+
+ONE = Numeric("one", "1")
+
+
+def as_type(type_: str, text: str, folder: Path) -> Any:
+    """What a text is as a column of a type, or the reason that it is none."""
+    dataset = declared(
+        Column("v", type_), Column("n", "int"), fields=(ONE, Carried("v_", "v", type=type_))
+    )
+    found = judged(dataset, write(folder, {"0.csv": f"{text},1\n"}))
+    (reasons,) = reasons_of(found).values() or [None]
+    return reasons[0] if reasons else values_of(found, "v_")[0]
+
+
+BAD = "unparsable:v"
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "value"),
+    [
+        *[(kind, " 12", 12) for kind in ("tinyint", "int", "bigint", "double")],
+        *[(kind, "12 ", 12) for kind in ("tinyint", "int", "bigint", "double")],
+        *[(kind, '" 12 "', 12) for kind in ("smallint", "float")],
+        *[(kind, "1\0", BAD) for kind in ("int", "double", "boolean")],
+        *[(kind, "\t12", BAD) for kind in ("int", "double")],
+        *[(kind, "\u00a012", BAD) for kind in ("int", "double")],
+        *[(kind, "  ", BAD) for kind in ("int", "double", "boolean", "date")],
+        *[(kind, '""', None) for kind in ("int", "double", "string", "date")],
+        *[(kind, "", None) for kind in ("int", "double", "string", "date")],
+        ("int", "1_000", BAD),
+        ("int", "1e2", BAD),
+        ("int", "1.0", BAD),
+        ("int", "0x1F", BAD),
+        ("double", "1_000.5", BAD),
+        ("double", "NaN", BAD),
+        ("double", "1e400", BAD),
+        ("double", "1e-400", 0.0),
+        ("boolean", " true ", True),
+        ("boolean", "NO", False),
+        ("boolean", "on", BAD),
+        ("boolean", "2", BAD),
+        ("date", " 2024-05-01 ", datetime(2024, 5, 1).date()),
+        ("date", "2024-5-1", datetime(2024, 5, 1).date()),
+        ("date", "2024-05-01 12:00", BAD),
+        ("date", "2024-02-30", BAD),
+        ("date", "01.05.2024", BAD),
+        ("date", "epoch", BAD),
+        ("date", "infinity", BAD),
+        ("date", "2024-05-01 (BC)", BAD),
+        ("timestamp", " 2024-05-01T12:00:00.123456 ", datetime(2024, 5, 1, 12, 0, 0, 123456)),
+        ("timestamp", "2024-05-01", datetime(2024, 5, 1)),
+        ("timestamp", "2024-05-01 12:00", datetime(2024, 5, 1, 12)),
+        ("timestamp", "2024-05-01T12:00:00Z", datetime(2024, 5, 1, 12)),
+        ("timestamp", "2024-05-01T12:00:00+02:00", datetime(2024, 5, 1, 10)),
+        ("timestamp", "2024-05-01 12:00:00 -0530", datetime(2024, 5, 1, 17, 30)),
+        ("timestamp", "2024-05-01T00:00:00+14", datetime(2024, 4, 30, 10)),
+        ("timestamp", "2024-05-01T25:00:00", BAD),
+        ("timestamp", "2024-05-01T12:00:00 Europe/Paris", BAD),
+        ("timestamp", "infinity", BAD),
+        ("timestamp", "now", BAD),
+        ("string", " 12", " 12"),
+        ("string", "1\0", "1\0"),
+    ],
+)
+def test_values_are_read_strictly(type_: str, text: str, value: Any, tmp_path: Path) -> None:
+    assert as_type(type_, text, tmp_path) == value
+
+
+# Dates
+
+_DATED = (Column("day", "string"), Column("n", "int"))
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("2024-01-01", FIRST),
+        ("2024-01-01 23:30:00", FIRST),
+        ("2024-01-01T23:30:00-05:00", SECOND),
+        ("2024-01-02T00:30:00+01:00", FIRST),
+        ("infinity", "undated"),
+        ("-infinity", "undated"),
+        ("2024-02-30", "undated"),
+        ("", "undated"),
+        ("yesterday", "undated"),
+        ("2024-01-03", None),
+    ],
+)
+def test_the_date_of_a_text_is_that_of_the_moment_in_utc(
+    text: str, day: str | None, tmp_path: Path
+) -> None:
+    dataset = declared(*_DATED, ds="day", fields=(Numeric("n"), Timestamp("at", "day")))
+    found = judged(dataset, write(tmp_path, {"0.csv": f"{text},1\n"}), FIRST, SECOND)
+    assert dates_of(found) == ({day} if day else set())
+    assert found.others == (0 if day else 1)
+    if day == "undated":
+        assert [*reasons_of(found).values()] == [["undated"]]
+
+
+def test_moments_of_texts_are_in_utc(tmp_path: Path) -> None:
+    fields = (
+        ONE,
+        Timestamp("at", "t"),
+        Timestamp("day", "CAST(left(t, 10) AS DATE)"),
+        Carried("moment", "t", type="timestamp"),
+    )
+    dataset = declared(Column("t", "string"), fields=fields)
+    texts = ["2024-05-01T12:00:00+02:00", "2024-05-01 12:00:00", "infinity", "never"]
+    found = judged(dataset, write(tmp_path, {"0.csv": "\n".join(texts)}))
+    moments = [datetime(2024, 5, 1, 10), datetime(2024, 5, 1, 12), None, None]
+    assert values_of(found, "at") == values_of(found, "moment") == moments
+    assert values_of(found, "day") == [datetime(2024, 5, 1)] * 2 + [None] * 2
+
+
+def test_dates_of_paths_and_rows_of_other_dates(tmp_path: Path) -> None:
+    folder = write(tmp_path, {f"{FIRST}.csv": "1\nx\n", f"{SECOND}.csv": "2\n"})
+    dataset = declared(Column("n", "int"), fields=(Numeric("n"),))
+    found = judged(dataset, f"{folder}/{{ds}}.csv", FIRST, SECOND)
+    assert values_of(found, "ds", "n") == [(FIRST, 1), (SECOND, 2)]
+    assert [row["ds"] for row in found.refused.to_pylist()] == [FIRST]
+
+
+@pytest.mark.parametrize("others", ["", f"{SECOND},1\n" * 3, "x,1\n" * 3])
+def test_tables_without_valid_rows(others: str, tmp_path: Path) -> None:
+    dataset = declared(
+        Column("day", "date"),
+        Column("n", "int"),
+        Column("name", "string", pattern="a"),
+        ds="day",
+        key=("n",),
+        fields=(
+            Numeric("n_value", "n"),
+            Categorical("name_id", "name"),
+            Categorical("both", crossed=("name_id", "n_id")),
+            Categorical("n_id", "n"),
+            CategoricalList("l", "[name]", max_length=2),
+            NumericList("k", "[n]", max_length=2),
+            Tensor("t", "[n]", shape=(1,)),
+            Carried("name"),
+        ),
+    )
+    engine = Engine(dataset, (FIRST,), split=SPLIT)
+    files = files_of(write(tmp_path, {"0.csv": others.replace("\n", ",a\n") or "\n"}))
+    tables = list(read_rows(cut(files, dataset.row_source, WHOLE), dataset.row_source))
+    sound = write(tmp_path / "sound", {"0.csv": f"{FIRST},1,a\n"})
+    (table,) = read_rows(cut(files_of(sound), dataset.row_source, WHOLE), dataset.row_source)
+    expected = engine.judge(table)
+    assert (expected.valid.num_rows, expected.refused.num_rows) == (1, 0)
+    for one in [table.slice(0, 0), *tables]:
+        found = engine.judge(one)
+        assert found.valid.num_rows == 0
+        assert found.refused.num_rows + found.others == one.num_rows
+        assert found.valid.schema == expected.valid.schema
+        assert found.refused.schema == expected.refused.schema
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ordinal", "malformed", "miscoded", "corrupt", "ds", "raw", "split", "reasons"),
+        *("source_file", "row_id", "encoding", "repeated_header", "file", "line", "order", "value"),
+        *("select", "Unit price", 'say "x"', "a.b", "a b'c", "é", "n", "p", "k", "lambda", "none"),
+    ],
+)
+@pytest.mark.parametrize("parent", [False, True])
+def test_a_raw_column_may_have_any_name(name: str, parent: bool, tmp_path: Path) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    parents = (Source("parent", (Column("key", "int"), Column(name, "string")), header=False),)
+    dataset = declared(
+        Column("n1", "int", nullable=False),
+        Column(name, "string", pattern="^a"),
+        fields=(
+            Numeric("n1_value", "n1"),
+            Carried("as_is", quoted),
+            Carried("made", f"{quoted} || '!'"),
+            *([Carried("theirs", f"parent.{quoted}")] if parent else []),
+        ),
+        key=("n1",),
+        **({"parents": parents, "joins": (Join("parent", on=(("n1", "key"),)),)} if parent else {}),
+    )
+    rows = write(tmp_path, {"0.csv": "1,a\n2,b\n3,a3\n"})
+    theirs = write(tmp_path / "parent", {"0.csv": "1,one\n3,three\n"})
+    found = judged(dataset, rows / "0.csv", parents={"parent": theirs}, split=SPLIT)
+    assert values_of(found, "n1", "as_is", "made") == [(1, "a", "a!"), (3, "a3", "a3!")]
+    assert reasons_of(found) == {"2,b": [f"pattern:{name}"]}
+    if parent:
+        assert values_of(found, "theirs") == ["one", "three"]
+
+
+def test_a_column_named_ordinal_hides_no_repeated_key(tmp_path: Path) -> None:
+    dataset = declared(
+        Column("id", "int"), Column("ordinal", "int"), key=("id",), fields=(Numeric("ordinal"),)
+    )
+    found = judged(dataset, write(tmp_path, {"0.csv": "1,1\n1,2\n2,1\n"}))
+    ids = found.valid[ROW_ID].to_pylist()
+    assert ids[0] == ids[1] != ids[2]
+
+
+# Keys
+
+
+@pytest.mark.parametrize("type_", ["double", "float"])
+def test_zero_is_one_key_whatever_its_sign(type_: str, tmp_path: Path) -> None:
+    dataset = declared(Column("k", type_), Column("n", "int"), key=("k",), fields=(Numeric("n"),))
+    content = "0.0,1\n-0.0,2\n-0,3\n0,4\n1,5\n"
+    found = judged(dataset, write(tmp_path, {"0.csv": content}), split=SPLIT)
+    ids = found.valid[ROW_ID].to_pylist()
+    assert len({*ids[:4]}) == 1 and ids[4] != ids[0]
+    assert len({*found.valid["split"].to_pylist()[:4]}) == 1
+
+
+def test_a_keys_columns_are_never_null(tmp_path: Path) -> None:
+    dataset = declared(
+        Column("a", "int"), Column("b", "string"), key=("a", "b"), fields=(Numeric("n", "a"),)
+    )
+    found = judged(dataset, write(tmp_path, {"0.csv": "1,x\n,x\n1,\n,\n"}))
+    assert reasons_of(found) == {
+        ",x": ["null:a"],
+        "1,": ["null:b"],
+        ",": ["null:a", "null:b"],
+    }
+
+
+def test_a_row_id_is_of_date_and_key_alone(tmp_path: Path) -> None:
+    columns = (Column("k", "string"), Column("n", "int"))
+    dataset = declared(*columns, key=("k",), fields=(Numeric("n"),))
+    write(tmp_path, {f"{FIRST}.csv": "a,1\nb,2\n", f"{SECOND}.csv": "b,3\na,4\n"})
+    found = judged(dataset, f"{tmp_path}/{{ds}}.csv", FIRST, SECOND, split=SPLIT)
+    ids = found.valid[ROW_ID].to_pylist()
+    assert len({*ids}) == 4
+    again = judged(dataset, f"{tmp_path}/{{ds}}.csv", SECOND, piece_bytes=3)
+    assert again.valid[ROW_ID].to_pylist() == ids[2:]
+    splits = dict(zip(found.valid["n"].to_pylist(), found.valid["split"].to_pylist(), strict=True))
+    assert splits[1] == splits[4] and splits[2] == splits[3]
+
+
+# Parents
+
+_PARENT = Source("parent", (Column("k", "int"), Column("v", "string")), header=False)
+
+
+def joined(required: bool = False, on: str = "n", **more: Any) -> Dataset:
+    return declared(
+        Column("n", "int"),
+        Column("t", "string"),
+        Column("x", "double"),
+        parents=(more.pop("parent", _PARENT),),
+        joins=(Join("parent", on=((on, "k"),), required=required),),
+        fields=(Numeric("n_value", "n"), Carried("theirs", "parent.v")),
+        **more,
+    )
+
+
+def test_rows_keep_their_order_whatever_the_join(tmp_path: Path) -> None:
+    rows = write(tmp_path, {"r": "".join(f"{n % 7},{n},1\n" for n in range(5_000))}) / "r"
+    for count in (1, 3, 7, 20_000):
+        parent = write(tmp_path, {"p": "".join(f"{n},v{n}\n" for n in range(count))}) / "p"
+        found = judged(joined(), rows, parents={"parent": parent})
+        assert values_of(found, "theirs") == [
+            f"v{n % 7}" if n % 7 < count else None for n in range(5_000)
+        ]
+
+
+def test_a_row_without_a_parent_has_nulls_or_is_refused(tmp_path: Path) -> None:
+    rows = write(tmp_path, {"r": "1,a,1\n2,b,1\n,c,1\n"}) / "r"
+    parent = write(tmp_path, {"p": "1,one\n,none\n,nothing\n"}) / "p"
+    found = judged(joined(), rows, parents={"parent": parent})
+    assert values_of(found, "theirs") == ["one", None, None]
+    found = judged(joined(required=True), rows, parents={"parent": parent})
+    assert reasons_of(found) == {"2,b,1": ["no_parent:parent"], ",c,1": ["no_parent:parent"]}
+
+
+@pytest.mark.parametrize(
+    ("on", "row", "theirs"),
+    [
+        ("n", "1,,", "one"),
+        ("t", ",1,", "one"),
+        ("t", ",01,", "one"),
+        ("t", ",x,", None),
+        ("t", ",1.5,", None),
+        ("x", ",,1", "one"),
+        ("x", ",,1.4", None),
+        ("x / 2", ",,2", "one"),
+        ("x / 2", ",,3", None),
+        ("n + 2147483647", "1,,", None),
+    ],
+)
+def test_a_key_of_another_type_is_read_as_the_parents(
+    on: str, row: str, theirs: str | None, tmp_path: Path
+) -> None:
+    rows = write(tmp_path, {"r": f"{row}\n"}) / "r"
+    parent = write(tmp_path, {"p": "1,one\n2,two\n"}) / "p"
+    found = judged(joined(on=on), rows, parents={"parent": parent})
+    assert values_of(found, "theirs") == [theirs]
+
+
+def test_zeros_of_both_signs_are_one_key_of_a_parent(tmp_path: Path) -> None:
+    source = replace(_PARENT, columns=(Column("k", "double"), _PARENT.columns[1]))
+    rows = write(tmp_path, {"r": "1,,0.0\n2,,-0.0\n"}) / "r"
+    parent = write(tmp_path, {"p": "-0.0,zero\n1,one\n"}) / "p"
+    dataset = joined(on="x", parent=source)
+    assert values_of(judged(dataset, rows, parents={"parent": parent}), "theirs") == ["zero"] * 2
+    twice = write(tmp_path, {"p2": "-0.0,zero\n0.0,zero\n"}) / "p2"
+    with pytest.raises(DataRefused, match=r"'parent': 1 keys \(k\) stand in more than one row"):
+        judged(dataset, rows, parents={"parent": twice})
+
+
+def test_a_parent_with_a_date_belongs_to_it_alone(tmp_path: Path) -> None:
+    write(tmp_path, {f"rows-{ds}": "1,,1\n2,,1\n3,,1\n" for ds in (FIRST, SECOND)})
+    write(tmp_path, {f"parent-{FIRST}": "1,a\n2,b\n", f"parent-{SECOND}": "2,c\n3,d\n"})
+    parents = {"parent": f"{tmp_path}/parent-{{ds}}"}
+    found = judged(joined(), f"{tmp_path}/rows-{{ds}}", FIRST, SECOND, parents=parents)
+    assert values_of(found, "ds", "theirs") == [
+        *((FIRST, value) for value in ("a", "b", None)),
+        *((SECOND, value) for value in (None, "c", "d")),
+    ]
+    (tmp_path / f"parent-{SECOND}").write_text("2,c\n2,d\n")
+    with pytest.raises(DataRefused, match=rf"1 keys \(k\) .* on {SECOND}, one is \(2\)"):
+        judged(joined(), f"{tmp_path}/rows-{{ds}}", FIRST, SECOND, parents=parents)
+
+
+@pytest.mark.parametrize("content", ["1,a\nx,b\n", "1,a\n1\n", b"1,a\n2,\xff\n"])
+def test_a_parents_malformed_rows_are_refused(content: str | bytes, tmp_path: Path) -> None:
+    rows = write(tmp_path, {"r": "1,,1\n"}) / "r"
+    parent = write(tmp_path, {"p": content}) / "p"
+    with pytest.raises(DataRefused, match="source 'parent' has 1 malformed rows, one is: "):
+        judged(joined(), rows, parents={"parent": parent})
+
+
+def test_a_parent_may_be_empty(tmp_path: Path) -> None:
+    write(tmp_path, {"r": "1,,1\n", "p": ""})
+    found = judged(joined(), tmp_path / "r", parents={"parent": tmp_path / "p"})
+    assert values_of(found, "theirs") == [None]
+
+
+# Fields
+
+
+def test_what_an_expression_cannot_make_is_null(tmp_path: Path) -> None:
+    fields = (
+        Numeric("whole", "n + 1"),
+        Numeric("of_text", "CAST(t AS INTEGER)"),
+        Numeric("shifted", "100 // (n - 1)"),
+        Categorical("day", "make_date(2024, n, 30)"),
+        Carried("small", "n", type="tinyint"),
+        Label("y", "CAST(t AS DOUBLE)"),
+    )
+    dataset = declared(Column("n", "int"), Column("t", "string"), fields=fields)
+    rows = ["1,5", "2147483647,6", "2,x", "12,"]
+    found = judged(dataset, write(tmp_path, {"0.csv": "\n".join(rows)}))
+    assert reasons_of(found) == {"2,x": ["label_absent"], "12,": ["label_absent"]}
+    assert values_of(found, "whole", "of_text", "shifted", "day", "small") == [
+        (2, 5, None, "2024-01-30", 1),
+        (None, 6, 0, None, None),
+    ]
+
+
+def test_numbers_that_do_not_fit_their_field_are_refused(tmp_path: Path) -> None:
+    fields = (
+        Label("y", "a", task="multiclass", classes=3),
+        Weight("w", "b"),
+        Numeric("x", "a * b"),
+        NumericList("l", "[a, b]", max_length=2),
+        Tensor("t", "CASE WHEN a = 1 THEN [a] ELSE [a, b] END", shape=(2,)),
+    )
+    dataset = declared(Column("a", "double"), Column("b", "double"), fields=fields)
+    expected = {
+        "2,1": [],
+        "3,1": ["no_class:y"],
+        "0.5,1": ["no_class:y"],
+        ",1": ["label_absent", "null_element:l", "shape:t"],
+        "1,1": ["shape:t"],
+        "2,0": ["weight:w"],
+        "2,-1": ["weight:w"],
+        "2,": ["weight:w", "null_element:l", "shape:t"],
+        "2,1e39": ["weight:w", "not_finite:x", "null_element:l", "shape:t"],
+        "1e39,1": ["not_finite:y", "not_finite:x", "null_element:l", "shape:t"],
+    }
+    found = judged(dataset, write(tmp_path, {"0.csv": "\n".join(expected)}))
+    got = {**{row: [] for row in expected}, **reasons_of(found)}
+    assert got == expected
+    assert found.valid.num_rows == 1
+
+
+def test_labels_are_not_judged_in_scoring(tmp_path: Path) -> None:
+    dataset = declared(
+        Column("y", "int", nullable=False, allowed=(0, 1), of_label=True),
+        Column("n", "int", min=0),
+        fields=(Label("label", "y"), Numeric("n")),
+    )
+    folder = write(tmp_path, {"0.csv": "x,1\n,2\n7,3\nx,-1\n1\n"})
+    found = judged(dataset, folder, with_label=False)
+    assert values_of(found, "label", "n") == [(None, 1), (None, 2), (None, 3)]
+    assert reasons_of(found) == {"x,-1": ["below_min:n"], "1": ["malformed"]}
+
+
+def test_an_engine_can_be_sent(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"r": "1,,1\n", "p": "1,one\n"})
+    engine = Engine(joined(), ("",), {"parent": pa.table({"x": [1]})}, split=SPLIT)
+    assert pickle.loads(pickle.dumps(engine)).dataset == engine.dataset
+    found = judged(joined(), folder / "r", parents={"parent": folder / "p"})
+    assert found.valid.num_rows == 1
+
+
+def test_memory_that_does_not_suffice_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_MEMORY_MB", 16)
+    dataset = declared(Column("n", "int"), fields=(ONE, Carried("long", "repeat('x', n)")))
+    folder = write(tmp_path, {"0.csv": "20000000\n" * 20})
+    with pytest.raises(ConfigError, match="take more than 16 MiB of memory for 20 rows"):
+        judged(dataset, folder)
+
+
+def test_chunks_and_slices_change_nothing(tmp_path: Path) -> None:
+    dataset = declared(
+        Column("n", "int"),
+        Column("x", "double", min=0),
+        Column("t", "string", pattern="^[a-z]*$"),
+        fields=(Numeric("n"), Numeric("x"), Categorical("t_id", "t")),
+    )
+    lines = [f"{n},{n / 8},{'ab' * (n % 3)}" if n % 5 else f"1.5,-1,{n}" for n in range(200)]
+    files = files_of(write(tmp_path, {"0.csv": "\n".join(lines)}))
+    (whole,) = read_rows(cut(files, dataset.row_source, WHOLE), dataset.row_source)
+    engine = Engine(dataset, ("",))
+    expected = engine.judge(whole)
+    parts = [whole.slice(start, 7) for start in range(0, 200, 7)]
+    together = engine.judge(pa.concat_tables(parts))
+    apart = [engine.judge(part) for part in parts]
+    for name in ("row_id", "n", "x"):
+        values = expected.valid[name].to_pylist()
+        assert together.valid[name].to_pylist() == values
+        assert [v for one in apart for v in one.valid[name].to_pylist()] == values
+    reasons = [row["reasons"] for row in expected.refused.to_pylist()]
+    assert reasons[0] == ["unparsable:n", "below_min:x", "pattern:t"]
+    assert [r["reasons"] for one in apart for r in one.refused.to_pylist()] == reasons
+    assert np.array(reasons).shape == (40, 3)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        declared(Column("t", "date", min=1), fields=(ONE,)),
+        declared(Column("t", "timestamp", max=1), fields=(ONE,)),
+    ],
+)
+def test_what_cannot_be_bound_is_refused_before_anything_is_read(dataset: Dataset) -> None:
+    with pytest.raises(ConfigError, match="its rules or joins cannot be bound: "):
+        refuse_bad_expressions(dataset)
+
+
+def test_a_key_of_no_type_that_the_parents_can_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"join with 'parent': .* gives DATE, where a value"):
+        refuse_bad_expressions(joined(on="make_date(n, 1, 1)"))
+
+
+def test_bounds_of_texts_are_of_those_that_are_numbers(tmp_path: Path) -> None:
+    dataset = declared(Column("t", "string", min=1), Column("n", "int"), fields=(ONE,))
+    refuse_bad_expressions(dataset)
+    found = judged(dataset, write(tmp_path, {"0.csv": "0,1\n1,2\nx,3\n,4\n"}))
+    assert reasons_of(found) == {"0,1": ["below_min:t"]}
