@@ -7,7 +7,7 @@ of a date is held in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -15,13 +15,11 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from jobs.rows.base.names import SPLIT
 from schemas.dataset import ROW_ID
 
 # From Arrow tables to Arrow batches; a step sees all tables of its task.
@@ -50,27 +48,22 @@ class JudgedFile:
 
 @dataclass(frozen=True)
 class ValidRows:
-    """The valid rows of a run, perhaps those of some splits alone.
+    """The valid rows of a run.
 
     Attributes:
         url: of the folder that holds the files, readable by every executor.
         patches: whether the folder has patches: rows that are left out, or have another row id.
-        splits: whose rows these are; None: all rows.
     """
 
     spark: SparkSession
     url: str
     files: tuple[JudgedFile, ...]
     patches: bool = False
-    splits: tuple[str, ...] | None = None
 
     @property
     def count(self) -> int:
-        """Rows of all splits, before patches."""
+        """Rows, before patches."""
         return sum(file.rows for file in self.files)
-
-    def of_splits(self, *splits: str) -> ValidRows:
-        return replace(self, splits=splits)
 
     def in_arrow(self, columns: Sequence[str], step: Step, schema: StructType | str) -> DataFrame:
         """What `step` makes of some columns of the rows, in tables of a row group at most.
@@ -80,14 +73,12 @@ class ValidRows:
         """
         enough = max(self.spark.sparkContext.defaultParallelism, self.count // _ROWS_PER_TASK)
         tasks = max(1, min(self.count, enough))
-        shared = self.spark.sparkContext.broadcast(
-            (self.url, self.files, self.patches, self.splits)
-        )
+        shared = self.spark.sparkContext.broadcast((self.url, self.files, self.patches))
         work = partial(_scanned, shared, tasks, tuple(columns), step)
         return self.spark.range(0, tasks, 1, tasks).mapInArrow(work, schema)
 
 
-Shared = tuple[str, tuple[JudgedFile, ...], bool, tuple[str, ...] | None]
+Shared = tuple[str, tuple[JudgedFile, ...], bool]
 
 
 @dataclass(frozen=True)
@@ -113,14 +104,14 @@ def _scanned(
     numbers: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """The step on the task's stretch of the rows."""
-    url, files, patches, splits = shared.value
+    url, files, patches = shared.value
     own = (
         stretch
         for batch in numbers
         for number in batch.column(0).to_pylist()
         for stretch in _stretches(files, number, tasks)
     )
-    return step(_tables(url, own, patches, splits, columns))
+    return step(_tables(url, own, patches, columns))
 
 
 def _stretches(files: Sequence[JudgedFile], number: int, tasks: int) -> Iterator[_Stretch]:
@@ -142,20 +133,15 @@ def _tables(
     url: str,
     stretches: Iterable[_Stretch],
     patches: bool,
-    splits: Sequence[str] | None,
     columns: Sequence[str],
 ) -> Iterator[pa.Table]:
-    read = list(dict.fromkeys([*columns, *([SPLIT] if splits is not None else [])]))
     fs, root = fsspec.core.url_to_fs(url)
     for one in stretches:
         with pq.ParquetFile(f"{root}/{one.file.path}", filesystem=fs) as opened:
-            table = opened.read_row_group(one.group, read, use_threads=False)
+            table = opened.read_row_group(one.group, list(columns), use_threads=False)
         table = table.slice(one.start - one.first, one.stop - one.start)
         if patches:
             table = _patched(table, fs, root, one.file, one.start)
-        if splits is not None:
-            of_split = pc.cast(table[SPLIT], pa.string())
-            table = table.filter(pc.is_in(of_split, value_set=pa.array(splits)))
         yield table.select(list(columns))
 
 

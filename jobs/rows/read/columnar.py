@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import fsspec
@@ -43,23 +43,20 @@ class ColumnarFile:
             self._reader.nstripes if self._source.format == "orc" else self._reader.num_row_groups
         )
 
-    @property
-    def rows(self) -> int:
-        """By the file's footer."""
-        found = (
-            self._reader.nrows if self._source.format == "orc" else self._reader.metadata.num_rows
-        )
-        return int(found)
-
-    def group_rows(self, group: int) -> int:
-        """By the footer; a stripe's are known when it is read."""
-        return int(self._reader.metadata.row_group(group).num_rows)
-
     def read(self, group: int) -> pa.Table:
+        """A row group's rows, or a stripe's.
+
+        Raises:
+            OSError: they are not as many as the footer says, which counts rows for itself.
+        """
         names = list(dict.fromkeys(column.place[0] for column in self._source.columns))
         if self._source.format == "orc":
             return pa.Table.from_batches([self._reader.read_stripe(group, names)])
-        return self._reader.read_row_group(group, names, use_threads=False)
+        table = self._reader.read_row_group(group, names, use_threads=False)
+        counted = self._reader.metadata.row_group(group).num_rows
+        if table.num_rows != counted:
+            raise OSError(f"row group {group} has {table.num_rows} rows; its footer says {counted}")
+        return table
 
 
 def refuse_other_columns(path: str, schema: pa.Schema, source: Source) -> None:
@@ -195,7 +192,3 @@ def _as_json(table: pa.Table, inner: str = "") -> pa.ChunkedArray:
 
 def _escaped(name: str) -> str:
     return name.replace('"', '""')
-
-
-def row_groups(file: ColumnarFile) -> Iterator[int]:
-    yield from range(file.groups)
