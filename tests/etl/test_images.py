@@ -21,8 +21,6 @@ from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.petastorm_arrow import codec_columns
 from jobs.train.read.stream import Stream
-from schemas.dataset import Column, Dataset, DeclarationError, Source
-from schemas.field import Image, Label
 from tests.builders.lakes import run_etl
 from tests.builders.photos import DAY, PHOTOS, SHAPE, encoded, pixels, write_photos
 
@@ -192,27 +190,3 @@ def _stored(made: Made) -> list[dict[str, Any]]:
         with Path(made.examples.url, shard.path).open("rb") as file:
             rows += [{**row, "split": shard.split} for row in pq.read_table(file).to_pylist()]
     return rows
-
-
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        (Column("content", "string"), "photos.content has type 'string'; it is 'binary'"),
-        (Column("width", "int"), "photos.width is none of a folder of images"),
-    ],
-)
-def test_a_folder_of_images_has_its_own_columns(column: Column, message: str) -> None:
-    with pytest.raises(DeclarationError, match=message):
-        Dataset(
-            name="photos",
-            sources=(Source("photos", (Column("file", "string"), column), format="images"),),
-            rows="photos",
-            key=("file",),
-            fields=(Label("file"), Image("photo", "content", shape=SHAPE)),
-        )
-
-
-def test_classes_belong_to_a_multiclass_label() -> None:
-    for task, classes in (("multiclass", 1), ("binary", 2)):
-        with pytest.raises(ValueError, match=f"task is '{task}' and classes {classes}"):
-            Label("kind", task=task, classes=classes)  # type: ignore[arg-type]

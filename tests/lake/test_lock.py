@@ -150,6 +150,7 @@ def test_a_store_that_fails_at_the_release_fails_no_run(
 
     with stage_lock(lake, "etl", "first"):
         monkeypatch.setattr(lock, "_swap", failing)
+    assert not holder(lake).get("released"), "the store did not take it"
 
 
 def test_of_many_that_take_it_at_once_one_holds_it(lake: Lake) -> None:

@@ -21,6 +21,7 @@ from jobs.etl.fit.entries import read_entries
 from jobs.etl.fit.states import state_entries
 from jobs.lake.lake import Lake
 from jobs.lake.state import State
+from jobs.rows.base.arrays import whole
 from jobs.rows.base.names import DS
 from schemas.dataset import Dataset
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList, WithIds
@@ -55,7 +56,7 @@ class Encoder:
         until = self._until(table)
         columns = []
         for stored in arrow_schema(self.dataset.stored_columns()):
-            column = _whole(table[stored.name])
+            column = whole(table[stored.name])
             if f := with_ids.get(stored.name):
                 column = self._ids(f, column, until)
             columns.append(column.cast(stored.type))
@@ -116,16 +117,8 @@ def _buckets(f: WithIds, texts: pa.StringArray, hashes: Ints) -> Ints:
     return hashes % f.oov_buckets
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """One array; of dictionaries one that all rows share."""
-    if pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
-    found = column.combine_chunks()
-    return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
-
-
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    found = _whole(column)
+    found = whole(column)
     return found.cast(found.type.value_type) if pa.types.is_dictionary(found.type) else found
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.base.quantiles import BUCKETS_A_ROOT
+from jobs.rows.base.arrays import whole
 from jobs.rows.base.names import DS, SPLIT
 
 Doubles = npt.NDArray[np.float64]
@@ -185,12 +186,10 @@ def merged_numbers(numbers: pa.Table) -> pa.Table:
 
 def _elements(days: Ints, column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
     """The values of a column, lists opened, each with its day."""
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        whole = whole.unify_dictionaries().chunk(0)
-    if not pa.types.is_list(whole.type):
-        return days, whole
-    return np.repeat(days, pc.list_value_length(whole).to_numpy()), whole.flatten()
+    values = whole(column)
+    if not pa.types.is_list(values.type):
+        return days, values
+    return np.repeat(days, pc.list_value_length(values).to_numpy()), values.flatten()
 
 
 def buckets_of(x: Doubles) -> npt.NDArray[np.int32]:
