@@ -30,14 +30,17 @@ class ShardLayout:
 
     Attributes:
         counts: shards of each (ds, split).
+        rows: of all of them.
     """
 
     counts: Mapping[tuple[str, str], int]
+    rows: int
 
     @staticmethod
     def of(rows_by_split: Mapping[tuple[str, str], int], shard_rows: int) -> ShardLayout:
         """As many shards as hold `shard_rows` rows at most, on average."""
-        return ShardLayout({key: max(1, -(-n // shard_rows)) for key, n in rows_by_split.items()})
+        counts = {key: max(1, -(-n // shard_rows)) for key, n in rows_by_split.items()}
+        return ShardLayout(counts, sum(rows_by_split.values()))
 
     @cached_property
     def firsts(self) -> dict[tuple[str, str], int]:

@@ -29,8 +29,8 @@ from jobs.rows.base.names import DS, SPLIT
 from schemas.dataset import ROW_ID, Dataset, struct_type
 from schemas.stored import arrow_schema
 
-# A task writes one after the other.
-_SHARDS_PER_TASK = 8
+# A task writes its shards one after the other, and does all of them again when it is lost.
+_ROWS_PER_TASK, _SHARDS_PER_TASK = 4_000_000, 256
 SHARD = "shard"
 
 
@@ -52,8 +52,7 @@ def stage_shards(
         The shards in order, for the manifest.
     """
     url = table.fresh_folder(run)
-    total, most = len(layout.shards), 4 * sent.sparkSession.sparkContext.defaultParallelism
-    tasks = max(1, min(total, most), -(-total // _SHARDS_PER_TASK))
+    tasks = _tasks(layout, sent.sparkSession.sparkContext.defaultParallelism)
     schema = arrow_schema(dataset.stored_columns())
     writer = _Writer(url, run, tuple(layout.shards), schema, dataset.key, row_group_rows)
     rows = exchanged(sent, tasks).mapInArrow(writer, _WRITTEN).collect()
@@ -61,6 +60,13 @@ def stage_shards(
     if dataset.tensors or dataset.lists:
         _describe_for_petastorm(dataset, url, shards)
     return shards
+
+
+def _tasks(layout: ShardLayout, cores: int) -> int:
+    """Enough for all cores to end at about the same time; few, as each costs as much as a shard."""
+    shards = len(layout.shards)
+    asked = max(4 * cores, layout.rows // _ROWS_PER_TASK, shards // _SHARDS_PER_TASK)
+    return max(1, min(shards, asked))
 
 
 _WRITTEN = (
