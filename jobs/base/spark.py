@@ -33,6 +33,8 @@ SEMANTICS = {
     "spark.sql.codegen.maxFields": "2000",
     # Inferring filters takes the optimizer minutes for plans of many columns and gives nothing.
     "spark.sql.constraintPropagation.enabled": "false",
+    # Of more than 32 paths Spark lists each in a task of its own: 2 s for a year's dates.
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",
     "spark.sql.maxConcurrentOutputFileWriters": str(OPEN_FILES),
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # What goes to Python at once: rows mostly, but images are larger.

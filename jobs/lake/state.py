@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any
 
@@ -88,10 +88,17 @@ class State:
     @cached_property
     def digest(self) -> str:
         """Of the content, which leaves out where the entries are."""
-        content = asdict(self)
+        content = self.tree()
         del content["ds"], content["id_log_version"]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def tree(self) -> dict[str, Any]:
+        """As JSON values. `asdict` would copy each count of each bucket."""
+        tree = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("numeric", "vocabulary"):
+            tree[name] = {key: vars(part) for key, part in tree[name].items()}
+        return tree
 
     def table_rows(self, dataset: Dataset) -> tuple[int, ...]:
         """Rows of each categorical field's embedding table, in the order of `sparse`."""
@@ -116,7 +123,7 @@ def save_states(lake: Lake, states: Iterable[State]) -> None:
 
 def save_state(lake: Lake, state: State) -> None:
     """Writes the state; writing the same one again changes nothing."""
-    write_json(f"{state_folder(lake, state.digest)}/state.json", asdict(state))
+    write_json(f"{state_folder(lake, state.digest)}/state.json", state.tree())
 
 
 def load_state(lake: Lake, digest: str) -> State:

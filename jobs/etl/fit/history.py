@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import fsspec
@@ -30,6 +30,8 @@ from jobs.rows.base.names import DS
 # More rows than these are read by Spark's tasks.
 _DRIVER_ROWS = 10_000_000
 _ROWS_PER_PART = 4_000_000
+# So many rows, about 100 MB, stay in memory between one step and the next.
+_KEPT_ROWS = 2_000_000
 _COLUMNS = ["field", "value", "count", "nulls", "total", "total_squares", "low", "high"]
 _COUNTS = pa.schema(
     [("field", pa.string()), ("value", pa.string()), ("count", pa.int64()), (DS, pa.string())]
@@ -50,14 +52,22 @@ class CountHistory:
     spark: SparkSession
     url: str
     files: tuple[LiveFile, ...]
+    _read: dict[str, pa.Table] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def of(spark: SparkSession, table: Table, version: int) -> CountHistory:
         return CountHistory(spark, table.url, tuple(table.files(version)))
 
     def up_to(self, ds: str) -> CountHistory:
-        files = tuple(file for file in self.files if file.partition[DS] <= ds)
-        return CountHistory(self.spark, self.url, files)
+        return self.of_dates(lambda own: own <= ds)
+
+    def of_dates(self, chosen: Callable[[str], bool]) -> CountHistory:
+        files = tuple(file for file in self.files if chosen(file.partition[DS]))
+        return replace(self, files=files)
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
 
     @property
     def dates(self) -> list[str]:
@@ -75,9 +85,9 @@ class CountHistory:
             step: chooses counts of a file: `field`, `value`, `count`, `ds`.
             schema: of what `reduce` gives.
         """
-        if sum(file.rows for file in self.files) <= _DRIVER_ROWS:
+        if self.rows <= _DRIVER_ROWS:
             return reduce(self.mapped(step, _COUNTS))
-        parts = -(-sum(file.rows for file in self.files) // _ROWS_PER_PART)
+        parts = -(-self.rows // _ROWS_PER_PART)
         sent = self._task_rows(partial(_sent, step, parts), PARCELS)
         tasks = min(parts, 4 * self.spark.sparkContext.defaultParallelism)
         found = exchanged(sent, tasks).mapInArrow(
@@ -86,13 +96,20 @@ class CountHistory:
         return pa.table(found.toArrow()).cast(schema)
 
     def _each(self, step: Map, schema: pa.Schema) -> Iterable[pa.Table]:
-        if sum(file.rows for file in self.files) > _DRIVER_ROWS:
+        if self.rows > _DRIVER_ROWS:
             work = partial(_mapped, step)
             return [
                 pa.table(self._task_rows(work, from_arrow_schema(schema)).toArrow()).cast(schema)
             ]
         with ThreadPoolExecutor(8) as threads:
-            return list(threads.map(lambda file: step(read_file(self.url, file)), self.files))
+            return list(threads.map(lambda file: step(self._rows_of(file)), self.files))
+
+    def _rows_of(self, file: LiveFile) -> pa.Table:
+        if self.rows > _KEPT_ROWS:
+            return read_file(self.url, file)
+        if file.path not in self._read:
+            self._read[file.path] = read_file(self.url, file)
+        return self._read[file.path]
 
     def _task_rows(self, step: Step, schema: StructType | str) -> DataFrame:
         """What `step` makes of the files' rows, in Spark's tasks."""

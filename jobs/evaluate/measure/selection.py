@@ -8,10 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.base.errors import DataRefused
+from jobs.etl.fit.entries import read_entries
+from jobs.etl.fit.history import CountHistory, of_fields
 from jobs.evaluate.measure.jackknife import BLOCKS
 from jobs.evaluate.measure.slices import with_slices
 from jobs.evaluate.predict.predict import ROWS_PER_TASK
@@ -50,13 +54,14 @@ class Selection:
         some = f"{len(self.only)} dates within " if self.only is not None else ""
         return f"split {self.split!r} of {some}{dates}"
 
+    def has(self, ds: str) -> bool:
+        within = self.first_ds <= ds <= self.last_ds
+        return within and (self.only is None or ds in self.only)
+
     def shards(self) -> list[Shard]:
         """Raises DataRefused where there is none."""
-        found = [
-            shard
-            for shard in self.examples.shards(self.split, self.first_ds, self.last_ds)
-            if self.only is None or shard.ds in self.only
-        ]
+        every = self.examples.shards(self.split, self.first_ds, self.last_ds)
+        found = [shard for shard in every if self.has(shard.ds)]
         if not found:
             raise DataRefused(
                 f"{self} has no rows in version {self.examples.version} of {self.examples.url}",
@@ -159,25 +164,33 @@ def early_share(
     Told from the train rows of the dates, whose values are counted in the contributions; the rows
     of other splits are drawn from the same days.
     """
-    from jobs.etl.fit.contributions import CONTRIBUTIONS
-    from jobs.etl.fit.entries import ID_LOG
-
     versions = selection.examples.info["versions"]
+    entries = read_entries(lake.table("id_log"), versions["id_log"])
     known_by = max(state.ds for state in states)
-    counts = lake.table("contributions").spark(spark, CONTRIBUTIONS, versions["contributions"])
-    counts = counts.where(F.col(DS).between(selection.first_ds, selection.last_ds))
-    if selection.only is not None:
-        counts = counts.where(F.col(DS).isin(*selection.only))
-    entries = lake.table("id_log").spark(spark, ID_LOG, versions["id_log"])
-    entries = entries.select("field", "value", "from_ds").where(F.col("from_ds") <= known_by)
-    counted = counts.where(F.col("count").isNotNull() & F.col("value").isNotNull())
-    found = (
-        counted.join(entries, ["field", "value"], "left")
-        .agg(
-            F.sum("count").alias("all"),
-            F.sum(F.when(F.col("from_ds") > F.col(DS), F.col("count"))).alias("early"),
-        )
-        .first()
-    )
-    assert found is not None
-    return (found["early"] or 0) / found["all"] if found["all"] else 0.0
+    since = entries["from_ds"]
+    late = pc.and_(pc.greater(since, selection.first_ds), pc.less_equal(since, known_by))
+    history = CountHistory.of(spark, lake.table("contributions"), versions["contributions"])
+    fields = tuple(pc.unique(entries["field"]).to_pylist())
+    counted = partial(_counted_early, fields, entries.filter(late))
+    found = history.of_dates(selection.has).mapped(counted, _EARLY)
+    every, early = (pc.sum(found[name]).as_py() or 0 for name in _EARLY.names)
+    return early / every if every else 0.0
+
+
+_EARLY = pa.schema([("every", pa.int64()), ("early", pa.int64())])
+
+
+def _counted_early(fields: Sequence[str], late: pa.Table, counts: pa.Table) -> pa.Table:
+    """How often the values of a date were counted, and those whose entry is of a later date.
+
+    Args:
+        fields: that have ids.
+        late: entries of the id log.
+        counts: contributions of the date.
+    """
+    counted = of_fields(counts, fields).select(["field", "value", "count"])
+    counted = counted.filter(counted["value"].is_valid())
+    later = late.filter(pc.greater(late["from_ds"], counts[DS][0])) if counts.num_rows else late
+    early = counted.join(later, ["field", "value"], join_type="left semi", use_threads=False)
+    sums = [pc.sum(table["count"]).as_py() or 0 for table in (counted, early)]
+    return pa.table([[one] for one in sums], schema=_EARLY)
