@@ -171,26 +171,28 @@ def early_share(
     late = pc.and_(pc.greater(since, selection.first_ds), pc.less_equal(since, known_by))
     history = CountHistory.of(spark, lake.table("contributions"), versions["contributions"])
     fields = tuple(pc.unique(entries["field"]).to_pylist())
-    counted = partial(_counted_early, fields, entries.filter(late))
-    found = history.of_dates(selection.has).mapped(counted, _EARLY)
-    every, early = (pc.sum(found[name]).as_py() or 0 for name in _EARLY.names)
-    return early / every if every else 0.0
+    counted, early = partial(_counts, fields), partial(_early, entries.filter(late))
+    found = history.of_dates(selection.has).reduced(counted, early, _EARLY)
+    every, before = (pc.sum(found[name]).as_py() or 0 for name in _EARLY.names)
+    return before / every if every else 0.0
 
 
 _EARLY = pa.schema([("every", pa.int64()), ("early", pa.int64())])
 
 
-def _counted_early(fields: Sequence[str], late: pa.Table, counts: pa.Table) -> pa.Table:
-    """How often the values of a date were counted, and those whose entry is of a later date.
+def _counts(fields: Sequence[str], rows: pa.Table) -> pa.Table:
+    """How often the values of a date, of fields that have ids, were counted."""
+    counts = of_fields(rows, fields).select(["field", "value", "count", DS])
+    return counts.filter(counts["value"].is_valid())
+
+
+def _early(late: pa.Table, counts: pa.Table) -> pa.Table:
+    """How often values were counted, and how often of that before the date of their entry.
 
     Args:
-        fields: that have ids.
         late: entries of the id log.
-        counts: contributions of the date.
     """
-    counted = of_fields(counts, fields).select(["field", "value", "count"])
-    counted = counted.filter(counted["value"].is_valid())
-    later = late.filter(pc.greater(late["from_ds"], counts[DS][0])) if counts.num_rows else late
-    early = counted.join(later, ["field", "value"], join_type="left semi", use_threads=False)
-    sums = [pc.sum(table["count"]).as_py() or 0 for table in (counted, early)]
+    known = counts.join(late, ["field", "value"], join_type="inner", use_threads=False)
+    early = known.filter(pc.greater(known["from_ds"], known[DS]))
+    sums = [pc.sum(table["count"]).as_py() or 0 for table in (counts, early)]
     return pa.table([[one] for one in sums], schema=_EARLY)
