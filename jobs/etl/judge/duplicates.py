@@ -1,100 +1,246 @@
 """Duplicates: of valid rows with one key the first by (raw text, source file) stays.
 
 A row without a key is identified by its line and the line's ordinal among identical ones, all of
-which stay. Only rows whose hash stands twice are looked at, by Spark, whatever their number; what
-is found is kept beside the files of judged rows, as patches that the scan applies.
+which stay. Only rows whose hash stands twice are looked at: tasks find them in the files of judged
+rows and send them to tasks after them, which put rows of one key in order. What these find is kept
+beside the files of judged rows, as patches that the scan applies.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import replace
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, Window
-from pyspark.sql import functions as F
+from pyspark import Broadcast
 
-from jobs.etl.judge.files import FILE, NEW_ID, ROW_NUMBER, JudgedFile
+from jobs.base.xxhash import is_hashed, xxhash64_of_rows
+from jobs.etl.judge.files import FILE, NEW_ID, PATCHES, ROW_NUMBER, JudgedFile
 from jobs.etl.judge.judging import JudgedRows
 from jobs.etl.judge.tasks import REPEATED
-from jobs.rows.base.names import DS, DUPLICATE_KEY, RAW, REASONS, SOURCE_FILE, SPLIT
+from jobs.etl.parcels import PARCELS, Ints, exchanged, received, stream_parcels, streamed
+from jobs.lake.store import write_stream
+from jobs.rows.base.arrays import whole
+from jobs.rows.base.names import DS, DUPLICATE_KEY, RAW, SOURCE_FILE, SPLIT
+from jobs.rows.judge.identity import row_ids_of_lines
+from jobs.rows.judge.judged import REFUSED
 from schemas.dataset import ROW_ID, Dataset
 
 # A key may have any name that does not begin so.
-_ORDINAL, _FILE, _ROW = "__ordinal", "__file", "__row"
-_REFUSED = "duplicates"
+_FILE, _ROW, _VALUES = "__file", "__row", "__values"
+_DUPLICATES = "duplicates"
+# A task looks up so many hashes at a time, 128 MB; for more, the files are looked through again.
+_HASHES_AT_ONCE = 16_000_000
+_HASHES_PER_PART = 100_000
+_GROUP_ROWS = 65_536
 
 
 def without_duplicates(rows: JudgedRows, dataset: Dataset) -> JudgedRows:
     """The rows after repetitions of a key are refused, or repeated lines have ids of their own."""
     if not rows.repeated:
         return rows
-    later = _later(rows, dataset).persist()
-    try:
-        _write_patches(rows, later, dataset)
-        rows = replace(rows, valid=replace(rows.valid, patches=True))
-        return _with_refused(rows, later) if dataset.key else rows
-    finally:
-        later.unpersist()
+    lost: dict[str, Counter[str]] = defaultdict(Counter)
+    refused = list(rows.refused)
+    rounds = -(-rows.repeated // _HASHES_AT_ONCE)
+    parts = -(-rows.repeated // rounds // _HASHES_PER_PART)
+    for number in range(rounds):
+        work = _Work(rows.valid.url, rows.valid.files, dataset, number, rounds, parts)
+        for said in _found(rows, work):
+            if said["file"]:
+                refused.append(JudgedFile(-1, said["file"], tuple(said["row_group_rows"])))
+            for ds, split, count in said["lost"]:
+                lost[ds][split] += count
+    counts = {ds: one.without_duplicates(lost[ds]) for ds, one in rows.counts.items()}
+    valid = replace(rows.valid, patches=True)
+    return replace(rows, valid=valid, counts=counts, refused=tuple(refused))
 
 
-def _later(rows: JudgedRows, dataset: Dataset) -> DataFrame:
-    """The rows that others with the same key, or the same line, come before, with their ordinal.
+@dataclass(frozen=True)
+class _Work:
+    """What the tasks of a round are told.
 
-    Lines whose hashes collide are told apart by their values; where these are the same, so is what
-    is stored, whichever comes first.
+    Attributes:
+        files: of judged rows, below the run's folder `url`.
+        round, rounds: which share of the repeated hashes is looked up.
+        parts: that the rows are brought together in, by their hashes.
     """
-    valid, spark = rows.valid, rows.valid.spark
-    found = spark.read.parquet(*[f"{valid.url}/{file.path}" for file in valid.files])
-    hashes = spark.read.parquet(f"{valid.url}/{REPEATED}")
-    # The first number in the name of a file is its own.
-    number = F.regexp_extract("_metadata.file_name", "[0-9]+", 0).cast("int")
-    place = F.col("_metadata.row_index").cast("bigint")
-    same = found.select("*", number.alias(_FILE), place.alias(_ROW))
-    same = same.join(hashes, ROW_ID, "left_semi")
+
+    url: str
+    files: tuple[JudgedFile, ...]
+    dataset: Dataset
+    round: int
+    rounds: int
+    parts: int
+
+    @property
+    def same(self) -> list[str]:
+        """Columns that are equal in rows of one key, or of one line."""
+        return [DS, *self.dataset.key] if self.dataset.key else [ROW_ID]
+
+    @property
+    def order(self) -> list[str]:
+        """Columns by which such rows are ordered. Lines whose hashes collide are told apart by
+        their values; where these are the same, so is what is stored, whichever comes first."""
+        return [*([RAW, SOURCE_FILE] if self.dataset.key else [_VALUES]), _FILE, _ROW]
+
+
+def _found(rows: JudgedRows, work: _Work) -> list[dict[str, Any]]:
+    """What the parts say of a round: rows lost, and the file of these."""
+    spark = rows.valid.spark
+    cores = spark.sparkContext.defaultParallelism
+    shared = spark.sparkContext.broadcast(work)
+    tasks = min(len(work.files), 4 * cores)
+    sent = spark.range(0, tasks, 1, tasks).mapInArrow(partial(_sent, shared, tasks), PARCELS)
+    said = exchanged(sent, min(work.parts, 4 * cores)).mapInArrow(
+        partial(_patched, shared), "said string"
+    )
+    return [json.loads(row[0]) for row in said.collect()]
+
+
+# The tasks that look rows up
+
+
+def _sent(
+    shared: Broadcast[_Work], tasks: int, numbers: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    work = shared.value
+    fs, root = fsspec.core.url_to_fs(work.url)
+    paths = sorted(fs.glob(f"{root}/{REPEATED}/*.parquet"))[work.round :: work.rounds]
+    hashes = np.sort(
+        np.concatenate([np.zeros(0, np.int64), *(_column(fs, path, ROW_ID) for path in paths)])
+    )
+    mine = [f for b in numbers for n in b.column(0).to_pylist() for f in work.files[n::tasks]]
+    for file in mine if len(hashes) else []:
+        with pq.ParquetFile(f"{root}/{file.path}", filesystem=fs) as opened:
+            for table in _repeated(opened, hashes, file, work):
+                part = ((table[ROW_ID].to_numpy() >> 48) + (1 << 15)) * work.parts >> 16
+                yield from stream_parcels(table, part.astype(np.int32))
+
+
+def _column(fs: fsspec.AbstractFileSystem, path: str, name: str) -> Ints:
+    values: Ints = pq.read_table(path, filesystem=fs, columns=[name], partitioning=None)[
+        name
+    ].to_numpy()
+    return values
+
+
+def _repeated(
+    opened: pq.ParquetFile, hashes: Ints, file: JudgedFile, work: _Work
+) -> Iterator[pa.Table]:
+    """Of each row group the rows that have one of the hashes, with what orders them.
+
+    Args:
+        hashes: ascending [n].
+    """
+    first, names = 0, _needed(work.dataset, opened.schema_arrow.names)
+    for group, count in enumerate(file.row_group_rows):
+        ids = opened.read_row_group(group, [ROW_ID], use_threads=False)[ROW_ID].to_numpy()
+        places = np.minimum(np.searchsorted(hashes, ids), len(hashes) - 1)
+        found = np.flatnonzero(hashes[places] == ids)
+        if len(found):
+            table = opened.read_row_group(group, names, use_threads=False).take(pa.array(found))
+            yield _placed(table, work.dataset, file.number, found + first)
+        first += count
+
+
+def _needed(dataset: Dataset, held: Sequence[str]) -> list[str]:
+    """The columns that say which of some rows is the first; of rows with a key, those that the
+    quarantine wants, too."""
+    if not dataset.key:
+        return [ROW_ID, *(f.name for f in dataset.fields)]
+    names = dict.fromkeys([ROW_ID, DS, *dataset.key, RAW, SOURCE_FILE])
+    return [*names, *(name for name in [SPLIT] if name in held)]
+
+
+def _placed(table: pa.Table, dataset: Dataset, number: int, places: Ints) -> pa.Table:
+    """The rows with the number of their file and their places in it; of lines, the values' hash."""
     if dataset.key:
-        key = [F.col(f"`{name}`") for name in (DS, *dataset.key)]
-        window = Window.partitionBy(*key).orderBy(RAW, SOURCE_FILE, _FILE, _ROW)
+        found = pa.table([_plain(column) for column in table.columns], table.column_names)
     else:
-        values = F.xxhash64(*[f"`{f.name}`" for f in dataset.fields])
-        window = Window.partitionBy(ROW_ID).orderBy(values, _FILE, _ROW)
-    return same.withColumn(_ORDINAL, F.row_number().over(window)).where(F.col(_ORDINAL) > 1)
+        values = [whole(table[f.name]) for f in dataset.fields]
+        hashed = xxhash64_of_rows([value for value in values if is_hashed(value.type)])
+        found = table.select([ROW_ID]).append_column(_VALUES, pa.array(hashed))
+    found = found.append_column(_FILE, pa.array(np.full(len(places), number)))
+    return found.append_column(_ROW, pa.array(places))
 
 
-def _write_patches(rows: JudgedRows, later: DataFrame, dataset: Dataset) -> None:
-    new_id = F.lit(None).cast("bigint") if dataset.key else F.xxhash64(ROW_ID, _ORDINAL)
-    patches = later.select(
-        F.col(_FILE).alias(FILE),
-        F.col(_ROW).alias(ROW_NUMBER),
-        new_id.alias(NEW_ID),
-    )
-    by_file = patches.repartition(FILE).sortWithinPartitions(FILE)
-    by_file.write.mode("overwrite").partitionBy(FILE).parquet(f"{rows.valid.url}/patches")
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without a dictionary, which tables of several files do not share."""
+    is_dictionary = pa.types.is_dictionary(column.type)
+    return column.cast(column.type.value_type) if is_dictionary else column
 
 
-def _with_refused(rows: JudgedRows, later: DataFrame) -> JudgedRows:
-    """The rows with repetitions among the refused ones, and counted so."""
-    reasons = F.array(F.lit(DUPLICATE_KEY)).alias(REASONS)
-    splits = [SPLIT] if SPLIT in later.columns else []
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in later.groupBy(DS, *splits).count().collect():
-        counts[row[DS]][row[SPLIT] if splits else ""] = row["count"]
-    folder = f"{rows.valid.url}/{_REFUSED}"
-    later.select(reasons, RAW, SOURCE_FILE, DS).write.mode("overwrite").parquet(folder)
-    return replace(
-        rows,
-        counts={ds: one.without_duplicates(counts.get(ds, {})) for ds, one in rows.counts.items()},
-        refused=(*rows.refused, *_refused_files(rows)),
-    )
+# The tasks that put them in order
 
 
-def _refused_files(rows: JudgedRows) -> list[JudgedFile]:
-    fs, root = fsspec.core.url_to_fs(rows.valid.url)
-    found = []
-    for path in sorted(fs.glob(f"{root}/{_REFUSED}/*.parquet")):
-        with fs.open(path, "rb") as file:
-            footer = pq.read_metadata(file)
-        groups = tuple(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
-        found.append(JudgedFile(-1, f"{_REFUSED}/{path.rsplit('/', 1)[1]}", groups))
-    return [file for file in found if file.rows]
+def _patched(
+    shared: Broadcast[_Work], batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Writes the patches of each part, and the rows that it refuses; yields what it found."""
+    work = shared.value
+    for part, contents in received(batches):
+        # Their bytes may be in a mapped file: only what is taken of them comes to memory.
+        rows = streamed(contents)
+        by = [(name, "ascending") for name in (*work.same, *work.order)]
+        order = pc.sort_indices(rows, sort_keys=by)
+        ordinals = _ordinals(rows.select(work.same).take(order))
+        later = order.filter(pa.array(ordinals > 1))
+        _write_patch(work, part, rows, later, ordinals[ordinals > 1])
+        said = _refused(work, part, rows, later) if work.dataset.key else {"file": "", "lost": []}
+        yield pa.RecordBatch.from_arrays([pa.array([json.dumps(said)])], ["said"])
+
+
+def _ordinals(same: pa.Table) -> npt.NDArray[np.int32]:
+    """The place of each row among those alike, which stand together, from 1 [n]."""
+    starts = np.zeros(same.num_rows, bool)
+    starts[:1] = True
+    for column in same.columns:
+        starts[1:] |= np.asarray(pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)))
+    places = np.arange(same.num_rows)
+    first = np.maximum.accumulate(np.where(starts, places, 0))
+    found: npt.NDArray[np.int32] = (places - first + 1).astype(np.int32)
+    return found
+
+
+def _write_patch(
+    work: _Work, part: int, rows: pa.Table, later: pa.Array, ordinals: npt.NDArray[np.int32]
+) -> None:
+    files, places, ids = (rows[name].take(later).to_numpy() for name in (_FILE, _ROW, ROW_ID))
+    none = pa.nulls(len(later), pa.int64())
+    new = none if work.dataset.key else pa.array(row_ids_of_lines(ids, ordinals))
+    patch = pa.table({FILE: files, ROW_NUMBER: places, NEW_ID: new})
+    patch = patch.sort_by([(FILE, "ascending"), (ROW_NUMBER, "ascending")])
+    with write_stream(f"{work.url}/{PATCHES}/{work.round}-{part}.parquet") as file:
+        pq.write_table(patch, file, row_group_size=_GROUP_ROWS)
+
+
+def _refused(work: _Work, part: int, rows: pa.Table, later: pa.Array) -> dict[str, Any]:
+    """Writes the rows that repeat a key as refused ones; says how many, by date and split."""
+    path = f"{_DUPLICATES}/{work.round}-{part}.parquet"
+    lost: Counter[tuple[str, str]] = Counter()
+    groups = []
+    with (
+        write_stream(f"{work.url}/{path}") as file,
+        pq.ParquetWriter(file, REFUSED) as writer,
+    ):
+        for start in range(0, len(later), _GROUP_ROWS):
+            own = rows.take(later.slice(start, _GROUP_ROWS))
+            reasons = pa.array([[DUPLICATE_KEY]] * own.num_rows, pa.list_(pa.string()))
+            columns = [reasons, *(own[name] for name in (RAW, SOURCE_FILE, DS))]
+            writer.write_table(pa.table(columns, REFUSED.names).cast(REFUSED))
+            groups.append(own.num_rows)
+            splits = own[SPLIT] if SPLIT in own.column_names else pa.repeat("", own.num_rows)
+            counted = pa.table([own[DS], splits], [DS, SPLIT]).group_by([DS, SPLIT])
+            for row in counted.aggregate([([], "count_all")]).to_pylist():
+                lost[row[DS], row[SPLIT]] += row["count_all"]
+    by_split = [[*key, count] for key, count in lost.items()]
+    return {"file": path if groups else "", "row_group_rows": groups, "lost": by_split}

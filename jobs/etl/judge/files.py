@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +22,7 @@ from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from jobs.rows.base.arrays import whole
 from schemas.dataset import ROW_ID
 
 # From Arrow tables to Arrow batches; a step sees all tables of its task.
@@ -30,6 +33,8 @@ _GROUP_ROWS, _GROUP_BYTES = 262_144, 128 << 20
 _DICTIONARY_BYTES = 64 << 20
 # A Python task costs about as much as a few thousand rows.
 _ROWS_PER_TASK = 1_000_000
+# Patches: rows that are left out of a file of judged rows, or have another row id.
+PATCHES = "patches"
 FILE, ROW_NUMBER, NEW_ID = "file", "row", "new_id"
 
 
@@ -136,32 +141,38 @@ def _tables(
     columns: Sequence[str],
 ) -> Iterator[pa.Table]:
     fs, root = fsspec.core.url_to_fs(url)
-    for one in stretches:
-        with pq.ParquetFile(f"{root}/{one.file.path}", filesystem=fs) as opened:
-            table = opened.read_row_group(one.group, list(columns), use_threads=False)
-        table = table.slice(one.start - one.first, one.stop - one.start)
-        if patches:
-            table = _patched(table, fs, root, one.file, one.start)
-        yield table.select(list(columns))
+    for file, own in groupby(stretches, attrgetter("file")):
+        patch = _patch(fs, root, file.number) if patches else None
+        with pq.ParquetFile(f"{root}/{file.path}", filesystem=fs) as opened:
+            for one in own:
+                table = opened.read_row_group(one.group, list(columns), use_threads=False)
+                table = table.slice(one.start - one.first, one.stop - one.start)
+                if patch is not None:
+                    table = _patched(table, patch, one.start)
+                yield table.select(list(columns))
 
 
-def _patched(table: pa.Table, fs: Any, root: str, file: JudgedFile, first: int) -> pa.Table:
-    """The table with other row ids, and without the rows that the patches leave out.
+def _patch(fs: Any, root: str, number: int) -> pa.Table | None:
+    """The patch of a file; None where no row of it has one."""
+    paths = fs.glob(f"{root}/{PATCHES}/*.parquet")
+    of_file = [(FILE, "==", number)]
+    found = [
+        pq.read_table(path, filesystem=fs, filters=of_file, partitioning=None) for path in paths
+    ]
+    patch = pa.concat_tables(found) if found else None
+    return patch if patch is not None and patch.num_rows else None
+
+
+def _patched(table: pa.Table, patch: pa.Table, first: int) -> pa.Table:
+    """The table with other row ids, and without the rows that the patch leaves out.
 
     Args:
-        first: the place in the file of the table's first row.
+        first: the place in its file of the table's first row.
     """
-    found = [
-        pq.read_table(path, filesystem=fs, columns=[ROW_NUMBER, NEW_ID], partitioning=None)
-        for path in fs.glob(f"{root}/{patch_folder(file.number)}/*.parquet")
-    ]
-    if not found:
-        return table
-    patch = pa.concat_tables(found)
     places = patch[ROW_NUMBER].to_numpy() - first
     inside = (places >= 0) & (places < table.num_rows)
     places, patch = places[inside], patch.filter(pa.array(inside))
-    new = patch[NEW_ID].combine_chunks()
+    new = whole(patch[NEW_ID])
     known = np.asarray(new.is_valid())
     if ROW_ID in table.column_names and known.any():
         ids = table[ROW_ID].to_numpy().copy()
@@ -170,11 +181,6 @@ def _patched(table: pa.Table, fs: Any, root: str, file: JudgedFile, first: int) 
     kept = np.ones(table.num_rows, bool)
     kept[places[~known]] = False
     return table.filter(pa.array(kept))
-
-
-def patch_folder(number: int) -> str:
-    """Below the run's folder, of the patches of a file."""
-    return f"patches/{FILE}={number}"
 
 
 class RowsWriter:

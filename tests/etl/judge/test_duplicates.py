@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from jobs.etl import job
-from jobs.etl.judge import files
+from jobs.etl.judge import duplicates, files
 from jobs.etl.judge.counts import counts_of, merged
 from jobs.etl.judge.duplicates import without_duplicates
 from jobs.etl.judge.files import RowsWriter, ValidRows
@@ -59,9 +59,9 @@ def judged_rows(
         held.append(writer.file(number))
     again = [hash_ for hash_, count in hashes.items() if count > 1]
     (folder / REPEATED).mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        pa.table({ROW_ID: pa.array(again, pa.int64())}), folder / REPEATED / "part-0.parquet"
-    )
+    for part in range(3):
+        hashes = pa.table({ROW_ID: pa.array(again[part::3], pa.int64())})
+        pq.write_table(hashes, folder / REPEATED / f"part-{part}.parquet")
     valid = ValidRows(spark, url, tuple(file for file in held if file.rows))
     counts = merged(found)
     read = sum(one.raw for one in counts.values())
@@ -89,12 +89,21 @@ def _plain(schema: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[pa.RecordB
         yield from table.cast(schema).to_batches()
 
 
+def several_rounds(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Few hashes at a time, and fewer in a part; with seed 0 all of them at once."""
+    if seed:
+        monkeypatch.setattr(duplicates, "_HASHES_AT_ONCE", 9)
+        monkeypatch.setattr(duplicates, "_HASHES_PER_PART", 3)
+        monkeypatch.setattr(duplicates, "_GROUP_ROWS", 4)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_patches_are_right_over_files_and_row_groups(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Each key several times, the same lines and others, in row groups of some rows."""
     monkeypatch.setattr(files, "_GROUP_ROWS", 5)
+    several_rounds(monkeypatch, seed)
     monkeypatch.setattr(sources, "_PIECE_BYTES", 900)
     monkeypatch.setattr(pieces, "_HEAD_BYTES", 60)
     chance = random.Random(seed)
@@ -136,6 +145,7 @@ def test_identical_lines_get_ids_of_their_own_over_files_and_row_groups(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(files, "_GROUP_ROWS", 4)
+    several_rounds(monkeypatch, seed)
     monkeypatch.setattr(sources, "_PIECE_BYTES", 300)
     chance = random.Random(seed)
     ids = []

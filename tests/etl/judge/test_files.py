@@ -13,12 +13,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl.judge.files import (
+    FILE,
     NEW_ID,
+    PATCHES,
     ROW_NUMBER,
     JudgedFile,
     ValidRows,
     _stretches,
-    patch_folder,
 )
 from schemas.dataset import ROW_ID
 
@@ -49,9 +50,10 @@ def _written(folder: Path) -> list[int]:
             for rows in file.row_group_rows:
                 writer.write_table(pa.table({ROW_ID: np.arange(first, first + rows)}))
                 first += rows
-    patch = pa.table({ROW_NUMBER: [4, 5, 12], NEW_ID: pa.array([-4, None, -12], pa.int64())})
-    (folder / patch_folder(0)).mkdir(parents=True)
-    pq.write_table(patch, folder / patch_folder(0) / "part-0.parquet")
+    new = pa.array([-4, None, -12], pa.int64())
+    patch = pa.table({FILE: [0, 0, 0], ROW_NUMBER: [4, 5, 12], NEW_ID: new})
+    (folder / PATCHES).mkdir()
+    pq.write_table(patch, folder / PATCHES / "0-0.parquet")
     return [{4: -4, 12: -12}.get(row, row) for row in range(ROWS) if row != 5]
 
 
