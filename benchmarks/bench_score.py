@@ -2,10 +2,11 @@
 
     python -m benchmarks.bench_score [--rows 1000000] [--code CHECKOUT] [--work FOLDER]
 
-One set of rows in Criteo's format, one DLRM at its defaults. Each checkout makes examples of a
-first day, trains on a tenth of them, and scores later days of other rows by its own commands: the
-clock of a command, process start included, and the seconds that its ledger row says, from raw to
-the commit. Then, over the examples of the first day and with this checkout's model: Millstream's
+Two declarations: rows in Criteo's format with DLRM at its defaults, and what each checkout's `init`
+proposes for a table of flights. Each checkout makes examples of a first day, trains on a tenth of
+them, and scores later days of other rows by its own commands: the clock of a command, process
+start included, and the seconds that its ledger row says, from raw to the commit. Then, over the
+examples of the click logs' first day and with this checkout's model: Millstream's
 inference in Spark, Spark's `predict_batch_udf`, and the limit: the plain forward loop over tensors
 in memory, in as many processes of one thread as the machine has cores.
 """
@@ -19,8 +20,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from pyspark.sql.types import FloatType
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.etl_cases import REPOSITORY, Code
 from benchmarks.make_criteo import write_days
+from benchmarks.make_flights import write_table
 from jobs.base.spark import session
 from jobs.batch.batch import Batch
 from jobs.batch.layout import batch_from_arrow
@@ -51,7 +54,6 @@ from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID
 
 FIRST, LATER = "2026-01-01", ("2026-01-02", "2026-01-03", "2026-01-04")
-DATASET = "criteo"
 TRAINED_SHARE = 0.1
 REPEATS = 3
 LIMIT_SHARE, UDF_FACTOR = 0.7, 2.0
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="of a score command, 3 at most")
     parser.add_argument("--code", type=Path, help="another checkout, whose commands run too")
     parser.add_argument("--work", type=Path, help="raw files, kept; a temporary folder when absent")
+    parser.add_argument("--only", default="", choices=("", "clicks", "init"), help="one case")
     parser.add_argument("--no-inference", action="store_true", help="the commands alone")
     asked = parser.parse_args()
     # Workers are started before Spark and torch have threads of their own.
@@ -79,11 +82,26 @@ def main() -> None:
 
 
 def _measured(asked: argparse.Namespace, work: Path) -> None:
-    raw = _made_raw(work, asked.rows)
-    lines = {OURS: Line(Code.at(OURS, REPOSITORY), raw, work / "lake")}
+    codes = [Code.at(OURS, REPOSITORY)]
     if asked.code:
-        lines[OTHER] = Line(Code.at(OTHER, asked.code.resolve()), raw, work / "lake-other")
-    days = LATER[: asked.repeats]
+        codes.append(Code.at(OTHER, asked.code.resolve()))
+    figures: dict[str, Any] = {}
+    for case in (CLICK_LOGS, INIT_MADE):
+        if asked.only in ("", case.name):
+            raw = case.made(work, asked.rows)
+            lines = {code.name: Line(case, code, raw, work) for code in codes}
+            costs = _costs(lines, LATER[: asked.repeats])
+            figures[case.name] = _print_commands(case, asked.rows, costs)
+    inference = not asked.no_inference and CLICK_LOGS.name in figures
+    if inference:
+        settings = Line(CLICK_LOGS, codes[0], CLICK_LOGS.raw(work, asked.rows), work).settings()
+        figures |= _print_inference(_inference(settings))
+    print_figures(figures)
+    if inference:
+        _refuse_slow(figures)
+
+
+def _costs(lines: Mapping[str, Line], days: Sequence[str]) -> dict[str, Cost]:
     costs: dict[str, list[Cost]] = {name: [] for name in lines}
     for line in lines.values():
         line.train()
@@ -91,25 +109,65 @@ def _measured(asked: argparse.Namespace, work: Path) -> None:
     for day in days:
         for name, line in lines.items():
             costs[name].append(line.score(day))
-    figures = _print_commands(asked.rows, {name: _median_cost(c) for name, c in costs.items()})
-    if not asked.no_inference:
-        figures |= _print_inference(_inference(lines[OURS].settings()))
-    print_figures(figures)
-    if not asked.no_inference:
-        _refuse_slow(figures)
+    return {name: _median_cost(found) for name, found in costs.items()}
 
 
-def _made_raw(work: Path, rows: int) -> Path:
-    """A folder with the first day and a later one, which the days after it repeat."""
-    raw, unfinished = work / f"raw-{rows}", work / f"raw-{rows}-unfinished"
-    if not raw.exists():
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write_days(unfinished, rows, [FIRST], seed=7)
-        write_days(unfinished, rows, [LATER[0]], seed=8)
-        for day in LATER[1:]:
-            (unfinished / f"day_{day}").hardlink_to(unfinished / f"day_{LATER[0]}")
-        unfinished.rename(raw)
-    return raw
+@dataclass(frozen=True)
+class Case:
+    """A declaration, and raw files of a first day and of others.
+
+    Attributes:
+        file: of a day, where `{ds}` stands for it.
+        write: days into a folder, each of so many rows.
+        drafted: whether the declaration is `init`'s.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    file: str
+    write: Callable[[Path, int, Sequence[str]], None]
+    settings: tuple[str, ...]
+    drafted: bool
+
+    def raw(self, work: Path, rows: int) -> Path:
+        return work / f"raw-{self.name}-{rows}"
+
+    def made(self, work: Path, rows: int) -> Path:
+        """A folder with the first day and a later one, which the days after it repeat."""
+        raw = self.raw(work, rows)
+        unfinished = raw.with_name(f"{raw.name}-unfinished")
+        if not raw.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            self.write(unfinished, rows, [FIRST, LATER[0]])
+            for day in LATER[1:]:
+                made = self.file.replace("{ds}", LATER[0])
+                (unfinished / self.file.replace("{ds}", day)).hardlink_to(unfinished / made)
+            unfinished.rename(raw)
+        return raw
+
+
+def _write_clicks(folder: Path, rows: int, days: Sequence[str]) -> None:
+    for number, day in enumerate(days):
+        write_days(folder, rows, [day], seed=7 + number)
+
+
+def _write_flights(folder: Path, rows: int, days: Sequence[str]) -> None:
+    write_table(folder, rows * len(days), list(days), seed=7)
+
+
+CLICK_LOGS = Case(
+    "clicks",
+    "Rows in Criteo's format, DLRM",
+    "criteo",
+    "day_{ds}",
+    _write_clicks,
+    ("train.model=dlrm",),
+    drafted=False,
+)
+INIT_MADE = Case(
+    "init", "Flights, all that `init` proposes", "flights", "{ds}.csv", _write_flights, (), True
+)
 
 
 @dataclass(frozen=True)
@@ -125,36 +183,54 @@ class Cost:
 class Line:
     """A checkout's commands over the raw days, in a lake of its own."""
 
+    case: Case
     code: Code
     raw: Path
-    lake: Path
+    work: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.work / f"{self.case.name}-{self.code.name.replace(' ', '-')}"
+
+    @property
+    def lake(self) -> Path:
+        return self.folder / "lake"
 
     @property
     def _overrides(self) -> list[str]:
         rest = round(1 - TRAINED_SHARE - 0.05, 2)
         return [
             f"lake={self.lake}",
-            f"etl.sources.{DATASET}={self.raw}/day_{{ds}}*",
+            f"etl.sources.{self.case.dataset}={self.raw}/{self.case.file}",
             f"etl.split={{train: {TRAINED_SHARE}, val: 0.05, test: {rest}, seed: 7}}",
-            "train.model=dlrm",
             "train.workers=1",
+            *self.case.settings,
         ]
 
-    @property
+    @cached_property
     def _config(self) -> str:
-        return str(self.code.folder / "conf" / f"{DATASET}.yaml")
+        if not self.case.drafted:
+            return str(self.code.folder / "conf" / f"{self.case.dataset}.yaml")
+        config = self.folder / f"{self.case.dataset}.yaml"
+        if not config.exists():
+            first = self.raw / self.case.file.replace("{ds}", FIRST)
+            wishes = ["--label", "late", "--key", "flight", "--name", self.case.dataset]
+            command = [*self.code.millstream, "init", "--from", str(first)]
+            self.code.run(*command, "--to", str(self.folder), *wishes)
+        return str(config)
 
     def settings(self) -> Settings:
         return load_settings(self._config, self._overrides)
 
     def train(self) -> None:
-        shutil.rmtree(self.lake, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
         self._run("etl", "--date", FIRST)
         self._run("train")
 
     def score(self, day: str) -> Cost:
         command_s = self._run("score", "--date", day, "--model", "latest")
-        ledger = DeltaTable(str(self.lake / DATASET / "ledger")).file_uris()
+        ledger = DeltaTable(str(self.lake / self.case.dataset / "ledger")).file_uris()
         ((run_s, predicted_rows),) = duckdb.execute(
             "SELECT seconds, counts['predicted'] FROM read_parquet($files) "
             "WHERE stage = 'score' AND ds = $day",
@@ -172,11 +248,11 @@ def _median_cost(costs: Sequence[Cost]) -> Cost:
     return sorted(costs, key=lambda cost: cost.run_s)[(len(costs) - 1) // 2]
 
 
-def _print_commands(rows: int, costs: dict[str, Cost]) -> dict[str, Any]:
+def _print_commands(case: Case, rows: int, costs: Mapping[str, Cost]) -> dict[str, Any]:
     """Prints what the commands took; returns the figures."""
     if len({cost.predicted for cost in costs.values()}) > 1:
         sys.exit(f"not the same rows are predicted: {costs}")
-    print(f"{rows:,} rows in Criteo's format, DLRM; {machine('torch', 'pyspark', 'pyarrow')}\n")
+    print(f"{case.title}: {rows:,}; {machine('torch', 'pyspark', 'pyarrow')}\n")
     print_table(
         ("`millstream score`", "command, s", "rows/s", "from raw to the commit, s", "rows/s"),
         [
