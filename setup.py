@@ -14,6 +14,7 @@ setup(
         "jobs.petastorm_legacy": ["path/petastorm/__init__.py"],
     },
     install_requires=[
+        "click>=8.5",
         "cloudpickle",
         "deltalake>=1.6",
         "duckdb",

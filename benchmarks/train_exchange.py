@@ -1,4 +1,4 @@
-"""A step's cost by how gradients travel between ranks, for `bench_train`."""
+"""A step's cost by how gradients are sent between ranks, for `bench_train`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def zipf_batches(
 def exchanges(
     settings: Any, rows: int, exponent: float, repeats: int, exchange: Exchange, memory: RankMemory
 ) -> dict[str, Cost]:
-    """What a step costs by how gradients travel; all ways take turns, on all ranks at once."""
+    """What a step costs by how gradients are sent; all ways take turns, on all ranks at once."""
     torch.set_num_threads(settings.threads_per_rank)
     spec, batches = zipf_batches(20, rows, exponent, exchange.rank)
     short = settings.model_copy(update={"wire_dtype": "float16"})
@@ -94,7 +94,7 @@ def exchanges(
             for name in names[first:] + names[:first]:
                 if name == DENSE and number % 5:
                     continue
-                exchange.start_sums([torch.zeros(1)])()
+                exchange.start_sums([torch.zeros(1)]).result()
                 started = time.perf_counter()
                 sent[name] = ways[name](batch)
                 if turn:

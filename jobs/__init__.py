@@ -36,7 +36,8 @@ Imports point up this list, and within a room up its own; `tests/test_house.py` 
     operations/  vacuum, retention, compact, erase
     nightly/     the steps of a night, on record, so that a rerun goes on
     init/        a first declaration and settings from a user's own file
-    commands.py  what each command does;  main.py  `millstream COMMAND`
+    commands/    each command: its options, and the job that it runs
+    main.py      `millstream COMMAND`
 
     petastorm_arrow.py   Petastorm on today's Arrow;  petastorm_legacy/ what it misses there
 """

@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
+from jobs.commands import tables
+from jobs.main import main, millstream
 from tests.builders.lakes import run_etl
 from tests.builders.visits import Raw, rows_of
 
@@ -46,3 +51,118 @@ def test_a_reader_that_has_gone_is_no_failure(tmp_path: Path, spark: SparkSessio
 )
 def test_nor_of_help_and_errors(stream: str, arguments: tuple[str, ...], code: int) -> None:
     assert _unread(stream, *arguments) == (code, "", "")
+
+
+# Usage
+
+
+@pytest.mark.parametrize("name", [[], *([name] for name in sorted(millstream.commands))])
+def test_help_needs_no_settings_and_names_the_exit_codes(name: list[str]) -> None:
+    found = CliRunner().invoke(millstream, [*name, "--help"], prog_name="millstream")
+    assert found.exit_code == 0
+    assert found.output.startswith(" ".join(["Usage: millstream", *name, "[OPTIONS]"]))
+    assert "Exit codes: 0 done; 1 unexpected; 2 usage or settings" in found.output
+
+
+DAY = ("--config", "x.yaml", "--date", "2024-01-01")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing command."),
+        (("nothing",), "No such command 'nothing'."),
+        (("models",), "Missing option '--config'."),
+        (("etl", *DAY, "--conf", "x"), "No such option '--conf'. Did you mean '--config'?"),
+        (("etl", "--config", "x.yaml"), "One of --date or --dates is required."),
+        (("etl", *DAY, "--dates", "2024-01-01..2024-01-02"), "--date and --dates exclude"),
+        (("etl", *DAY, "--quiet", "--verbose"), "--quiet and --verbose exclude each other."),
+        (("nightly", *DAY, "--force", "--from", "etl"), "--from and --force exclude each other."),
+        (("nightly", *DAY, "--only", "nap"), "'nap' is not one of 'etl', 'train'"),
+        (("score", *DAY[:2], "--dates", "2024-01-02..2024-01-01"), "ends before it starts"),
+        (("score", *DAY[:2], "--dates", "2024-01-02"), "is no range FIRST..LAST"),
+        (("train", *DAY[:2], "--workers", "two"), "'two' is not a valid integer."),
+        (("rollback", *DAY[:2], "--to", "--quiet"), "Option '--to' requires an argument."),
+        (("erase", *DAY[:2], "--key", "--quiet"), "Option '--key' requires an argument."),
+        (("erase", *DAY[:2], "user=1"), "Got unexpected extra argument (user=1)"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_with_the_way_to_its_help(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith("millstream: ")
+    assert message in found.err
+    command = " ".join(["millstream", *(a for a in arguments[:1] if a in millstream.commands)])
+    assert found.err.endswith(f"\n  to do: see `{command} --help`\n")
+
+
+@given(
+    st.lists(
+        st.lists(st.from_regex(r"\A[a-z]+=[^\0-]*\Z"), min_size=1, max_size=3),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_a_key_takes_all_words_up_to_the_next_option(keys: list[list[str]]) -> None:
+    words = [word for key in keys for word in ("--key", *key)]
+    with tables.erase.make_context("erase", ["--config", "x", *words, "--quiet"]) as context:
+        assert [list(key) for key in context.params["key"]] == keys
+        assert context.params["quiet"]
+
+
+def test_a_value_may_begin_with_a_minus() -> None:
+    arguments = ["--config", "x", "--older-than", "-1", "--set=a.b=--c", "--set", "-d"]
+    with tables.vacuum.make_context("vacuum", arguments) as context:
+        assert context.params["hours"] == -1
+        assert context.params["changes"] == ("a.b=--c", "-d")
+
+
+def test_help_loads_no_library_that_takes_time() -> None:
+    code = (
+        "import sys; from jobs.main import main; code = main(['etl', '--help'])\n"
+        "slow = {'torch', 'pyspark', 'mlflow', 'pyarrow', 'pydantic', 'numpy', 'fsspec'}\n"
+        "sys.exit(code or str(slow & sys.modules.keys() or ''))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"\n"), ended.stderr
+
+
+# Completion in a shell
+
+
+_COMPLETE = """
+eval "$(_MILLSTREAM_COMPLETE=bash_source millstream)"
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_millstream_completion millstream
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["ro"], ["rollback"]),
+        (["erase", "--ke"], ["--key", "--keys"]),
+        (["erase", "--config", "x", "--key", "a=1", "b=2", "--q"], ["--quiet"]),
+        (["nightly", "--from", "e"], ["etl", "evaluate"]),
+        (["files", "--config", "x", "--split", ""], ["train", "val", "test"]),
+    ],
+)
+def test_bash_completes_commands_options_and_values(
+    words: list[str], completed: list[str], tmp_path: Path
+) -> None:
+    command = tmp_path / "millstream"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.main "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    ended = subprocess.run(
+        ["bash", "-c", _COMPLETE, "bash", "millstream", *words],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert ended.stdout.splitlines() == completed, ended.stderr

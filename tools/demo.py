@@ -5,6 +5,7 @@ Eleven months of flights become shards and a trained, promoted model; December i
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from jobs.base.errors import MillstreamError
 from jobs.base.quiet import start_log
 from jobs.base.spark import session
+from jobs.commands.options import date_range
 from jobs.etl import job as etl
 from jobs.etl.judge.counts import summary
 from jobs.evaluate import job as evaluate
@@ -25,9 +27,7 @@ CONFIG = Path(__file__).parents[1] / "conf" / "flights.yaml"
 
 
 def days(first: str, last: str) -> list[str]:
-    from jobs.main import date_range
-
-    return date_range(f"{first}..{last}")
+    return date_range(dt.date.fromisoformat(first), dt.date.fromisoformat(last))
 
 
 def main() -> int:

@@ -21,7 +21,8 @@ from jobs.lake.lake import Lake
 from jobs.lake.ledger import new_run_id
 from jobs.lake.lock import stage_lock
 from jobs.nightly.dates import days, missed
-from jobs.nightly.record import DONE, MODEL_STEPS, STEPS, Record
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import DONE, MODEL_STEPS, Record
 from jobs.nightly.work import Work
 from jobs.observe.run import observed
 from jobs.settings.settings import Settings

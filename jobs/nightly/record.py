@@ -17,8 +17,8 @@ import fsspec
 from jobs.base.errors import ConfigError
 from jobs.lake.lake import Lake
 from jobs.lake.store import read_json, write_whole
+from jobs.nightly.names import STEPS
 
-STEPS = ("etl", "train", "evaluate", "gate", "score", "report")
 # They make and judge the night's model; without its data there is none.
 MODEL_STEPS = ("train", "evaluate", "gate")
 

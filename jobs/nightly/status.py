@@ -10,7 +10,8 @@ from collections.abc import Sequence, Set
 
 from jobs.lake.lake import Lake
 from jobs.lake.lock import live_runs
-from jobs.nightly.record import STARTED, STEPS, WAITING, Record, dates_of, load, to_json
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import STARTED, WAITING, Record, dates_of, load, to_json
 from jobs.registry.listing import text_table
 
 # The first of these that was measured says how good a model is.

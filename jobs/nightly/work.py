@@ -18,6 +18,7 @@ from jobs.lake.ledger import LedgerRow, new_run_id
 from jobs.lake.ledger import record as record_in_ledger
 from jobs.lake.lock import StageLock
 from jobs.nightly.inputs import InputReader, Inputs
+from jobs.nightly.names import STEPS
 from jobs.nightly.record import (
     DONE,
     FAILED,
@@ -25,7 +26,6 @@ from jobs.nightly.record import (
     REFUSED,
     SKIPPED,
     STARTED,
-    STEPS,
     Record,
     StepRecord,
     load,

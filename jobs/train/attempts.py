@@ -1,4 +1,4 @@
-"""From which checkpoint a training starts, and that it starts again when it lost its ranks."""
+"""Resuming a training from a checkpoint, by the user's wish or because its ranks were lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("millstream.train")
 
 
 def resumed(job: TrainJob, lake: Lake, resume: str) -> TrainJob:
-    """The job, from the newest checkpoint that fits; of the table version that it names.
+    """The job, set to resume from the checkpoint that fits, on the table version that this names.
 
     Raises:
         DataRefused: see `select`.
@@ -36,13 +36,13 @@ def resumed(job: TrainJob, lake: Lake, resume: str) -> TrainJob:
 
 
 def trained(job: TrainJob, spark: SparkSession) -> list[RankResult]:
-    """Runs the ranks; when they are lost for good, again from the run's newest checkpoint.
+    """Runs the ranks, and starts them again from the newest checkpoint when they are lost.
 
-    Where Spark tries tasks again, the ranks that are left go on by themselves. This is for the
-    other losses: of all ranks at once, or of one where Spark gives up its job.
+    Where Spark tries tasks again, ranks that are left go on without the lost one. This is for other
+    losses: of all ranks at once, or of one where Spark does not try again and ends its job.
 
     Raises:
-        RankLost: more often than `train.restarts`.
+        RankLost: ranks were lost more often than `train.restarts`.
         MillstreamError: see `launch`.
     """
     settings = job.settings.train

@@ -1,6 +1,6 @@
-"""What each rank does: build the model, open its part of the streams, train, keep the best epoch.
+"""The work of a rank: build the model, open its streams, train, keep the best epoch.
 
-The same code runs in a Horovod process and, for a single rank, in the driver.
+It runs in a Horovod process, or in the driver where there is one rank only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jobs.train.watch.watch import Watch
 
 
 def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankResult:
-    """Trains as one of the exchange's ranks, from the last snapshot in memory or on disk.
+    """Trains as one of the exchange's ranks, from its last snapshot or checkpoint where it has one.
 
     Raises:
         Diverged, RowsMissed, DataRefused, ConfigError: see `fit`, `Stream` and `build_model`.
@@ -40,7 +40,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
         origins = warm(model, job.spec, job.warm_start) if job.warm_start else {}
         model.to(device_of_rank())
         step = Step(model, settings, exchange)
-        # Ranks draw other dropout masks for their other rows.
+        # Each rank draws dropout masks of its own, as its rows are its own.
         torch.manual_seed(settings.seed + 1 + exchange.rank)
         train = job.stream("train", exchange)
         reporter = _reporter(job, exchange)
@@ -70,8 +70,9 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
             watch.close()
         if writer is not None:
             writer.close()
-        # No rank returns before the last checkpoint is written: the others would be ended.
-        exchange.start_sums([torch.zeros(1)])()
+        # All ranks wait for rank 0 to write the last checkpoint: when a rank
+        # returns, Horovod ends the others.
+        exchange.start_sums([torch.zeros(1)]).result()
     assert history.best is not None
     digest = None
     if exchange.rank == 0:
@@ -82,9 +83,13 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
 def _start(
     job: TrainJob, step: Step, memory: RankMemory, writes: bool, reporter: Reporter
 ) -> Snapshot:
-    """What training goes on from, set in model and optimizers."""
+    """Sets model and optimizers to the last snapshot or checkpoint, and returns the snapshot.
+
+    Without either, it is a snapshot of the beginning.
+    """
     if writes and memory.writer is None:
-        # Of a run that is resumed, the others are damaged. They go when the next one is complete.
+        # Newer checkpoints than the resumed one are damaged. They are not counted as written, and
+        # are removed when the next one is complete.
         resumed = job.resume is not None and memory.last is None
         written = [job.resume.url] if job.resume and resumed else listed(job.folder)[::-1]
         memory.writer = Writer(job.folder, job.identity, job.settings.train, reporter.say, written)

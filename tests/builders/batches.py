@@ -6,8 +6,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor
 from jobs.batch.batch import Batch
 from jobs.batch.layout import NO_POSITION
 from jobs.models.spec import ModelSpec
-from jobs.train.exchange.exchange import Exchange, Pending, SeveralRanks
+from jobs.train.exchange.exchange import Exchange, SeveralRanks
+from jobs.train.exchange.pending import Pending
 
 R = TypeVar("R")
 
@@ -127,23 +127,37 @@ class InProcess(SeveralRanks):
         self.rank, self.size, self._desk = rank, desk.size, desk
         self._uses: Counter[str] = Counter()
 
-    def start_sum(self, name: str, tensor: Tensor) -> Pending:
-        wait = self._start(name, tensor)
-        return lambda: sum(wait(), torch.zeros_like(tensor))
+    def start_allreduce(self, name: str, tensor: Tensor) -> Pending[Tensor]:
+        return Laid(self._desk, self._lay(name, tensor), _total)
 
-    def start_gather(self, name: str, piece: Tensor) -> Pending:
-        wait = self._start(name, piece)
-        return lambda: torch.cat(wait())
+    def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
+        return Laid(self._desk, self._lay(name, tensor), torch.cat)
 
-    def start_equal(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
-            tensor.copy_(self._start("start", tensor.clone())()[0])
+            tensor.copy_(self._desk.take(self._lay("broadcast", tensor.clone()))[0])
 
-    def _start(self, name: str, tensor: Tensor) -> Callable[[], list[Tensor]]:
+    def _lay(self, name: str, tensor: Tensor) -> tuple[str, int]:
         self._uses[name] += 1
         key = (name, self._uses[name])
         self._desk.lay(key, self.rank, tensor)
-        return partial(self._desk.take, key)
+        return key
+
+
+@dataclass(frozen=True)
+class Laid(Pending[Tensor]):
+    """What lies on the desk for all ranks, made one tensor by `combine`."""
+
+    desk: _Desk
+    key: tuple[str, int]
+    combine: Callable[[list[Tensor]], Tensor]
+
+    def result(self) -> Tensor:
+        return self.combine(self.desk.take(self.key))
+
+
+def _total(tensors: list[Tensor]) -> Tensor:
+    return sum(tensors, torch.zeros_like(tensors[0]))
 
 
 def in_ranks(work: Callable[[Exchange], R], size: int) -> list[R]:

@@ -10,7 +10,8 @@ import pytest
 
 from jobs.base.errors import GateRefused
 from jobs.main import main
-from jobs.nightly.record import STEPS, Record, load
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import Record, load
 from jobs.nightly.steps import Outcome, Steps
 from jobs.observe.run import Run
 from tests.builders.lakes import lake_of

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.nightly.record import STEPS, load
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import load
 from tests.builders.lakes import lake_of
 from tests.builders.visits import Raw, rows_of
 from tests.builders.worlds import interpreter

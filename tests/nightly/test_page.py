@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from jobs.lake.lake import Lake
+from jobs.nightly.names import STEPS
 from jobs.nightly.page import render, write
-from jobs.nightly.record import STEPS, Record, StepRecord
+from jobs.nightly.record import Record, StepRecord
 from tests.builders.nights import DATES
 
 CHECKS = ["auc: at least 0.6 wanted, found 0.5", "auc of origin=<JFK>: found 0.7"]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.lake.lake import Lake
-from jobs.nightly.record import STEPS, Record, StepRecord, dates_of, load, save
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import Record, StepRecord, dates_of, load, save
 from tests.builders.nights import DATES
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pytest
 from jobs.base.errors import DataRefused
 from jobs.lake.ledger import read_ledger
 from jobs.lake.lock import stage_lock
-from jobs.nightly.record import STEPS, save
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import save
 from tests.builders.lakes import lake_of
 from tests.builders.nights import DATES, Nights, gate_refused
 
@@ -44,7 +45,7 @@ def test_spark_is_not_started_before_a_step_needs_it(
         raise AssertionError("Spark was started")
 
     # These steps need none, so what looks at raw files and records needs none either.
-    monkeypatch.setattr("jobs.commands._spark", started)
+    monkeypatch.setattr("jobs.commands.line.spark_of", started)
     assert nights.run("--date", FIRST) == 0
     assert nights.run("--date", FIRST) == 0
     assert nights.done == []

@@ -12,7 +12,8 @@ from pyspark.sql import SparkSession
 
 from jobs.lake.lake import Lake
 from jobs.main import main
-from jobs.nightly.record import STEPS, WAITING, Record, load
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import WAITING, Record, load
 from jobs.settings.load import load_settings
 from tests.builders.contents import contents
 from tests.builders.flights import configure, dates, land

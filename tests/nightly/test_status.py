@@ -10,7 +10,8 @@ import pytest
 
 from jobs.lake.lake import Lake
 from jobs.main import main
-from jobs.nightly.record import STEPS, Record, StepRecord, save
+from jobs.nightly.names import STEPS
+from jobs.nightly.record import Record, StepRecord, save
 from jobs.nightly.status import rendered
 from tests.builders.nights import DATES
 from tests.builders.visits import Raw

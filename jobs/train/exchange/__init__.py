@@ -1,4 +1,4 @@
-"""How ranks add up gradients: what a step asks for (`exchange.py`), and Horovod's way.
+"""How ranks add up gradients: the operations (`exchange.py`), and their transport (`horovod.py`).
 
-With `launch` the only room that imports Horovod, and only where there is more than one rank.
+Only this room and `launch` import Horovod, and only where there is more than one rank.
 """

@@ -1,25 +1,21 @@
-"""How ranks add up what a step found: sums, and gradients of embedding tables' rows."""
+"""How ranks add up the results of a step: dense gradients, and rows of embedding tables."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from jobs.base.errors import MillstreamError
-from jobs.train.exchange.packing import pack_ids, rounded, shortened, unpack_ids
+from jobs.train.exchange.packing import in_dtype, pack_ids, rounded
+from jobs.train.exchange.pending import Finished, Pending, PendingRows, PendingSums
 from jobs.train.exchange.rows import TableRows, coalesced, grouped
 
-# Sums that are no larger are sent to all ranks, in two thirds of the time of an allreduce.
-_SMALL_BYTES = 1 << 20
-
-# Wait for what was started, and return it.
-Pending = Callable[[], Tensor]
-PendingRows = Callable[[], TableRows]
-PendingSums = Callable[[], list[Tensor]]
+# Up to so many bytes, an allgather and a local sum take two thirds of the time of an allreduce.
+_ALLGATHER_BYTES = 1 << 20
 
 
 class PeersSilent(MillstreamError):
@@ -27,12 +23,15 @@ class PeersSilent(MillstreamError):
 
 
 class Exchange(Protocol):
-    """How ranks add up. What is started by several ranks under one name belongs together.
+    """The collective operations of training.
+
+    All ranks must start the same operations in the same order: each is matched by its name with
+    those that the other ranks started.
 
     Attributes:
-        rank, size: this rank, and how many there are.
-        bytes_sent: by this rank, so far.
-        waited_s: seconds in which this rank waited for the others, so far.
+        rank, size: this rank's number, and the number of ranks.
+        bytes_sent: bytes that this rank has sent so far.
+        waited_s: seconds that this rank has waited for others so far.
     """
 
     rank: int
@@ -40,106 +39,93 @@ class Exchange(Protocol):
     bytes_sent: int
     waited_s: float
 
-    def start_sums(self, tensors: Sequence[Tensor]) -> PendingSums:
-        """Starts adding up tensors.
+    def start_sums(self, tensors: Sequence[Tensor]) -> Pending[list[Tensor]]:
+        """Starts adding up tensors over all ranks.
 
         Args:
             tensors: at least one, all of one dtype; the same shapes on all ranks.
 
         Returns:
-            What waits for the sums. They have the same bits on all ranks.
+            The pending sums, in the shapes of `tensors`. Their bits are the same on all ranks.
         """
 
-    def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
-        """Starts adding up the rows of a table by id.
+    def start_rows(
+        self, name: str, rows: TableRows, dtype: torch.dtype | None
+    ) -> Pending[TableRows]:
+        """Starts adding up rows of an embedding table over all ranks, by id.
 
         Args:
-            name: of the table.
-            rows: of this rank, any number.
-            wire: a shorter dtype, in which each rank's sums travel.
+            name: the table's name.
+            rows: this rank's rows, any number of them; an id may occur several times.
+            dtype: the shorter dtype in which each rank's sums are sent; their own when None.
 
         Returns:
-            What waits for the rows of all ranks: each id once, ascending, with the same bits on
-            all ranks.
+            The pending rows of all ranks: each id once, ascending, with the sum of its values in
+            the dtype of `rows`. Their bits are the same on all ranks.
         """
 
-    def start_equal(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites the tensors with those of rank 0."""
 
 
 class Alone:
-    """The exchange of a single rank."""
+    """The exchange of a single rank: nothing is sent, and nothing is waited for."""
 
     rank = 0
     size = 1
     bytes_sent = 0
     waited_s = 0.0
 
-    def start_sums(self, tensors: Sequence[Tensor]) -> PendingSums:
-        return lambda: list(tensors)
+    def start_sums(self, tensors: Sequence[Tensor]) -> Pending[list[Tensor]]:
+        return Finished(list(tensors))
 
-    def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
+    def start_rows(
+        self, name: str, rows: TableRows, dtype: torch.dtype | None
+    ) -> Pending[TableRows]:
         own = coalesced(rows)
-        values = shortened(own.values, wire).to(rows.values.dtype)
-        return lambda: TableRows(own.ids, values)
+        # Rounded as several ranks would, so that their number changes the results little.
+        return Finished(TableRows(own.ids, in_dtype(own.values, dtype).to(rows.values.dtype)))
 
-    def start_equal(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         pass
 
 
 class SeveralRanks(ABC):
-    """The exchange of several ranks, from what a transport can do."""
+    """The exchange of several ranks, made of an allreduce and an allgather."""
 
     rank: int
     size: int
 
     @abstractmethod
-    def start_sum(self, name: str, tensor: Tensor) -> Pending:
-        """Adds up a tensor [n] over all ranks; may overwrite it."""
-
-    @abstractmethod
-    def start_gather(self, name: str, piece: Tensor) -> Pending:
-        """Lays the pieces of all ranks end to end, in order of the ranks.
+    def start_allreduce(self, name: str, tensor: Tensor) -> Pending[Tensor]:
+        """Starts the sum of a tensor [n] over all ranks; may overwrite the tensor.
 
         Args:
-            name: no other piece under way has it.
-            piece: their lengths may differ, no other dimension.
+            name: no other tensor that is pending has it.
         """
 
-    def start_sums(self, tensors: Sequence[Tensor]) -> PendingSums:
+    @abstractmethod
+    def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
+        """Starts to concatenate the tensors of all ranks, in order of the ranks.
+
+        Args:
+            name: no other tensor that is pending has it.
+            tensor: [k, ...], where k may differ by rank, and the other dimensions may not.
+        """
+
+    def start_sums(self, tensors: Sequence[Tensor]) -> Pending[list[Tensor]]:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         name = f"sums of {len(flat)}"
-        small = flat.nbytes * (self.size - 1) <= _SMALL_BYTES
-        started = self.start_gather(name, flat) if small else self.start_sum(name, flat)
+        if flat.nbytes * (self.size - 1) <= _ALLGATHER_BYTES:
+            return PendingSums(self.start_allgather(name, flat), tensors, self.size)
+        return PendingSums(self.start_allreduce(name, flat), tensors, None)
 
-        def sums() -> list[Tensor]:
-            total = started()
-            if small:
-                total = total.view(self.size, -1).sum(0, dtype=flat.dtype)
-            parts = torch.split(total, [tensor.numel() for tensor in tensors])
-            return [part.view(like.shape) for part, like in zip(parts, tensors, strict=True)]
-
-        return sums
-
-    def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
+    def start_rows(
+        self, name: str, rows: TableRows, dtype: torch.dtype | None
+    ) -> Pending[TableRows]:
         own = grouped(rows.ids)
-        # Ids go ahead, so that they can be merged while values travel.
-        ids = self.start_gather(f"ids of {name}", pack_ids(own.ids))
+        # Ids are sent first, so that they can be merged while the values are on their way.
+        ids = self.start_allgather(f"ids of {name}", pack_ids(own.ids))
         sums = own.sums(rows.values, rounded(len(own.ids)))
-        values = self.start_gather(f"values of {name}", shortened(sums, wire))
-
-        def merged() -> TableRows:
-            received = list(unpack_ids(ids()))
-            groups = grouped(torch.cat(received), _places(received))
-            return TableRows(groups.ids.long(), groups.sums(values()).to(rows.values.dtype))
-
-        return merged
-
-
-def _places(ids: Sequence[Tensor]) -> Tensor:
-    """Where the values of each rank's ids are among those of all ranks, int64 [ids]."""
-    begin, found = 0, []
-    for own in ids:
-        found.append(torch.arange(begin, begin + len(own), device=own.device))
-        begin += rounded(len(own))
-    return torch.cat(found)
+        values = self.start_allgather(f"values of {name}", in_dtype(sums, dtype))
+        return PendingRows(ids, values, rows.values.dtype)

@@ -6,21 +6,30 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 
 import horovod.torch as hvd
 from torch import Tensor
 
-from jobs.train.exchange.exchange import PeersSilent, Pending, SeveralRanks
+from jobs.train.exchange.exchange import PeersSilent, SeveralRanks
+from jobs.train.exchange.pending import Pending
 
 _POLL_S = 2e-4
 
 
 class HorovodExchange(SeveralRanks):
-    """Adds up over Horovod's ranks. Made inside a rank, after `hvd.init()`.
+    """The exchange between Horovod's ranks; each makes one after `hvd.init()`.
 
-    Dense parameters are one flat tensor: Horovod's own fusion gives other bits from run to run at
-    three ranks or more.
+    Dense gradients are summed as one flat tensor: Horovod's own fusion of several tensors gives
+    other bits from run to run at three ranks or more.
+
+    Args:
+        stall_s: longest wait for another rank, in seconds, which its watchdog keeps too.
+        fail: ends this process with an error; called from another thread.
+
+    Attributes:
+        waiting_since: when the wait that goes on, or that failed, began (`time.monotonic`); None
+            where this rank does not wait.
     """
 
     def __init__(self, stall_s: float, fail: Callable[[BaseException], None]) -> None:
@@ -46,28 +55,27 @@ class HorovodExchange(SeveralRanks):
                 fail(PeersSilent(f"waited {self._limit_s:g} s in an exchange"))
 
     def close(self) -> None:
-        """Peers are not watched any more."""
+        """Stops watching the peers."""
         self._closed.set()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The block waits for peers; when it fails, since when is known."""
+        """Marks a block that waits for peers; when it raises, `waiting_since` stays."""
         self.waiting_since = time.monotonic()
         yield
         self.waiting_since = None
 
-    def start_sum(self, name: str, tensor: Tensor) -> Pending:
-        name = _cached_name(name, tensor)
-        return self._sent(tensor, hvd.allreduce_async_(tensor, op=hvd.Sum, name=name))
-
-    def start_gather(self, name: str, piece: Tensor) -> Pending:
-        return self._sent(piece, hvd.allgather_async(piece, name=_cached_name(name, piece)))
-
-    def _sent(self, tensor: Tensor, handle: int) -> Pending:
+    def start_allreduce(self, name: str, tensor: Tensor) -> Pending[Tensor]:
         self.bytes_sent += tensor.nbytes
-        return partial(self._wait, handle)
+        name = _cached_name(name, tensor)
+        return HorovodHandle(self, hvd.allreduce_async_(tensor, op=hvd.Sum, name=name))
 
-    def _wait(self, handle: int) -> Tensor:
+    def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
+        self.bytes_sent += tensor.nbytes
+        return HorovodHandle(self, hvd.allgather_async(tensor, name=_cached_name(name, tensor)))
+
+    def wait_for(self, handle: int) -> Tensor:
+        """Waits for an operation of Horovod's, and counts the time."""
         began = time.perf_counter()
         with self.waiting():
             # Horovod's own wait spins: it takes a core from the peers on this host that compute.
@@ -77,13 +85,26 @@ class HorovodExchange(SeveralRanks):
         self.waited_s += time.perf_counter() - began
         return received
 
-    def start_equal(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         with self.waiting():
             for number, tensor in enumerate(tensors):
                 hvd.broadcast_(tensor, root_rank=0, name=f"start.{number}")
 
 
+@dataclass(frozen=True)
+class HorovodHandle(Pending[Tensor]):
+    """An allreduce or allgather that Horovod runs, by the number that it gave it."""
+
+    exchange: HorovodExchange
+    handle: int
+
+    def result(self) -> Tensor:
+        return self.exchange.wait_for(self.handle)
+
+
 def _cached_name(name: str, tensor: Tensor) -> str:
-    """Horovod keeps dtype and shape in its cache by name: other tensors under one name in turn
-    would be negotiated each time."""
+    """A name for tensors of this dtype and row shape only.
+
+    Horovod caches both by name: tensors that take turns under one name are negotiated each time.
+    """
     return f"{name}, {tensor.dtype} of {tuple(tensor.shape)[1:]}"

@@ -1,4 +1,8 @@
-"""The forms in which a table's rows travel: ids with their number, and values of few lengths."""
+"""The form in which rows of an embedding table are sent to the other ranks.
+
+An allgather's tensors are padded to one of few lengths, because Horovod negotiates anew whenever a
+tensor's length changes, which took a sixth of the exchange's time.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,37 @@ from torch.nn import functional as F
 
 
 def pack_ids(ids: Tensor) -> Tensor:
-    """int32 [n] -> the number n, the ids, and zeros up to a `rounded` length, int32."""
+    """Puts the number of ids before them, and zeros after them.
+
+    Args:
+        ids: int32 [n].
+
+    Returns:
+        int32 [rounded(n + 1)]: n, the ids, zeros.
+    """
     count = ids.new_full((1,), len(ids))
     return F.pad(torch.cat([count, ids]), (0, rounded(len(ids) + 1) - len(ids) - 1))
 
 
 def unpack_ids(packed: Tensor) -> Iterator[Tensor]:
-    """The ids of each rank, from what `pack_ids` gave, laid end to end."""
+    """The ids of each rank.
+
+    Args:
+        packed: int32, the allgather of what `pack_ids` returned on each rank.
+
+    Yields:
+        int32 [n_r] for each rank r, in order of the ranks.
+    """
     while len(packed):
         end = int(packed[0]) + 1
         yield packed[1:end]
         packed = packed[rounded(end) :]
 
 
-def shortened(values: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Values in a shorter dtype, if any.
+def in_dtype(values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Converts values to the dtype in which they are sent; to none when None.
 
-    float16 ends at 65,504; a gradient beyond it is cut, not made infinite.
+    Values beyond the dtype's range (65,504 for float16) become its largest number, not infinity.
     """
     if dtype is None:
         return values
@@ -35,9 +53,9 @@ def shortened(values: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def rounded(length: int) -> int:
-    """The next of few lengths, at most a sixteenth more.
+    """Rounds a length up to one of few: the numbers with at most five significant bits.
 
-    Horovod negotiates anew what changes its shape, which took a sixth of the round.
+    The result is at most a sixteenth larger than `length`.
     """
     step = 1 << max(0, length.bit_length() - 5)
     return -(-length // step) * step

@@ -1,1 +1,1 @@
-"""What training keeps to go on from: snapshots, checkpoints, commits, another run's weights."""
+"""What training can start from: snapshots in memory, checkpoints, another model's weights."""

@@ -1,4 +1,4 @@
-"""The models of the epochs that were the best so far, in the run's folder."""
+"""The models of those epochs that were the best so far, in the run's folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from jobs.train.step.step import Step
 
 
 def best_folder(run_folder: str, epoch: int) -> str:
-    """Of the model of an epoch that was the best so far."""
+    """The folder of an epoch's model."""
     return f"{run_folder}/best-{epoch:06d}"
 
 
 def save_best(run_folder: str, step: Step, spec: ModelSpec, settings: Settings, epoch: int) -> None:
-    """Saves the best epoch's model; of those before it, what a kept checkpoint may name stays."""
+    """Saves the model of the best epoch so far, and removes those that nothing needs any more.
+
+    A checkpoint names the best epoch before it. Of the models before this one, as many stay as
+    checkpoints are kept.
+    """
     train = settings.train
     card = {"base": settings.base, "epoch": epoch, "optimizer": train.optimizer}
-    # They take as much again as the tables: for those alone who start the next model from this.
+    # They are as large as the weights, so they are saved only where a warm start may need them.
     moments = moments_of(step) if train.warm_start is not None else None
     save_model(best_folder(run_folder, epoch), step.model, train.model, spec, card, moments)
     fs, root = fsspec.core.url_to_fs(run_folder)

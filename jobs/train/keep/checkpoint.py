@@ -1,11 +1,11 @@
-"""Checkpoints on a store: written in one atomic commit, off the training path, and verified.
+"""Checkpoints: snapshots in a store, which are either complete or not used.
 
     <folder>/at-<nanoseconds>/weights.safetensors  optimizer.safetensors  random.safetensors
                                commit.json
 
-`commit.json` names every other file with its bytes and checksum, and has a checksum of its own. A
-folder without it is no checkpoint. On a local disk the whole folder is synced and renamed into
-place; on an object store, where nothing can be renamed, the commit is written last.
+`commit.json` has the size and SHA-256 of every other file, and its own SHA-256. A folder without
+it is no checkpoint. On a local disk the files are written to another folder, synced, and the folder
+is renamed. In an object store, where nothing can be renamed, `commit.json` is written last.
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ _CHUNK = 16 << 20
 
 
 class Damaged(Exception):
-    """A checkpoint is not what was written; the message says which file and how."""
+    """A checkpoint differs from what was written; the message says in which file and how."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint, its tensors not read yet.
+    """A complete checkpoint, without its tensors.
 
     Attributes:
-        url: of its folder.
-        moment_ns: when it was written, since 1970.
-        ranks: that trained it.
-        identity: what the training is: fingerprint, model, settings, versions.
-        files: name -> bytes and checksum.
+        url: URL of its folder.
+        moment_ns: time at which it was written, in nanoseconds since 1970.
+        ranks: number of ranks that took the snapshot.
+        position: of the training.
+        identity: what makes two trainings the same one, see `TrainJob.identity`.
+        numbers: as in `Snapshot`.
+        files: file name -> `bytes`, its size, and `sha256`.
     """
 
     url: str
@@ -59,18 +61,22 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Run and folder."""
+        """The names of the run and of the folder, joined by a slash."""
         return "/".join(self.url.split("/")[-2:])
 
 
 def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
-    """Writes a checkpoint into a run's folder; nothing of it stays when that fails.
+    """Writes a checkpoint into a run's folder. When that fails, its files are removed.
+
+    Args:
+        folder: URL of the run's folder.
+        identity: see `Checkpoint`.
 
     Returns:
-        The URL of its folder.
+        The URL of the checkpoint's folder.
 
     Raises:
-        OSError: the store refused.
+        OSError: the store could not write.
     """
     fs, root = fsspec.core.url_to_fs(folder)
     moment_ns = time.time_ns()
@@ -101,13 +107,14 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
 
 
 def _parts(snapshot: Snapshot) -> Iterable[tuple[str, bytes]]:
-    """File by file, so that one at a time is in memory twice."""
+    """File names and contents, one after the other, so that only one file is in memory twice."""
     yield "weights.safetensors", safetensors.torch.save(snapshot.weights)
     yield "optimizer.safetensors", safetensors.torch.save(snapshot.optimizer)
     yield "random.safetensors", safetensors.torch.save({"random": snapshot.random})
 
 
 def _write_file(fs: Any, path: str, data: bytes) -> dict[str, Any]:
+    """Writes a file, on a local disk down to the disk; returns its size and SHA-256."""
     if isinstance(fs, LocalFileSystem):
         with Path(path).open("wb") as file:
             file.write(data)
@@ -130,19 +137,25 @@ def _remove(fs: Any, path: str) -> None:
     try:
         fs.rm(path, recursive=True)
     except OSError:
-        # A full or absent store: what is left has no commit, so nobody takes it for a checkpoint.
+        # The store is full or absent. The files that stay have no commit, so nobody reads them.
         return
 
 
 def _sealed(commit: Mapping[str, Any], identity: Mapping[str, Any]) -> bytes:
+    """The content of `commit.json`: the commit as text, with its SHA-256."""
     body = json.dumps(commit, sort_keys=True)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    # In the open, for those who only want to know which tables a checkpoint needs.
+    # Beside that text, for vacuum, which only needs the versions that checkpoints use.
     needed = {name: identity[name] for name in ("examples_version", "state_digest")}
     return json.dumps({"sha256": digest, "commit": body, **needed}).encode()
 
 
 def _unsealed(data: bytes) -> dict[str, Any]:
+    """The commit, from the content of `commit.json`.
+
+    Raises:
+        Damaged: it is torn, or its SHA-256 differs.
+    """
     try:
         seal = json.loads(data)
         body = seal["commit"]
@@ -165,7 +178,7 @@ def _position_of(tree: Mapping[str, Any]) -> Position:
 
 
 def listed(folder: str) -> list[str]:
-    """URLs of a run's checkpoint folders, complete or not, the newest first."""
+    """URLs of the checkpoint folders in a run's folder, complete or not, the newest first."""
     fs, root = fsspec.core.url_to_fs(folder)
     fs.invalidate_cache()
     paths = fs.glob(f"{root}/{_PREFIX}*")
@@ -174,15 +187,16 @@ def listed(folder: str) -> list[str]:
 
 
 def _moment(name: str) -> int:
+    """When the checkpoint in a folder of this name was written; -1 for other names."""
     digits = name.removeprefix(_PREFIX)
     return int(digits) if digits.isdigit() else -1
 
 
 def identity(url: str) -> dict[str, Any]:
-    """What a checkpoint says it is a training of, its files unread.
+    """The identity in a checkpoint's commit, see `Checkpoint`; other files are not read.
 
     Raises:
-        Damaged: its commit is missing or torn.
+        Damaged: the commit is missing or torn.
     """
     fs, path = fsspec.core.url_to_fs(url)
     found: dict[str, Any] = _unsealed(_read(fs, path, COMMIT))["identity"]
@@ -190,10 +204,10 @@ def identity(url: str) -> dict[str, Any]:
 
 
 def verified(url: str) -> Checkpoint:
-    """Reads the commit of a checkpoint and compares every file with it.
+    """Reads a checkpoint's commit, and compares the size and SHA-256 of every file with it.
 
     Raises:
-        Damaged: a file is missing, torn, changed, or of another checkpoint.
+        Damaged: a file is missing, or another one than was written.
     """
     fs, path = fsspec.core.url_to_fs(url)
     commit = _unsealed(_read(fs, path, COMMIT))
@@ -239,7 +253,7 @@ def load(checkpoint: Checkpoint) -> Snapshot:
     """Reads the tensors of a checkpoint.
 
     Raises:
-        Damaged: they changed since it was verified.
+        Damaged: a file changed since it was verified.
     """
     fs, path = fsspec.core.url_to_fs(checkpoint.url)
     parts = {}
@@ -258,16 +272,22 @@ def load(checkpoint: Checkpoint) -> Snapshot:
 
 
 def prune(folder: str, keep: int, written: list[str]) -> None:
-    """Removes all checkpoints of a run but the last `keep` of those in `written`, oldest first."""
+    """Removes the checkpoints of a run that are not among its last complete ones.
+
+    Args:
+        folder: URL of the run's folder.
+        keep: number of checkpoints that stay.
+        written: URLs of the run's complete checkpoints, the oldest first.
+    """
     kept = {url.rsplit("/", 1)[-1] for url in written[-keep:]}
     fs, root = fsspec.core.url_to_fs(folder)
     for url in listed(folder):
         name = url.rsplit("/", 1)[-1]
         if name not in kept:
-            # The commit first: half of a checkpoint must not look like one.
+            # First the commit, so that a half-removed folder does not look like a checkpoint.
             if fs.exists(f"{root}/{name}/{COMMIT}"):
                 fs.rm_file(f"{root}/{name}/{COMMIT}")
             fs.rm(f"{root}/{name}", recursive=True)
     for path in fs.glob(f"{root}/{_STAGED}*"):
-        # Of a process that was killed while it wrote.
+        # A process was killed while it wrote it.
         fs.rm(path, recursive=True)

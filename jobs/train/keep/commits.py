@@ -1,4 +1,4 @@
-"""Commits: copies in memory every few steps, some of which a thread writes as checkpoints."""
+"""Commits: snapshots that all ranks take every few steps; some are written as checkpoints."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from jobs.train.step.step import Step
 
 
 class StoreHangs(MillstreamError):
-    """A checkpoint is being written for longer than `train.checkpoint_timeout_s`."""
+    """Writing a checkpoint takes longer than `train.checkpoint_timeout_s`."""
 
 
 class Writer:
-    """Writes checkpoints one at a time in a thread of its own; never makes training wait.
+    """Writes checkpoints in another thread, one at a time; training does not wait for it.
 
     Args:
-        folder: of the run.
-        identity: kept in each checkpoint.
-        say: is told of a checkpoint that could not be written. Training goes on.
-        written: complete checkpoints that are there already, the oldest first.
+        folder: URL of the run's folder.
+        identity: of the training, see `Checkpoint`.
+        say: takes a line for the log when a checkpoint could not be written; training goes on.
+        written: URLs of the run's complete checkpoints, the oldest first.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Writer:
 
     @property
     def busy(self) -> Snapshot | None:
-        """What is being written.
+        """The snapshot that is being written, if any.
 
         Raises:
-            StoreHangs: for too long.
+            StoreHangs: that takes too long.
         """
         limit_s = self._settings.checkpoint_timeout_s
         if self._busy is not None and time.monotonic() - self._since > limit_s:
@@ -62,7 +62,14 @@ class Writer:
         return self._busy
 
     def offer(self, snapshot: Snapshot) -> bool:
-        """Whether it is taken; not while another one is being written."""
+        """Starts to write a snapshot, unless another one is being written.
+
+        Returns:
+            Whether it is being written.
+
+        Raises:
+            StoreHangs: writing the other one takes too long.
+        """
         if self.busy is not None:
             return False
         self._busy, self._since = snapshot, time.monotonic()
@@ -85,7 +92,7 @@ class Writer:
             self._busy = None
 
     def close(self) -> None:
-        """Waits until the last one is written.
+        """Waits until the last snapshot is written.
 
         Raises:
             StoreHangs: that takes too long.
@@ -96,14 +103,14 @@ class Writer:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What a change of the ranks cost.
+    """The cost of losing ranks, or of taking in new ones.
 
     Attributes:
-        lost: names of the ranks that were lost; none where ranks only joined.
-        ranks: that training goes on with.
-        detected_s: from the start of the exchange that failed to its end.
-        redone_rows: that had been trained after the last commit, and are trained again.
-        seconds: from the start of the exchange that failed to the next step done.
+        lost: names of the ranks that were lost; empty where ranks only joined.
+        ranks: number of ranks with which training goes on.
+        detected_s: seconds that the failed exchange took until it failed.
+        redone_rows: rows trained since the last commit, which are trained again.
+        seconds: from the start of the failed exchange to the end of the next step.
     """
 
     lost: tuple[str, ...]
@@ -113,6 +120,7 @@ class Recovery:
     seconds: float
 
     def line(self) -> str:
+        """The recovery in one line for people."""
         ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
         if not self.lost:
             return f"{ranks} now, after {self.seconds:.1f} s; no row is trained again"
@@ -124,14 +132,15 @@ class Recovery:
 
 
 class RankMemory:
-    """What a rank's process keeps when the ranks change and training starts again in it.
+    """What a rank's process keeps while training in it stops and starts again with other ranks.
 
     Attributes:
-        last: the last commit.
-        reached: position of the last step.
-        writer: on the rank that is, or was, rank 0.
-        recoveries: that this process went through.
-        recovering: what is known of the one that is under way; the moment that it began.
+        last: the snapshot of the last commit.
+        reached: the position after the last step.
+        writer: of checkpoints, on the rank that is rank 0, or was.
+        recoveries: those that have ended.
+        recovering: the one that has not ended, as far as it is known, and when it began
+            (`time.monotonic`).
     """
 
     def __init__(self) -> None:
@@ -142,11 +151,11 @@ class RankMemory:
         self.recovering: tuple[Recovery, float] | None = None
 
     def committed(self, snapshot: Snapshot) -> None:
-        """All ranks have this snapshot."""
+        """Called when all ranks have taken a snapshot."""
         self.last = snapshot
 
     def stepped(self, position: Position) -> Recovery | None:
-        """A step is done; returns the recovery that it ends."""
+        """Called after each step; returns the recovery that ends with it, if any."""
         self.reached = position
         if self.recovering is None:
             return None
@@ -156,7 +165,11 @@ class RankMemory:
         return self.recoveries[-1]
 
     def interrupted(self, since: float | None) -> None:
-        """The ranks change: an exchange that began at `since` failed, or new ones wait to join."""
+        """Called when an exchange failed, or new ranks wait to join.
+
+        Args:
+            since: when the exchange that failed began (`time.monotonic`); None for new ranks.
+        """
         now = time.monotonic()
         began = now if since is None else since
         change = Recovery((), 0, now - began, self.uncommitted_rows, 0.0)
@@ -168,7 +181,13 @@ class RankMemory:
         self.reached = self.last.position if self.last else None
 
     def begin(self, last: Snapshot | None, lost: Sequence[str], ranks: int) -> None:
-        """Training starts again, from `last`, with so many ranks."""
+        """Called before training starts again.
+
+        Args:
+            last: the snapshot that it starts from.
+            lost: names of the ranks that are gone.
+            ranks: number of ranks now.
+        """
         self.last, self.reached = last, None
         if self.recovering is not None:
             change, began = self.recovering
@@ -184,16 +203,16 @@ class RankMemory:
 
 
 class Committer:
-    """Takes snapshots of a training as it goes.
+    """Takes snapshots during training, and has some of them written as checkpoints.
 
-    All ranks take them at the same steps: every `train.commit_steps`, after each
-    `train.checkpoint_rows`, and after each epoch. The rank with the writer has one written when
-    `train.checkpoint_rows` or `train.checkpoint_s` have passed since the last.
+    All ranks take one at the same steps: every `train.commit_steps` steps, every
+    `train.checkpoint_rows` rows, and after each epoch. The last two are written as checkpoints, and
+    so is the first snapshot later than `train.checkpoint_s` seconds after the last checkpoint.
 
     Args:
-        memory: is told of each, when all ranks have it; holds the first one.
-        writer: on rank 0.
-        say: is told of a recovery, once training goes on.
+        memory: keeps the last snapshot; has the first one already.
+        writer: of checkpoints, on rank 0; None on the others.
+        say: takes a line for the log when a recovery has ended.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which checkpoint a training goes on from, and why others were passed over."""
+"""Finds the checkpoint that a training resumes from, and logs why others are not used."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jobs.train.order.fingerprint import check_fingerprint
 
 log = logging.getLogger("millstream.train")
 
-# They change how fast rows are trained and how safely, not what comes of them; a batch may have
-# another size from the position on.
+# Settings of `train` that may differ from the checkpoint's. They decide the speed and safety of
+# training, not its result, or, as the size of a batch, may change at any row.
 FREE_SETTINGS = frozenset(
     {
         "workers",
@@ -36,7 +36,7 @@ FREE_SETTINGS = frozenset(
 
 
 def runs_of(lake: Lake) -> dict[str, list[str]]:
-    """Runs that left checkpoints: name -> URLs, the newest first."""
+    """The runs that have checkpoint folders: name of the run -> their URLs, the newest first."""
     fs, root = fsspec.core.url_to_fs(lake.folder("checkpoints"))
     try:
         names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
@@ -47,17 +47,17 @@ def runs_of(lake: Lake) -> dict[str, list[str]]:
 
 
 def select(lake: Lake, resume: str, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """The newest complete checkpoint that fits; those passed over are logged with the reason.
+    """Finds the newest complete checkpoint of this training; logs why newer ones are not used.
 
     Args:
         resume: `auto`, `never`, or the name of a run.
-        identity: of the training that is to go on; see `TrainJob.identity`.
+        identity: of the training, see `TrainJob.identity`.
 
     Returns:
-        None where training starts from its beginning.
+        The checkpoint; None where there is none, and training starts from its beginning.
 
     Raises:
-        DataRefused: the named run has no complete checkpoint, or is another training.
+        DataRefused: the named run has no complete checkpoint, or one of another training.
     """
     if resume == "never":
         return None
@@ -102,7 +102,7 @@ def _of_run(run: str, runs: Mapping[str, list[str]], identity: Mapping[str, Any]
 
 
 def newest_of_run(folder: str) -> Checkpoint | None:
-    """The newest complete checkpoint in a run's folder; those passed over are logged."""
+    """Finds the newest complete checkpoint in a run's folder; logs why newer ones are not used."""
     found, passed_over = _newest_complete(listed(folder))
     for line in passed_over:
         log.warning("%s", line)
@@ -110,6 +110,7 @@ def newest_of_run(folder: str) -> Checkpoint | None:
 
 
 def _newest_complete(urls: list[str]) -> tuple[Checkpoint | None, list[str]]:
+    """The first of `urls` that is complete, and a line for each before it that is not."""
     passed_over: list[str] = []
     for url in urls:
         try:
@@ -120,7 +121,11 @@ def _newest_complete(urls: list[str]) -> tuple[Checkpoint | None, list[str]]:
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What makes two trainings different ones, each by name."""
+    """The differences between two trainings, each as a text that names it.
+
+    Args:
+        stored, now: the identities of the checkpoint and of the training, see `TrainJob.identity`.
+    """
     try:
         check_fingerprint(stored["fingerprint"], now["fingerprint"])
     except DataRefused as refused:

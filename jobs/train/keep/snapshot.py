@@ -1,7 +1,8 @@
-"""Everything that training needs to go on, copied to memory: a checkpoint before it is written.
+"""A snapshot: all that training needs to go on, copied to the host's memory.
 
-The copy is all that the training path pays for. Replicas are equal, so one rank's copy is that of
-all; what differs by rank (its random numbers) is collected from all.
+Training waits for this copy only; a checkpoint is written from it later. Model and optimizers are
+the same on all ranks, so each rank copies its own. The states of the random number generators
+differ by rank, so each rank gets those of all.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Training at a position, on the CPU.
+    """The state of training at a position, on the CPU.
 
     Attributes:
-        weights: of the model, with its buffers.
-        optimizer: `<optimizer>/<parameter>/<name>` -> moments and the like.
-        numbers: the same for what optimizers keep as plain numbers.
-        random: uint8 [ranks, bytes], the states of each rank's generators.
+        weights: the model's parameters and buffers, by name.
+        optimizer: the optimizers' tensors, by `<optimizer>/<parameter>/<name>`, where optimizers
+            and parameters are numbered.
+        numbers: what optimizers keep as Python numbers, by the same names.
+        random: uint8 [ranks, bytes], the state of each rank's random number generators.
+        position: of the training.
     """
 
     weights: Tensors
@@ -38,16 +41,16 @@ class Snapshot:
     position: Position
 
     def tensors(self) -> Iterator[Tensor]:
-        """All but the random numbers, in one order."""
+        """The tensors of `weights` and `optimizer`, always in the same order."""
         for of in (self.weights, self.optimizer):
             yield from (of[name] for name in sorted(of))
 
     def without_tensors(self) -> Snapshot:
-        """The same with tensors that have shapes and dtypes, but no memory: small to send."""
+        """The same snapshot, small to send: its tensors have shapes and dtypes, but no values."""
         return self._mapped(lambda tensor: torch.empty_like(tensor, device="meta"))
 
     def empty(self) -> Snapshot:
-        """What `without_tensors` gave, with memory of anything."""
+        """The same snapshot with tensors in memory, whose values are undefined."""
         return self._mapped(lambda tensor: torch.empty_like(tensor, device="cpu"))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Snapshot:
@@ -61,11 +64,12 @@ class Snapshot:
 def take(
     step: Step, position: Position, ledger: RowLedger, reuse: Snapshot | None = None
 ) -> Snapshot:
-    """Copies the training of all ranks; each of them must call it at the same position.
+    """Takes a snapshot. All ranks must call this at the same position.
 
     Args:
-        ledger: of the position's epoch, on this rank.
-        reuse: its memory is written over: fresh pages cost more than the copy does.
+        ledger: this rank's row ledger of the current epoch.
+        reuse: a snapshot that is not needed any more, whose memory is overwritten. New memory
+            takes longer to get than the copy does.
     """
     sums = _summed(step.exchange, ledger, _random_state())
     optimizer, numbers = _optimizer_state(step)
@@ -79,9 +83,9 @@ def take(
 
 
 def restore(step: Step, snapshot: Snapshot) -> None:
-    """Sets model, optimizers and this rank's random numbers back, in place.
+    """Sets model, optimizers and this rank's random number generators to a snapshot.
 
-    A rank that the snapshot does not know keeps the random numbers that it has.
+    A rank beyond the number of ranks that took it keeps its generators as they are.
     """
     step.model.load_state_dict(snapshot.weights)
     for number, optimizer in enumerate(step.optimizers):
@@ -128,17 +132,25 @@ def _copied(tensors: Mapping[str, Tensor], reuse: Mapping[str, Tensor]) -> Tenso
 
 
 def _summed(exchange: Exchange, ledger: RowLedger, random: Tensor) -> tuple[Tensor, Tensor]:
-    """The ranks' ledgers added up and their generators side by side, in one round."""
+    """The sum of all ranks' ledgers, and all ranks' generators, in one exchange.
+
+    Args:
+        random: uint8 [bytes], the state of this rank's generators.
+
+    Returns:
+        int64 [3], the sum of `RowLedger.parts`; uint8 [ranks, bytes], the generators' states.
+    """
     padded = torch.zeros(-(-len(random) // 8) * 8, dtype=torch.uint8)
     padded[: len(random)] = random
-    words = torch.zeros(exchange.size, len(padded) // 8, dtype=torch.int64)
-    # A sum in which all ranks but one add zeros gathers, with what every exchange has.
-    words[exchange.rank] = padded.view(torch.int64)
-    parts, gathered = exchange.start_sums([ledger.parts(), words])()
-    return parts, gathered.view(torch.uint8)[:, : len(random)].clone()
+    # int64 [ranks, padded bytes / 8]. To each row of the sum, all ranks but one add zeros.
+    states = torch.zeros(exchange.size, len(padded) // 8, dtype=torch.int64)
+    states[exchange.rank] = padded.view(torch.int64)
+    parts, states = exchange.start_sums([ledger.parts(), states]).result()
+    return parts, states.view(torch.uint8)[:, : len(random)].clone()
 
 
 def _random_state() -> Tensor:
+    """The states of torch's generators, of the CPU and then of the GPU if any: uint8 [bytes]."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available():
         states.append(torch.cuda.get_rng_state())

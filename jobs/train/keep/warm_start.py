@@ -1,9 +1,10 @@
-"""Warm start: a training begins with the weights of a registered model.
+"""Warm start: training begins with the weights of a registered model, called the source.
 
-Vocabularies grew since. Each row of a larger table starts as the row that the source gives the
-value: its own where the source knows it, else that of the value's OOV bucket. The first layer keeps
-the source's means and deviations. So before its first step the new model scores as its source.
-Where the source keeps its optimizers' moments, they go on too.
+Since then vocabularies have grown, and with them the embedding tables. Each row of a new table
+starts as a copy of the row that the source uses for the same value: the value's own, or the one of
+its OOV bucket where the source does not know the value. The first layer keeps the source's means
+and standard deviations. So, before its first step, the new model scores as its source does. Where
+the source was saved with its optimizers' state, that is used too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from jobs.train.step.step import Step
 
 log = logging.getLogger("millstream.train")
 
-# What may differ between a model and its source: all else decides the shapes of its layers.
+# Parts of a model's spec that may differ from its source's. The others decide shapes of layers.
 _FREE = {
     *("state", "means", "stds", "table_rows", "embedding_dims", "dropout"),
     *("id_lists", "number_lists"),
@@ -45,13 +46,14 @@ _FREE = {
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Where the weights come from.
+    """The source of the weights.
 
     Attributes:
-        version: of the source, in the registry.
-        folder: of its model.
-        columns: fields of the columns of `sparse`.
-        id_maps: field -> the source's id by the new model's, where the source lacks some.
+        version: the source's version in the registry.
+        folder: URL of its model's folder.
+        columns: names of the categorical fields, in the order of the columns of `Batch.sparse`.
+        id_maps: field -> int32 [ids of the new model], the source's id of the same value. Only
+            fields in which the source lacks ids are there.
     """
 
     version: str
@@ -60,10 +62,14 @@ class WarmStart:
     id_maps: Mapping[str, npt.NDArray[np.int32]]
 
     def spec(self, spec: ModelSpec, model: str) -> ModelSpec:
-        """The new model's spec, with what it must share with its source.
+        """The new model's spec, with those parts taken from the source that must be the same.
+
+        Args:
+            spec: the new model's own.
+            model: its name, `train.model`.
 
         Raises:
-            ConfigError: they are models of other shapes.
+            ConfigError: the source is another model, or has layers of other shapes.
         """
         card = read_json(f"{self.folder}/{CARD}")
         source = ModelSpec.from_json(card["spec"])
@@ -87,7 +93,7 @@ class WarmStart:
         )
 
     def origin(self, field: str, rows: int) -> Origin:
-        """For each of a field's ids, below `rows`, the source's: another one where it is new."""
+        """The source's rows for the ids 0 .. rows - 1 of a field."""
         known, own = self.id_maps.get(field), torch.arange(rows)
         ids = own if known is None else torch.from_numpy(known[:rows]).long()
         return Origin(ids, ids != own)
@@ -96,10 +102,14 @@ class WarmStart:
 def find_source(
     settings: Settings, lake: Lake, examples: Examples, state: State
 ) -> WarmStart | None:
-    """What `train.warm_start` names; None where it is empty, or before there is a champion.
+    """Finds the model that `train.warm_start` names.
+
+    Returns:
+        None where the setting is empty, or names the champion and there is none yet.
 
     Raises:
-        DataRefused: no such version, or its ids are of another log or declaration.
+        DataRefused: there is no such version, or it has the ids of another generation or
+            declaration.
     """
     name = settings.train.warm_start
     if name is None:
@@ -128,11 +138,11 @@ def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
     """Sets the model's weights to the source's.
 
     Returns:
-        Where the rows of its embedding tables come from.
+        Parameter name of each embedding table -> the source's rows that it copies.
 
     Raises:
         DataRefused: the source's files are missing or damaged.
-        ConfigError: a table of a model of the user's own has grown, and no field tells how.
+        ConfigError: a table of a model of the user's own has grown, and its field is not clear.
     """
     source = load_model(start.folder)
     weights = source.model.state_dict()
@@ -144,10 +154,14 @@ def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
 
 
 def warm_moments(step: Step, start: WarmStart, origins: Mapping[str, Origin], kind: str) -> str:
-    """Sets the optimizers' moments to the source's, where it keeps those of the same kind.
+    """Sets the optimizers' state to the source's, where it was saved by the same optimizer.
+
+    Args:
+        origins: what `warm` returned.
+        kind: `train.optimizer`.
 
     Returns:
-        What became of them, for people.
+        A line for the log that says what was done.
 
     Raises:
         DataRefused: the source's file is missing or damaged.
@@ -167,7 +181,10 @@ def warm_moments(step: Step, start: WarmStart, origins: Mapping[str, Origin], ki
 def _origins(
     model: Model, spec: ModelSpec, source: Model, source_spec: ModelSpec, start: WarmStart
 ) -> Iterator[tuple[str, Origin]]:
-    """The weights of embedding tables, and where their rows come from."""
+    """For embedding tables, their parameter name and the source's rows that they copy.
+
+    Tables of a model of the user's own are there only if they have grown.
+    """
     ours: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, Embeddings | PooledEmbeddings):
@@ -195,9 +212,14 @@ def _of_layer(
 def _of_shared(
     module: Embeddings, before: Embeddings, spec: ModelSpec, start: WarmStart
 ) -> Iterator[Origin]:
+    """The origin of each table of `Embeddings`, which may have the rows of several fields.
+
+    Row 0 of a table is shared by its fields; then come the other ids of each field in turn.
+    """
     for columns in module.columns:
         rows, new = [torch.zeros(1, dtype=torch.int64)], [torch.zeros(1, dtype=torch.bool)]
         for c in columns:
+            # int64 [table_rows[c]]: the source's ids; its id i > 0 has row `place(c)[1] - 1 + i`.
             own = start.origin(start.columns[c], spec.table_rows[c])
             rows.append(before.place(c)[1] - 1 + own.rows[1:])
             new.append(own.new[1:])
@@ -205,6 +227,11 @@ def _of_shared(
 
 
 def _column_of(name: str, sizes: tuple[int, int], spec: ModelSpec, source: ModelSpec) -> int:
+    """The column of a table of a user's own model, told by its number of rows in both models.
+
+    Raises:
+        ConfigError: no field, or more than one, has as many ids.
+    """
     grown = list(zip(source.table_rows, spec.table_rows, strict=True))
     if grown.count(sizes) != 1:
         raise ConfigError(

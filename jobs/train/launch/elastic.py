@@ -1,4 +1,4 @@
-"""Ranks that go on when others are lost or join, in Horovod's elastic loop."""
+"""Training that goes on when ranks are lost or join, by Horovod's elastic loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ def run_again(
     stall_s: float,
     fail: Callable[[BaseException], None],
 ) -> R:
-    """Runs `work` again, in this process, whenever the ranks change."""
+    """Runs `work`, and runs it again in this process whenever ranks are lost or join.
+
+    Args:
+        work: see `launch`.
+        folder: URL of the run's folder.
+        stall_s: longest wait for another rank, in seconds.
+        fail: ends this process with an error.
+    """
 
     @hvd.elastic.run  # type: ignore[untyped-decorator]
     def again(state: Survivor) -> R:
@@ -37,7 +44,7 @@ def run_again(
 
 
 class ElasticMemory(RankMemory):
-    """Commits that look whether ranks joined."""
+    """A rank's memory that looks at each commit whether new ranks wait to join."""
 
     def __init__(self, state: Survivor) -> None:
         super().__init__()
@@ -53,11 +60,12 @@ class ElasticMemory(RankMemory):
 
 
 class Survivor(State):  # type: ignore[misc]
-    """What the elastic loop calls when ranks are lost or join.
+    """A rank's state in the elastic loop, which calls its methods when ranks are lost or join.
 
     Args:
-        folder: of the run, where ranks leave reasons.
-        fail: ends this rank with an error.
+        folder: URL of the run's folder, where ranks that fail write why.
+        stall_s: longest wait for another rank, in seconds.
+        fail: ends this process with an error.
     """
 
     def __init__(self, folder: str, stall_s: float, fail: Callable[[BaseException], None]) -> None:
@@ -68,7 +76,7 @@ class Survivor(State):  # type: ignore[misc]
         self._peers: dict[str, str] = {}
 
     def begin(self) -> HorovodExchange:
-        """The exchange of the ranks as they are now; all have the first one's last commit."""
+        """Makes the exchange of the present ranks, and gives all of them rank 0's last commit."""
         place = f"{socket.gethostname()}, pid {os.getpid()}"
         self._exchange = HorovodExchange(self._stall_s, self._fail)
         with self._exchange.waiting():
@@ -86,12 +94,12 @@ class Survivor(State):  # type: ignore[misc]
             super().check_host_updates()
 
     def restore(self) -> None:
-        """An exchange failed."""
+        """Called when an exchange failed."""
         if self._exchange is not None:
             self._exchange.close()
             self.memory.interrupted(self._exchange.waiting_since)
         if has_reasons(self._folder):
-            # A peer ended with an error that would come again; the driver explains it.
+            # A peer raised an error that would come again. The driver reports it.
             os._exit(1)
 
     def reset(self) -> None:
@@ -106,16 +114,23 @@ class Survivor(State):  # type: ignore[misc]
 
 
 def _broadcast(snapshot: Snapshot | None) -> Snapshot | None:
-    """Rank 0's snapshot, on all ranks."""
+    """Sends rank 0's snapshot to all ranks, which must all call this.
+
+    Args:
+        snapshot: this rank's own, if any.
+
+    Returns:
+        Rank 0's; None where it has none.
+    """
     mine = hvd.rank() == 0 and snapshot is not None
-    # Without a name it would get that of its type, which is another one where there is none.
-    plan = hvd.broadcast_object(
+    # By default it would be named by its type, which differs between ranks with and without one.
+    no_values = hvd.broadcast_object(
         snapshot.without_tensors() if mine and snapshot else None, name="snapshot"
     )
-    if plan is None:
+    if no_values is None:
         return None
-    known = snapshot if mine and snapshot is not None else plan.empty()
+    known = snapshot if mine and snapshot is not None else no_values.empty()
     for number, tensor in enumerate(known.tensors()):
-        # Flat: a tensor without dimensions cannot be sent by every exchange.
+        # As [n], because not every transport can send a tensor without dimensions.
         hvd.broadcast_(tensor.view(-1), root_rank=0, name=f"snapshot.{number}")
     return known

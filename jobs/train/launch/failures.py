@@ -1,4 +1,4 @@
-"""Why a rank failed: left by the rank in the run's folder, read and explained by the driver."""
+"""Why a rank failed. The rank writes it to the run's folder, and the driver makes it an error."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from jobs.train.exchange.exchange import PeersSilent
 
 
 class RankFailed(MillstreamError):
-    """A rank ended without a result; the message names it."""
+    """A rank ended without a result; the message has its number."""
 
 
 class RankLost(RankFailed):
-    """It left no reason: killed, frozen, or its host is gone. Another try may end well."""
+    """A rank wrote no reason: it was killed or frozen, or its host is gone. A retry may succeed."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a rank failed.
+    """Why a rank failed, as it is written to a file.
 
     Attributes:
-        kind: class of the error.
-        parts: what was found and expected, and the remedy.
-        trace: of an error that no user causes.
-        moment: in seconds since 1970.
+        rank: its number.
+        kind: name of the error's class.
+        parts: of a `MillstreamError` found, expected and remedy; of others the message and "", "".
+        trace: the stack trace of an error that is no `MillstreamError`, else "".
+        moment: when it failed, in seconds since 1970.
     """
 
     rank: int
@@ -44,10 +45,11 @@ class Failure:
 
     @property
     def is_echo(self) -> bool:
-        """The rank only noticed that another one was gone or silent."""
+        """Whether the rank failed only because another one was gone or silent."""
         return self.kind in ("HorovodInternalError", PeersSilent.__name__)
 
     def as_error(self, ranks: int) -> MillstreamError:
+        """An error of the same class, where it is one of `jobs.base.errors`, with the rank."""
         found, expected, remedy = self.parts
         kind = getattr(errors, self.kind, RankFailed)
         name = f"{self.kind}: " if self.trace else ""
@@ -57,7 +59,7 @@ class Failure:
 
 
 def leave_reason(error: BaseException, rank: int, folder: str) -> None:
-    """Writes the failure where the driver looks for it; must not fail itself."""
+    """Writes why this rank failed to the run's folder. Prints it where that is not possible."""
     known = isinstance(error, MillstreamError)
     failure = Failure(
         rank=rank,
@@ -73,12 +75,12 @@ def leave_reason(error: BaseException, rank: int, folder: str) -> None:
 
 
 def has_reasons(folder: str) -> bool:
-    """Whether a rank ended with an error of its own, not of others' silence."""
+    """Whether a rank failed for another reason than that its peers were gone or silent."""
     return any(not failure.is_echo for failure in _failures(folder))
 
 
 def forget(folder: str) -> None:
-    """Removes what the ranks of an earlier attempt left in the run's folder to be read."""
+    """Removes the failures and the progress of an earlier attempt from the run's folder."""
     fs, path = fsspec.core.url_to_fs(folder)
     for name in (f"{path}/failures", f"{path}/progress.json"):
         if fs.exists(name):
@@ -88,19 +90,22 @@ def forget(folder: str) -> None:
 def explained(
     error: Exception, folder: str, ranks: int, stall_s: int, last_lines: Sequence[str]
 ) -> MillstreamError:
-    """An error that names the rank whose failure came first and is no echo of another's.
+    """Makes the error that ends the driver, naming the rank that failed first and caused the rest.
 
     Args:
-        error: what the launcher raised.
-        folder: where the ranks left their reasons.
-        last_lines: that the ranks printed.
+        error: what Horovod's launcher raised.
+        folder: URL of the run's folder.
+        ranks: their number.
+        stall_s: `train.stall_s`, for the message.
+        last_lines: the last lines that the ranks printed.
     """
     failures = sorted(_failures(folder), key=lambda failure: (failure.is_echo, failure.moment))
     if failures and not failures[0].is_echo:
         return failures[0].as_error(ranks)
     said = "".join(f"\n    {line}" for line in last_lines)
     if failures:
-        # A rank that was only late fails too, of the peers that gave up, but in another way.
+        # Ranks that waited in vain failed alike. One that was only late failed after them, and in
+        # another way, because they were gone.
         echo = failures[0].kind
         silent = set(range(ranks)) - {failure.rank for failure in failures if failure.kind == echo}
         names = ", ".join(str(rank) for rank in sorted(silent)) or "unknown"

@@ -1,4 +1,4 @@
-"""What Horovod and its ranks print, on the driver."""
+"""On the driver: the output of the ranks, and of Horovod's own Spark thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ log = logging.getLogger("millstream.train")
 
 @contextmanager
 def quiet_spark_thread() -> Iterator[None]:
-    """Keeps the trace of Horovod's own Spark thread to itself: what ended it is raised here."""
+    """Runs a block in which the trace of Horovod's Spark thread is not printed.
+
+    What ended that thread is raised in the block, too.
+    """
     before = threading.excepthook
 
     def hook(raised: threading.ExceptHookArgs) -> None:
@@ -31,14 +34,14 @@ def quiet_spark_thread() -> Iterator[None]:
 
 
 class RankOutput:
-    """Takes what ranks print, which Horovod hands over when they end: to the log, line by line."""
+    """A text stream, to which Horovod writes what ranks print; each line goes to the log."""
 
     # Horovod puts the Spark task's number before each line.
     _PREFIX = re.compile(r"^\[(\d+)\]<std(?:out|err)>:")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Each stream of each rank has a thread, which writes pieces of lines.
+        # Each rank's stdout and stderr has a thread of its own, which writes pieces of lines.
         self._held = threading.local()
         self._last: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=8))
 
@@ -61,6 +64,6 @@ class RankOutput:
         pass
 
     def last_lines(self) -> list[str]:
-        """Of all ranks, for an error that has nothing better to say."""
+        """The last lines of each rank, for an error message."""
         with self._lock:
             return [line for lines in self._last.values() for line in lines]

@@ -1,4 +1,4 @@
-"""What the driver sends to the ranks, and what they send back."""
+"""The job that the driver sends to the ranks, and the result that each sends back."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ from schemas.dataset import Dataset
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All that a rank needs, small to send.
+    """All that a rank needs to train; its size does not depend on the number of rows.
 
     Attributes:
-        examples: the version to train on.
-        first_ds, last_ds: dates, inclusive.
-        has_validation: whether the split `val` has rows there.
-        folder: of the run, for checkpoints and the best epochs' models.
-        terminal: someone watches the driver's terminal.
-        id_maps: field -> the state's id by that of the examples, for fields with ids that the
-            state lacks.
-        resume: checkpoint to go on from; `folder` is its run's.
-        warm_start: whose weights it starts with; fresh ones when None.
-        curves: folder for TensorBoard; none when None.
+        spec: of the model.
+        examples: the version of the table to train on.
+        first_ds, last_ds: the first and the last date to train on.
+        has_validation: whether the split `val` has rows on these dates.
+        folder: URL of the run's folder, for checkpoints and the best epochs' models.
+        terminal: whether the driver's output is a terminal.
+        id_maps: field -> int32 [ids of the examples], the state's id of the same value. Only fields
+            in which the state lacks ids are there.
+        resume: the checkpoint to resume from, in `folder`; None to start from the beginning.
+        warm_start: the model whose weights training starts with; fresh weights when None.
+        curves: folder for TensorBoard's curves; none are written when None.
     """
 
     settings: Settings
@@ -58,7 +59,7 @@ class TrainJob:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Of the order that is trained on; see `Stream.fingerprint`."""
+        """The fingerprint of the training rows' order, see `fingerprint_of`."""
         stream = self.settings.stream
         return fingerprint_of(
             self.examples.shards("train", self.first_ds, self.last_ds),
@@ -72,7 +73,7 @@ class TrainJob:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint is compared with."""
+        """What a checkpoint must share with this training to be resumed, as a tree for JSON."""
         return {
             "examples_version": self.examples.version,
             "state_digest": self.spec.state,
@@ -82,11 +83,11 @@ class TrainJob:
         }
 
     def best_folder(self, epoch: int) -> str:
-        """Of the model of an epoch that was the best so far."""
+        """The folder of the model of an epoch that was the best so far."""
         return best_folder(self.folder, epoch)
 
     def stream(self, split: Literal["train", "val"], exchange: Exchange) -> MappedStream:
-        """A rank's part of a split's stream."""
+        """This rank's batches of a split."""
         stream = Stream.from_settings(
             self.examples,
             self.dataset,
@@ -104,12 +105,14 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank did.
+    """The result of a rank.
 
     Attributes:
-        digest: of the best epoch's weights, on rank 0; else None.
-        fingerprint: of the stream that was trained on.
-        recoveries: that it went through.
+        rank: its number.
+        history: the epochs, the same on all ranks but for times.
+        digest: of the best epoch's weights, from rank 0; None from the others.
+        fingerprint: of the order of the training rows.
+        recoveries: from lost ranks, or with new ones.
     """
 
     rank: int

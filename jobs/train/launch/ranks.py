@@ -1,4 +1,4 @@
-"""What starts the ranks, and what each one's process begins and ends with."""
+"""Starts the ranks, and runs the work in each rank's process."""
 
 from __future__ import annotations
 
@@ -44,18 +44,20 @@ def launch(
     settings: TrainSettings,
     folder: str,
 ) -> list[R]:
-    """Runs `work` on each rank; returns the results in order of the ranks.
+    """Runs `work` on each rank, and returns the results in order of the ranks.
 
-    A single rank runs in this process. Otherwise each rank is a process that a Spark task starts.
+    A single rank runs in this process. Otherwise a Spark task starts a process for each rank.
 
     Args:
-        work: sent by pickle; modules that it names must be importable where Spark's tasks run.
-        folder: of the run, where a rank that fails leaves its reason. All ranks can write there.
+        work: called with the rank's exchange and memory. It is sent by cloudpickle; the modules
+            that it uses must be importable where Spark's tasks run.
+        workers: number of ranks.
+        folder: URL of the run's folder, where all ranks can write, and do when they fail.
 
     Raises:
         ConfigError: Horovod is not installed, or Spark cannot run as many tasks at a time.
         RankFailed: a rank ended without a result.
-        MillstreamError: what `work` raised on a rank, with the rank's number.
+        MillstreamError: `work` raised one on a rank, whose number the message has.
     """
     if workers == 1:
         return [work(Alone(), RankMemory())]
@@ -64,7 +66,7 @@ def launch(
     import horovod.spark
 
     ship_code(spark)
-    # Python of the tasks: under --archives, the driver's is at another place.
+    # The tasks' Python: under --archives it lies elsewhere than the driver's.
     python = spark.sparkContext.pythonExec
     output = RankOutput()
     elastic = task_attempts(spark) > 1
@@ -94,12 +96,12 @@ def launch(
     except Exception as error:
         lines = output.last_lines()
         raise explained(error, folder, workers, settings.stall_s, lines) from error
-    # A task that no rank ran in any more has none.
+    # A task whose rank was lost has no result.
     return [result for result in results if result is not None]
 
 
 def refuse_without_horovod(workers: int) -> None:
-    """Horovod is not among what pip installs: its build needs help.
+    """Checks that Horovod is there, which pip alone does not install.
 
     Raises:
         ConfigError: it cannot be imported.
@@ -118,7 +120,10 @@ def refuse_without_horovod(workers: int) -> None:
 
 @contextmanager
 def _elastic_ranks_by(python: str) -> Iterator[None]:
-    """Horovod starts the ranks of `run_elastic` by the driver's interpreter, wherever they are."""
+    """Runs a block in which `run_elastic` starts ranks by the interpreter `python`.
+
+    Horovod would use the path of the driver's, which the tasks' hosts may not have.
+    """
     from horovod.spark import gloo_run
 
     before = gloo_run.sys
@@ -136,7 +141,12 @@ def _run_rank(
     level: int,
     elastic: bool,
 ) -> R:
-    """Runs in each rank's process."""
+    """Runs `work` in a rank's process, and ends the process when it fails.
+
+    Args:
+        level: of the log.
+        elastic: whether training goes on when ranks are lost or join.
+    """
     import horovod.torch as hvd
 
     from jobs.train.exchange.horovod import HorovodExchange
@@ -155,8 +165,8 @@ def _run_rank(
 
     def fail(error: BaseException) -> None:
         leave_reason(error, rank, folder)
-        # At once, with the peers still in an exchange: the launcher sees the exit code and ends
-        # them, whereas hvd.shutdown() would wait for them.
+        # hvd.shutdown() would wait for peers that are in an exchange. The launcher ends them when
+        # it sees the exit code.
         os._exit(1)
 
     try:
@@ -174,25 +184,28 @@ def _run_rank(
 
 
 def _place() -> str:
-    """Where to look for this rank: its host, its process, and the folder of its Spark executor."""
+    """The host, process and folder of this rank, for people who look for it."""
     code = next(iter(jobs.__path__))
     return f"runs on {socket.gethostname()}, pid {os.getpid()}, in {Path.cwd()}, code from {code}"
 
 
 def _leave_gpu() -> bool:
-    """Hides the GPUs from torch: this Horovod adds up in the host's memory alone.
+    """Hides the GPUs from torch, for a Horovod that can only add up in the host's memory.
 
-    Before torch looks for them, which it does once. Returns whether there are some.
+    Must be called before torch looks for GPUs, which it does once.
+
+    Returns:
+        Whether the host has any.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _take_gpu() -> None:
-    """Makes the GPU that Spark gave this rank's task the current one.
+    """Makes the GPU that Spark gave to this rank's task the current one; without GPUs nothing.
 
     Raises:
-        ConfigError: Spark gives none, although there are some.
+        ConfigError: the host has GPUs, but Spark gave none.
     """
     from horovod.spark.task import get_available_devices
 

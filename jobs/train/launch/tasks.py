@@ -1,4 +1,4 @@
-"""What ranks get from Spark: slots, attempts, and an environment with deadlines."""
+"""What ranks get from Spark: task slots, attempts, environment variables, and the code."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from jobs.base.errors import ConfigError
 from jobs.base.quiet import of_processes
 from jobs.settings.train import TrainSettings
 
-# What a process takes to start and import torch on a busy host.
+# Seconds that a process takes to start and import torch on a busy host.
 RANK_START_S = 60
 _POLL_S = 0.5
 
 
 def task_attempts(spark: SparkSession) -> int:
-    """How often Spark tries a task; a lost rank comes back only where that is more than once."""
+    """How often Spark tries a task. With more than one attempt, a lost rank comes back."""
     return int(spark.sparkContext._jsc.sc().taskScheduler().maxTaskFailures())
 
 
 def environment(settings: TrainSettings) -> dict[str, str]:
-    """Threads, memory, and deadlines: of Horovod's own, which follow from `train.stall_s`, some
-    are for ever by default."""
+    """Environment variables of the ranks: threads, memory, and Horovod's deadlines.
+
+    The deadlines follow from `train.stall_s`. Some of them are endless by default.
+    """
     return {
         **of_processes(),
         "OMP_NUM_THREADS": str(settings.threads_per_rank),
-        # Else glibc gives each step's memory back to the system and takes it again: up to a fifth
-        # of a rank's time went into page faults, of one rank more than of another.
+        # Otherwise glibc returns each step's memory to the system and asks for it again. Page
+        # faults took up to a fifth of a rank's time, and of some ranks more than of others.
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-        # Ranks that are left wait this long for the process of a new one to start and join.
+        # In this time a new rank must start and join the ranks that are left.
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.stall_s + RANK_START_S),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.stall_s // 2)),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.stall_s),
@@ -40,9 +42,12 @@ def environment(settings: TrainSettings) -> dict[str, str]:
 
 
 def refuse_too_few_slots(spark: SparkSession, workers: int, timeout_s: float) -> None:
-    """Ranks wait for each other, so all need a slot at once; a missing one is a hang.
+    """Checks that Spark can run all ranks at the same time; otherwise they would wait for ever.
 
-    A cluster's executors come one by one after the session: they are waited for.
+    The executors of a cluster start one by one after the session, so this waits for them.
+
+    Raises:
+        ConfigError: after `timeout_s` seconds there are fewer task slots than `workers`.
     """
     context = spark.sparkContext
     if context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
@@ -60,15 +65,17 @@ def refuse_too_few_slots(spark: SparkSession, workers: int, timeout_s: float) ->
 
 
 def _slots(spark: SparkSession) -> int:
+    """The number of tasks that Spark can run at the same time."""
     jvm = spark.sparkContext._jsc.sc()
     profile = jvm.resourceProfileManager().defaultResourceProfile()
     return int(jvm.maxNumConcurrentTasks(profile))
 
 
 def ship_code(spark: SparkSession) -> None:
-    """Gives ranks the modules of --py-files, which Spark puts on the path of its own tasks only.
+    """Puts the files of --py-files on the PYTHONPATH of processes that tasks start.
 
-    They lie in the folder that tasks run in. Under a local master the driver's path has them.
+    Spark does so for its own Python workers only. The files lie in the folder that a task runs in;
+    under a local master they are on the driver's path.
     """
     context = spark.sparkContext
     files = context.getConf().get("spark.submit.pyFiles", "") or ""

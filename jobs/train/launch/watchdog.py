@@ -1,8 +1,8 @@
-"""A watchdog beside a rank: kills it when its heartbeat stops.
+"""A watchdog process beside each rank, which kills the rank when its heartbeat stops.
 
-Horovod ends the peers of a rank that is silent, but waits for ever for a frozen process to end,
-which no signal but SIGKILL does. The heartbeat is a thread's, so a rank that waits for data or
-for its peers is alive; one that is stopped, or holds the interpreter's lock for good, is not.
+Horovod ends the peers of a silent rank, but then waits for ever for the rank's own process, which,
+when it is frozen, only SIGKILL ends. The heartbeat comes from a thread. So a rank that waits for
+data or for its peers has one, and a rank that is stopped, or never releases Python's lock, has not.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Heartbeats in `stall_s` seconds.
 BEATS_PER_DEADLINE = 10
 
 
 @contextmanager
 def watched(stall_s: float) -> Iterator[None]:
-    """Runs the block under a watchdog that ends this process `stall_s` after its last heartbeat."""
-    # -S -E: it starts in a few milliseconds. A session of its own: what stops the rank's process
-    # group leaves it running. Without the rank's output: it would keep those pipes open.
-    # Its text, since the module's file may lie in a zip.
+    """Runs a block, and kills this process when it has no heartbeat for `stall_s` seconds."""
+    # With -S and -E it starts in a few milliseconds. In a session of its own it goes on when the
+    # rank's process group is stopped. It must not keep the pipes of the rank's output open. Its
+    # code is given as text, because this module's file may lie in a zip.
     text = inspect.getsource(sys.modules[__name__])
     watchdog = subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", text, str(os.getpid()), str(stall_s)],
@@ -49,14 +50,16 @@ def watched(stall_s: float) -> Iterator[None]:
 
 
 def _beat(pipe: int, stall_s: float, ended: threading.Event) -> None:
+    """Writes a byte to the watchdog's pipe at each heartbeat, until training has ended."""
     while not ended.wait(stall_s / BEATS_PER_DEADLINE):
         os.write(pipe, b".")
 
 
 def _watch(pid: int, stall_s: float) -> None:
+    """The watchdog: kills a process when nothing comes on stdin for `stall_s` seconds."""
     while select.select([0], [], [], stall_s)[0]:
         if not os.read(0, 4096):
-            # The rank has ended, or needs no watchdog any more.
+            # The pipe was closed: the rank has ended, or has left the block.
             return
     os.kill(pid, signal.SIGKILL)
 

@@ -1,4 +1,7 @@
-"""What the order of an epoch depends on, as a checkpoint keeps it and a resume compares it."""
+"""The fingerprint: everything that the order of an epoch depends on.
+
+A checkpoint keeps it, and a training that resumes from the checkpoint must have the same one.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from jobs.lake.manifest import Shard
 from jobs.train.order.plan import ORDER
 from schemas.dataset import Dataset
 
+# Most dates that an error names.
 _NAMED = 5
 
 
@@ -26,10 +30,19 @@ def fingerprint_of(
     streams: int,
     window_rows: int,
 ) -> dict[str, Any]:
-    """JSON-able; grows with the dates of the selection, not with its shards or rows.
+    """Builds the fingerprint of a selection of shards.
 
-    Paths, runs and table versions are no part of it: a replay that wrote the same rows, or a
-    renamed file, gives the same order.
+    Paths, runs and table versions are not in it: the same rows give the same order when a replay
+    wrote them again, or when a file was renamed.
+
+    Args:
+        shards: those selected, ascending by date, split and number.
+        columns: names of the input fields that are read.
+        choice: the split and dates that were selected.
+        seed, streams, window_rows: the settings of `EpochPlan`.
+
+    Returns:
+        A tree that JSON can hold. Its size grows with the number of dates, not of shards or rows.
     """
     return {
         "order": ORDER,
@@ -45,7 +58,7 @@ def fingerprint_of(
 
 
 def _date(shards: Sequence[Shard]) -> dict[str, Any]:
-    """A date's rows, the digest of its shards' content, and that of their row groups' sizes."""
+    """The number of rows of a date, and digests of its shards' content and row group sizes."""
     content = [(shard.split, shard.number, shard.rows, shard.digest) for shard in shards]
     layout = [shard.row_group_rows for shard in shards]
     return {
@@ -56,11 +69,11 @@ def _date(shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def check_fingerprint(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to go on with an order that is not the stored one.
+    """Refuses to resume with an order that is not the stored one.
 
     Raises:
-        DataRefused: names every setting that differs, and the dates that gained, lost or rewrote
-            rows.
+        DataRefused: they differ. The error names every setting that does, and the dates that
+            gained, lost or changed rows.
     """
     differences = [*_setting_differences(stored, now), *_date_differences(stored, now)]
     if differences:
@@ -88,6 +101,7 @@ def _date_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
 
 
 def _change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    """How a date's entries in two fingerprints differ, for people; None where it has none."""
     if before is None or after is None:
         return "is new" if before is None else "is gone"
     if before["rows"] != after["rows"]:

@@ -1,12 +1,15 @@
-"""The order of an epoch: which row comes when, for any number of ranks. Pure, and without I/O.
+"""The order of an epoch: which row is trained when, for any number of ranks. Pure, without I/O.
 
-Row groups, permuted, make one line of N rows, cut into S streams of equal length. A stream is read
-in windows of whole row groups; the rows of a window are permuted. The epoch's order is the
-round-robin of the streams: global row g is row g div S of stream g mod S. Nothing here knows the
-number of ranks except `RankShare`, which says what of that order is one rank's.
+1. The row groups are permuted. One after the other they make a line of N rows.
+2. The line is cut into S streams; the first N mod S of them have one row more than the others.
+3. A stream is cut into windows of consecutive row groups, and the rows of a window are permuted.
+4. Streams take turns: row g of the epoch is row g div S of stream g mod S.
 
-Time and memory are O(row groups) for the plan and O(row groups of the stream) for the windows of
-a stream, never O(rows).
+The order does not depend on the number of ranks. `RankShare` says which of its rows one rank has.
+
+Letters: N rows of the epoch, R row groups, S streams, p pieces (row groups, or parts of them at the
+ends of a stream) in a window. Time and memory are O(R) for the plan and O(row groups of the stream)
+for the windows of a stream, never O(N).
 """
 
 from __future__ import annotations
@@ -22,18 +25,19 @@ from jobs.base.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
 
-# Name of the algorithm in fingerprints: any change of the order it gives needs another name.
+# Name of the algorithm in fingerprints. A change that gives another order needs another name.
 ORDER = "millstream-1"
 
-# Pieces of a stream whose windows are worked out together; the first batch needs only a few.
+# Pieces whose windows are computed together. All at once would delay the first batch.
 _PIECES_AT_ONCE = 4096
 
+# Of SplitMix64, whose mixing function `_mixed` is.
 _MASK = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
 
 
 def key_of(*numbers: int) -> int:
-    """A 64-bit key from integers; the order of the numbers matters."""
+    """Hashes integers, in their order, to a 64-bit key for `permutation`."""
     key = 0
     for number in numbers:
         key = _mixed(key ^ _mixed((number + _GAMMA) & _MASK)) + _GAMMA & _MASK
@@ -47,9 +51,10 @@ def _mixed(word: int) -> int:
 
 
 def permutation(size: int, key: int) -> Ints:
-    """A permutation of 0 .. size-1 that depends on `key` alone.
+    """A random permutation of 0 .. size - 1, int64 [size]; the same for the same key.
 
-    By NumPy's RandomState: unlike those of its newer generators, its sequences are frozen.
+    From NumPy's RandomState, whose sequences never change between versions of NumPy, unlike those
+    of its newer Generator.
     """
     shuffled = np.random.RandomState(np.random.PCG64(key)).permutation(size)
     return shuffled.astype(np.int64, copy=False)
@@ -60,12 +65,13 @@ class Window:
     """Consecutive rows of a stream that are permuted together.
 
     Attributes:
-        stream, number: whose window, and which.
-        begin: row of the stream at which it begins.
-        groups: int64 [p], the row groups read, in the order of the line.
-        first: int64 [p], first row taken of each.
-        rows_of: int64 [p], rows taken of each.
-        key: of the permutation.
+        stream: number of the stream.
+        number: of the window in its stream, from 0.
+        begin: index in the stream of the window's first row.
+        groups: int64 [p], numbers of the row groups that it takes rows of, in the line's order.
+        first: int64 [p], for each of them, the index of the first row that is taken.
+        rows_of: int64 [p], for each of them, how many rows are taken.
+        key: of the permutation of the window's rows.
     """
 
     stream: int
@@ -78,18 +84,23 @@ class Window:
 
     @property
     def rows(self) -> int:
+        """Number of rows in the window."""
         return int(self.rows_of.sum())
 
     @property
     def end(self) -> int:
+        """Index in the stream of the row after the window's last."""
         return self.begin + self.rows
 
     def places(self) -> Ints:
-        """int64 [rows]: for each row as read, its place in the order."""
+        """int64 [rows]: for each row, as it is read, its index in the window's order."""
         return permutation(self.rows, self.key)
 
     def order(self) -> Ints:
-        """int64 [rows]: for each place in the order, the row as read; `places` inverted."""
+        """int64 [rows]: for each index in the window's order, the row, as it is read.
+
+        The inverse of `places`.
+        """
         places = self.places()
         order = np.empty_like(places)
         order[places] = np.arange(len(places))
@@ -100,9 +111,15 @@ class EpochPlan:
     """The order of one epoch.
 
     Args:
-        group_rows: int64 [R], rows of each row group, numbered by (ds, split, shard, row group).
-        streams, window_rows, seed: the settings that define the order.
-        epoch: number of the epoch.
+        group_rows: int64 [R], number of rows of each row group, ordered by (ds, split, shard, row
+            group).
+        streams: S.
+        window_rows: a window ends with the row group that brings it to this many rows.
+        seed: of all permutations, with the epoch.
+        epoch: number of the epoch, from 0.
+
+    Attributes:
+        rows: N.
     """
 
     def __init__(
@@ -110,53 +127,72 @@ class EpochPlan:
     ) -> None:
         self.streams, self.window_rows = streams, window_rows
         self._seed, self._epoch = seed, epoch
-        key, filled = key_of(seed, epoch), int(np.count_nonzero(group_rows))
-        self._groups: Ints = permutation(filled, key)
-        if filled < len(group_rows):
+        # int64 [row groups that have rows]: their numbers, permuted.
+        with_rows = int(np.count_nonzero(group_rows))
+        self._groups: Ints = permutation(with_rows, key_of(seed, epoch))
+        if with_rows < len(group_rows):
             self._groups = np.flatnonzero(group_rows)[self._groups]
-        # Position in the line at which each permuted row group ends.
+        # Of the same shape: where each of them ends in the line.
         self._ends: Ints = group_rows[self._groups]
         np.cumsum(self._ends, out=self._ends)
         self.rows = int(self._ends[-1]) if len(self._ends) else 0
 
     def stream_bounds(self, stream: int) -> tuple[int, int]:
-        """First and past-the-last position in the line; the longer streams come first."""
+        """Where a stream begins and ends in the line: its first row, and the row after its last."""
         rows, longer = divmod(self.rows, self.streams)
         begin = stream * rows + min(stream, longer)
         return begin, begin + rows + (stream < longer)
 
     def windows(self, stream: int, start: int = 0) -> Iterator[Window]:
-        """The windows of a stream from the one that holds its row `start`."""
+        """The windows of a stream, in order, from the one that holds the stream's row `start`."""
         line_begin, line_end = self.stream_bounds(stream)
         if line_begin + start >= line_end:
             return
+        # The stream's pieces are `self._groups[low:high]`, and counted from 0 here.
         low = int(np.searchsorted(self._ends, line_begin, side="right"))
         high = int(np.searchsorted(self._ends, line_end, side="left")) + 1
         piece, number, begin = 0, 0, line_begin
-        known, closing = 0, np.empty(0, np.int32)
+        # int32 [..]: the last piece of a window that begins with piece `known`, `known` + 1, ...
+        known, last_pieces = 0, np.empty(0, np.int32)
         while begin < line_end:
-            if piece >= known + len(closing):
-                known, closing = piece, self._closing(low, high, line_begin, piece)
-            last = int(closing[piece - known])
+            if piece >= known + len(last_pieces):
+                known, last_pieces = piece, self._last_pieces(low, high, line_begin, piece)
+            last = int(last_pieces[piece - known])
             end = min(int(self._ends[low + last]), line_end)
             if end > line_begin + start:
                 pieces = slice(low + piece, low + last + 1)
                 yield self._window(stream, number, pieces, begin, end)
             piece, number, begin = last + 1, number + 1, end
 
-    def _closing(self, low: int, high: int, line_begin: int, first: int) -> npt.NDArray[np.int32]:
-        """For windows that begin with pieces `first` .. of a stream, the pieces that fill them."""
+    def _last_pieces(
+        self, low: int, high: int, line_begin: int, first: int
+    ) -> npt.NDArray[np.int32]:
+        """The last piece of the window that would begin with each of some pieces of a stream.
+
+        Args:
+            low, high: the stream's pieces are `self._groups[low:high]`.
+            line_begin: where the stream begins in the line.
+            first: the first of the pieces asked for, counted in the stream.
+
+        Returns:
+            int32 [up to _PIECES_AT_ONCE]: for pieces `first`, `first` + 1, ... of the stream, the
+            piece whose end fills the window, or the stream's last one.
+        """
         ends = self._ends[low:high]
-        wanted = ends[max(first - 1, 0) : first - 1 + _PIECES_AT_ONCE].copy()
+        # Where the pieces begin in the line: where those before them end.
+        begins = ends[max(first - 1, 0) : first - 1 + _PIECES_AT_ONCE].copy()
         if not first:
-            wanted = np.concatenate(([line_begin], wanted))
-        closing = np.searchsorted(ends, wanted + self.window_rows, side="left")
-        return np.minimum(closing, len(ends) - 1).astype(np.int32)
+            begins = np.concatenate(([line_begin], begins))
+        last = np.searchsorted(ends, begins + self.window_rows, side="left")
+        return np.minimum(last, len(ends) - 1).astype(np.int32)
 
     def _window(self, stream: int, number: int, pieces: slice, begin: int, end: int) -> Window:
+        """A window of `self._groups[pieces]`, from `begin` to `end` in the line."""
+        # Each int64 [p]: where the rows taken of a piece begin in the line, and their number.
         ends = self._ends[pieces]
         starts = np.concatenate(([begin], ends[:-1]))
         rows_of = np.minimum(ends, end) - starts
+        # A row group may begin before the window only where the stream before has its first rows.
         first = np.zeros_like(starts)
         before = int(self._ends[pieces.start - 1]) if pieces.start else 0
         first[0] = begin - before
@@ -168,10 +204,16 @@ class EpochPlan:
 
 @dataclass(frozen=True)
 class RankShare:
-    """What of the order is one rank's: the streams s with s mod size = rank.
+    """A rank's share of the order: the streams s with s mod size = rank.
+
+    Attributes:
+        rows: of the epoch.
+        streams: S.
+        batch_rows: of a global batch, which takes equally many rows from all streams.
+        rank, size: the rank's number, and the number of ranks.
 
     Raises:
-        ConfigError: more ranks than streams, or a batch that streams cannot share equally.
+        ConfigError: there are more ranks than streams, or batch_rows is no multiple of streams.
     """
 
     rows: int
@@ -195,26 +237,35 @@ class RankShare:
 
     @property
     def owned(self) -> Ints:
-        """int64 [S_r]: the rank's streams."""
+        """int64 [S_r]: numbers of the rank's streams, ascending."""
         return np.arange(self.rank, self.streams, self.size, dtype=np.int64)
 
     @property
     def piece_rows(self) -> int:
-        """Rows of one stream in a full global batch."""
+        """Rows that a full global batch takes from each stream."""
         return self.batch_rows // self.streams
 
     def steps(self, start_row: int = 0) -> int:
-        """Batches from global row `start_row` to the end of the epoch; the same for all ranks."""
+        """Global batches from row `start_row` to the end of the epoch; the last may be short.
+
+        The number is the same for all ranks.
+        """
         return -(-max(self.rows - start_row, 0) // self.batch_rows)
 
     def rows_before(self, row: int) -> Ints:
-        """int64 [S_r]: rows of each owned stream that come before a global row."""
+        """int64 [S_r]: for each of the rank's streams, its rows before row `row` of the epoch."""
+        # Stream s has the rows s, s + S, ... of the epoch: ceil((row - s) / S) of them are before.
         before = -((self.owned - min(row, self.rows)) // self.streams)
         return np.maximum(before, 0)
 
 
 def windows_by_need(plan: EpochPlan, streams: Sequence[int], starts: Ints) -> Iterator[Window]:
-    """The windows of several streams, in the order in which consumption reaches them."""
+    """The windows of several streams, in the order in which their first rows are needed.
+
+    Args:
+        streams: their numbers.
+        starts: int64 [len(streams)], for each, the row of the stream to begin with.
+    """
     waiting: list[tuple[int, int, Window, Iterator[Window]]] = []
     for stream, start in zip(streams, starts.tolist(), strict=True):
         windows = plan.windows(int(stream), start)
@@ -233,7 +284,12 @@ def windows_by_need(plan: EpochPlan, streams: Sequence[int], starts: Ints) -> It
 
 
 def window_bound(group_rows: Ints, streams: int, window_rows: int) -> int:
-    """Rows of the largest window that any epoch can have."""
+    """Rows of the largest window that any epoch can have.
+
+    Args:
+        group_rows: int64 [R], number of rows of each row group.
+        streams, window_rows: as in `EpochPlan`.
+    """
     if not len(group_rows):
         return 0
     longest_stream = -(-int(group_rows.sum()) // streams)

@@ -1,1 +1,1 @@
-"""One step, and the loop over steps and epochs. It knows torch alone."""
+"""One training step, and the loop over steps and epochs. Of the libraries it uses torch alone."""

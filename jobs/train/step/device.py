@@ -1,4 +1,4 @@
-"""Where a step computes, with how many threads, and how exactly."""
+"""The device of a rank, the threads of its steps, and the exactness of its convolutions."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from contextlib import contextmanager
 
 import torch
 
+# Seconds after which a thread gives up Python's lock.
 _SWITCH_S = 0.0005
 
 
 def device_of_rank() -> torch.device:
-    """The GPU that the launcher chose for this process, where there is one."""
+    """The GPU that the launcher chose for this process, or the CPU where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
 def step_threads(threads: int) -> Iterator[None]:
-    """Torch's threads for a step, which then waits less for those that make its batches."""
+    """Runs a block with so many threads in torch, and Python's threads taking turns more often."""
     before, switched = torch.get_num_threads(), sys.getswitchinterval()
     torch.set_num_threads(threads)
-    # A thread that decodes may hold Python's lock for 5 ms otherwise, a good part of a step.
+    # Otherwise a thread that decodes batches holds Python's lock for 5 ms, a good part of a step.
     sys.setswitchinterval(_SWITCH_S)
     try:
         yield
@@ -32,10 +33,10 @@ def step_threads(threads: int) -> Iterator[None]:
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Convolutions on a GPU in whole float32, and with the same bits from run to run.
+    """Runs a block in which cuDNN convolves in float32, with the same bits from run to run.
 
-    cuDNN's own choice is TF32, which has 10 bits of a number, and sums in any order: a resumed
-    training would not be the one that was not interrupted.
+    By default cuDNN uses TF32, whose fractions have 10 bits, and sums in any order. A resumed
+    training would then differ from one that was not interrupted.
     """
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield

@@ -1,4 +1,4 @@
-"""What training has measured so far: epochs, the best of them, and the position in the next."""
+"""The measurements of the epochs so far, and the position in the epoch that is being trained."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ BestBy = Literal["auc", "loss"]
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch. Times are rank 0's; what was not measured is None.
+    """The measurements of one epoch; times are rank 0's, in seconds.
 
     Attributes:
-        train_loss: weighted mean over the epoch's batches, each before its step.
+        epoch: its number, from 0.
+        train_loss: weighted mean over the epoch's rows, of each batch before its step.
+        val_loss: weighted mean over the validation rows; None without any.
+        val_auc: of the validation rows; None without any, or where they have no AUC.
         val_auc_error: bound on the error of `val_auc`.
-        wait_s, exchange_s, compute_s: waiting for data, waiting for other ranks, and the rest.
-        val_s: of the validation.
-        bytes_sent: by rank 0 in exchanges.
+        rows: trained by all ranks together.
+        seconds: of all steps, without the validation.
+        wait_s: of `seconds`, those in which rank 0 waited for batches.
+        exchange_s: of `seconds`, those in which it waited for other ranks.
+        compute_s: of `seconds`, the others of its steps.
+        val_s: seconds of the validation.
+        bytes_sent: by rank 0 to other ranks.
     """
 
     epoch: int
@@ -37,12 +44,13 @@ class EpochResult:
     bytes_sent: int
 
     def metrics(self) -> dict[str, float]:
-        """By name, for MLflow and the ledger."""
+        """The numbers that were measured, by name, for MLflow and the ledger."""
         values = asdict(self)
         del values["epoch"]
         return {name: float(value) for name, value in values.items() if value is not None}
 
     def line(self, epochs: int) -> str:
+        """The epoch in one line for people; `epochs` is the number of all."""
         parts = [f"epoch {self.epoch + 1} of {epochs}: train loss {self.train_loss:.4f}"]
         if self.val_loss is not None:
             parts.append(f"val loss {self.val_loss:.4f}")
@@ -55,19 +63,22 @@ class EpochResult:
         return ", ".join(parts)
 
     def cost(self, best_by: BestBy) -> float | None:
-        """What the best epoch has least of: minus the AUC, or the loss where there is no AUC."""
+        """A number that is lowest for the best epoch: minus the AUC, or the validation loss.
+
+        The loss stands in where there is no AUC; None where nothing was validated.
+        """
         return -self.val_auc if best_by == "auc" and self.val_auc is not None else self.val_loss
 
 
 @dataclass
 class History:
-    """All epochs and the best one. Without validation rows, the last one is the best."""
+    """The epochs so far, and the best of them; without validation rows that is the last one."""
 
     epochs: list[EpochResult] = field(default_factory=list)
     best: EpochResult | None = None
 
     def add(self, result: EpochResult, best_by: BestBy = "auc") -> bool:
-        """Takes an epoch in; returns whether it is the best so far, the first of equals."""
+        """Adds an epoch; returns whether it is better than all before it."""
         self.epochs.append(result)
         cost, lowest = result.cost(best_by), self.best.cost(best_by) if self.best else None
         if cost is None or lowest is None or cost < lowest:
@@ -76,10 +87,11 @@ class History:
         return False
 
     def epochs_since_best(self) -> int:
+        """Number of epochs after the best one."""
         return self.epochs[-1].epoch - self.best.epoch if self.best else 0
 
     def copy(self) -> History:
-        """One that epochs can be added to while this one is being written."""
+        """A copy, so that epochs can be added to it while a checkpoint of this one is written."""
         return History(list(self.epochs), self.best)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,14 +106,16 @@ class History:
 
 @dataclass(frozen=True)
 class Position:
-    """Where training is, and what its epoch has added up, of all ranks together.
+    """How far training is, with the sums over the steps of the current epoch so far.
 
     Attributes:
-        row: rows of the epoch consumed.
-        loss, weight: sums over the steps of the epoch; loss times weight, and weight.
-        trained: what the row ledger counted.
-        seconds, wait_s, compute_s, exchange_s, bytes_sent: as in `EpochResult`.
-        history: of the epochs before.
+        epoch: number of the current epoch, from 0.
+        row: rows of the epoch that all ranks together have trained.
+        loss: sum of the rows' losses, each times the row's weight.
+        weight: sum of the rows' weights.
+        trained: the row ledger's count, where it was taken.
+        seconds, wait_s, compute_s, exchange_s, bytes_sent: as in `EpochResult`, so far.
+        history: the epochs before.
     """
 
     epoch: int = 0
@@ -117,5 +131,5 @@ class Position:
     history: History = field(default_factory=History)
 
     def named(self) -> str:
-        """For people, who count epochs from 1."""
+        """The position for people, who count epochs from 1."""
         return f"epoch {self.epoch + 1}, row {self.row}"

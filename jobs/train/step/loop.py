@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, validation after each, the best epoch kept."""
+"""The training loop: each epoch trains all rows, is validated, and is kept if it is the best."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from jobs.train.step.validation import Validation, validate
 
 
 class Reporter(Protocol):
-    """Is told how far training is."""
+    """Shows the progress of training."""
 
     def rows(self, title: str, rows: int, total_rows: int) -> None:
-        """So many rows of the part `title` are done, all ranks together."""
+        """Shows that all ranks together have done `rows` of the `total_rows` of a part."""
 
     def say(self, line: str) -> None:
-        """One line for the record."""
+        """Writes one line to the log."""
 
 
 class Batches(Protocol):
@@ -33,24 +33,32 @@ class Batches(Protocol):
 
     @property
     def rows(self) -> int:
-        """Of an epoch, all ranks together."""
+        """Rows of an epoch, of all ranks together."""
 
     def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
-        """This rank's pieces, in lock step with the other ranks'."""
+        """This rank's pieces of the global batches, from row `start_row` of the epoch.
+
+        All ranks have the same number of pieces; some may be without rows.
+        """
 
 
 class Commits(Protocol):
-    """Where positions go that training can come back to."""
+    """Keeps positions that training can resume from."""
 
     def after_step(self, position: Position, ledger: RowLedger) -> None:
-        """A step is done. `position.trained` is that of the ledger's start."""
+        """Called after each step.
+
+        Args:
+            position: after the step; its `trained` is still that of the ledger's beginning.
+            ledger: of this rank, with the step's rows.
+        """
 
     def after_epoch(self, position: Position) -> None:
-        """An epoch is done and in the history; `position` is the start of the next."""
+        """Called after each epoch, with the beginning of the next one."""
 
 
 class NoCommits:
-    """Training starts from its beginning or not at all."""
+    """Keeps nothing."""
 
     def after_step(self, position: Position, ledger: RowLedger) -> None:
         pass
@@ -70,20 +78,24 @@ def fit(
     start: Position | None = None,
     commits: Commits | None = None,
 ) -> History:
-    """Trains `train.epochs` epochs, or until the validation metric stops getting better.
+    """Trains `train.epochs` epochs, or until the validation has not improved for long enough.
 
     Args:
-        step: holds model, optimizer and exchange, all as they were at `start`.
-        train, validation: the streams of this rank.
-        written: what the ETL wrote, for the row ledger.
+        step: with model, optimizers and exchange in the state that they had at `start`.
+        train: this rank's stream of training rows.
+        validation: its stream of validation rows, if any.
+        written: count of the rows that the ETL wrote, which each epoch must train once.
         keep: called after each epoch that is the best so far.
-        reporter: is told how far this is.
-        start: where to go on; the beginning when None.
-        commits: is told of every position.
+        reporter: shows the progress.
+        start: the position to resume from; the beginning when None.
+        commits: keeps positions; none when None.
+
+    Returns:
+        All epochs, those before `start` too.
 
     Raises:
-        Diverged: a loss is not finite.
-        RowsMissed: an epoch did not train each row once.
+        Diverged: the loss of a batch or of the validation is not finite.
+        RowsMissed: an epoch did not train each row exactly once.
     """
     position, commits = start or Position(), commits or NoCommits()
     while position.epoch < settings.epochs and not _stopped(position.history, settings):
@@ -142,15 +154,16 @@ def _train(
     commits: Commits,
     reporter: Reporter,
 ) -> Position:
-    """Runs the steps from `start` to the end of its epoch; returns the position there."""
+    """Runs the steps from `start` to the end of its epoch, and returns the position there."""
     title, total_rows = f"epoch {start.epoch + 1} of {settings.epochs}", train.rows
     ledger, position = RowLedger(start.trained), start
     began, bytes_before = time.perf_counter(), step.exchange.bytes_sent
     waiting = began
     for batches in _together(train.epoch(start.epoch, start.row), settings.accumulate_steps):
         wait_s = time.perf_counter() - waiting
-        # Of all ranks, so that every one has the same rate.
+        # The step's rows of all ranks, so that all have the same learning rate.
         rows = min(settings.step_rows, total_rows - position.row)
+        # The middle of the step, in rows since the beginning of training.
         middle = start.epoch * total_rows + position.row + rows / 2
         rate = schedule_factor(settings, middle, settings.epochs * total_rows)
         done = step.run(*batches, rate=rate)
@@ -178,6 +191,6 @@ def _train(
 
 
 def _together(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
-    """So many at a time; the last may be fewer."""
+    """Groups of `count` batches; the last may have fewer."""
     while group := tuple(itertools.islice(batches, count)):
         yield group

@@ -1,9 +1,9 @@
-"""What optimizers remember of each parameter, by its name: kept with a model to go on from.
+"""The state of the optimizers (Adam's moments, Adagrad's sums of squares), by parameter name.
 
-A row-wise optimizer's moments have a row for each of a table's, so they grow as the table does: an
-old row keeps its own. A new row's are zero, although its weights are those of its OOV bucket: it
-has had no gradient yet, and with the sum of squares that all unseen values left in their bucket,
-Adagrad would hardly move it.
+It is saved with a model, so that a warm start goes on with it. An embedding table may have more
+rows by then. The moments of its old rows are kept; those of its new rows are zero, although their
+weights are copies of the OOV bucket's: a new row has had no gradient yet, and the bucket's sum of
+squares comes from all unseen values, so that Adagrad would hardly move the row.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jobs.train.step.step import Step
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the rows of a table come from.
+    """For each of the r rows of a new model's embedding table, the row of the old one it copies.
 
     Attributes:
-        rows: int64 [r], the source's row of each.
-        new: bool [r], rows that the source lacks; `rows` names the one that is copied.
+        rows: int64 [r], the number of the old model's row.
+        new: bool [r], whether the old model lacks the row's id, and `rows` has its OOV bucket's.
     """
 
     rows: Tensor
@@ -30,7 +30,7 @@ class Origin:
 
 
 def moments_of(step: Step) -> dict[str, Tensor]:
-    """`<parameter>/<name>` -> moments, counts of steps and the like; on the CPU."""
+    """The optimizers' tensors, on the CPU, by `<parameter>/<name in the optimizer's state>`."""
     names = _names(step)
     return {
         f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
@@ -42,10 +42,12 @@ def moments_of(step: Step) -> dict[str, Tensor]:
 
 
 def set_moments(step: Step, moments: Mapping[str, Tensor], origins: Mapping[str, Origin]) -> None:
-    """Gives the optimizers what `moments_of` found in those of another model.
+    """Sets the optimizers' tensors to those of another model's.
 
     Args:
-        origins: table's name -> where its rows come from; other parameters are as large as there.
+        moments: what `moments_of` returned for the other model.
+        origins: embedding table's parameter name -> the other model's rows that it copies. Other
+            parameters have the same shapes in both models.
     """
     names = _names(step)
     found: dict[str, dict[str, Tensor]] = {}
@@ -58,7 +60,7 @@ def set_moments(step: Step, moments: Mapping[str, Tensor], origins: Mapping[str,
                 name = names[parameter]
                 for key, value in found.get(name, {}).items():
                     own = _grown(value, origins[name]) if name in origins else value
-                    # Counts of steps stay on the CPU, as torch has them.
+                    # Scalars are counts of steps, which torch keeps on the CPU.
                     place = parameter.device if own.dim() else own.device
                     optimizer.state[parameter][key] = own.to(place, copy=True)
 
@@ -68,6 +70,7 @@ def _names(step: Step) -> dict[Tensor, str]:
 
 
 def _grown(moments: Tensor, origin: Origin) -> Tensor:
+    """The moments [old rows, E] of a table as [r, E], zero for new rows; scalars as they are."""
     if not moments.dim():
         return moments
     return moments.index_select(0, origin.rows).masked_fill_(origin.new.unsqueeze(1), 0.0)

@@ -1,8 +1,10 @@
 """Optimizers: torch's for dense parameters, row-wise ones for embedding tables.
 
-A row-wise optimizer touches the rows of the gradient only, so a step costs what the batch costs,
-whatever the table's size. torch's own sparse kinds do too, but coalesce again and mask the whole
-state: SparseAdam took about twice the time.
+A row-wise optimizer updates only the rows that have a gradient, so the cost of a step depends on
+the batch and not on the table's size. torch's own sparse optimizers do so too, but coalesce the
+gradient again and mask the whole state: SparseAdam took about twice the time.
+
+Shapes: r rows of a table with a gradient, E values in a row.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from torch.nn import functional as F
 
 from jobs.settings.train import TrainSettings
 
-# Numbers at a time: what a part touches stays in the cache until it is written back.
+# Values that are updated together. They stay in the processor's cache until they are written back.
 _PART = 131_072
 
 
 class RowWise(torch.optim.Optimizer, ABC):
-    """Updates the rows of coalesced sparse gradients, each once.
+    """An optimizer of embedding tables whose gradients are sparse and coalesced.
 
-    The state is tensors alone: `step` counts, and moments have the tables' shapes.
+    Its state of a table has tensors only: a scalar `step`, or moments of the table's shape.
     """
 
     def __init__(self, tables: Iterable[nn.Parameter], lr: float) -> None:
@@ -45,23 +47,29 @@ class RowWise(torch.optim.Optimizer, ABC):
     def _update_in_parts(self, table: Tensor, ids: Tensor, values: Tensor, rate: float) -> None:
         state = self.state[table]
         self._begin(table, state)
-        # A GPU is faster the more rows it gets at once.
+        # A GPU is fastest with all rows at once.
         rows = max(1, len(ids) if table.is_cuda else _PART // table.shape[1])
         for some, of_some in zip(torch.split(ids, rows), torch.split(values, rows), strict=True):
             self._update(table, some, of_some, state, rate)
 
     def _begin(self, table: Tensor, state: dict[str, Tensor]) -> None:
-        """Before the rows of a step."""
+        """Called for each table before its rows are updated in a step."""
 
     @abstractmethod
     def _update(
         self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
     ) -> None:
-        """Changes the rows `ids` of a table by their gradients `values` [r, E]."""
+        """Updates some rows of a table and of its state.
+
+        Args:
+            ids: int64 [r], numbers of the rows, each once.
+            values: [r, E], their gradients.
+            rate: the learning rate.
+        """
 
 
 class RowSGD(RowWise):
-    """w -= rate * g, as `torch.optim.SGD`."""
+    """SGD: w -= rate * g, as `torch.optim.SGD`."""
 
     def _update(
         self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
@@ -70,7 +78,10 @@ class RowSGD(RowWise):
 
 
 class RowAdagrad(RowWise):
-    """s += g^2; w -= rate * g / (sqrt(s) + eps), as `torch.optim.Adagrad` (Duchi et al., 2011)."""
+    """Adagrad (Duchi et al., 2011), as `torch.optim.Adagrad`.
+
+    s += g^2; w -= rate * g / (sqrt(s) + eps).
+    """
 
     EPS = 1e-10
 
@@ -87,11 +98,11 @@ class RowAdagrad(RowWise):
 
 
 class LazyAdam(RowWise):
-    """Adam whose moments stand still for rows without a gradient, as `torch.optim.SparseAdam`.
+    """Adam that leaves the moments of rows without a gradient as they are, like SparseAdam.
 
-    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; both corrections of the bias, 1 - b1^t and
-    1 - b2^t, take t from the table's steps, not from the row's:
-    w -= rate * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps).
+    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+    w -= rate * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps),
+    where t is the number of the table's steps, not of those that updated the row.
     """
 
     BETAS = (0.9, 0.999)
@@ -118,15 +129,18 @@ class LazyAdam(RowWise):
 
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:
-    """Copies of rows [r, E]; on the CPU in half of `index_select`'s time, as it prefetches."""
+    """Copies of the rows `ids` [r] of a table, [r, E].
+
+    On the CPU `embedding_bag` prefetches, and takes half of `index_select`'s time.
+    """
     return F.embedding_bag(ids.unsqueeze(1), table, mode="sum")
 
 
 def _set_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
-    """Overwrites rows `ids` of a table, each once.
+    """Overwrites the rows `ids` [r], each once, of a table by `rows` [r, E].
 
-    torch's `index_copy_` pays for each element on the CPU; NumPy's `put` moves whole rows, in half
-    of the time.
+    On the CPU torch's `index_copy_` copies element by element; NumPy's `put` copies whole rows, in
+    half of the time.
     """
     if table.is_cuda or not table.is_contiguous():
         table.index_copy_(0, ids, rows)
@@ -135,13 +149,14 @@ def _set_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
 
 
 def _whole_rows(rows: Tensor) -> NDArray[np.void]:
-    """Rows [r, E] as r elements, in the same memory."""
+    """A view of rows [r, E] as [r] elements, each the bytes of a row."""
     whole = np.dtype((np.void, rows.shape[1] * rows.itemsize))
     seen: NDArray[np.void] = rows.detach().view(torch.uint8).numpy().view(whole)
     return seen[:, 0]
 
 
 def _add_quotient(table: Tensor, ids: Tensor, above: Tensor, below: Tensor, factor: float) -> None:
+    """Adds `factor` * `above` / `below`, each [r, E], to the rows `ids` [r] of a table."""
     rows = _rows(table, ids).addcdiv_(above, below, value=factor)
     _set_rows(table, ids, rows)
 
@@ -156,7 +171,7 @@ _KINDS: dict[str, tuple[Any, type[RowWise]]] = {
 def make_optimizers(
     settings: TrainSettings, dense: list[nn.Parameter], tables: list[nn.Parameter]
 ) -> list[torch.optim.Optimizer]:
-    """One for the dense parameters and one for the tables, where there are any."""
+    """One optimizer for the dense parameters, and one for the tables, where there are any."""
     of_dense, of_tables = _KINDS[settings.optimizer]
     rate = base_rate(settings)
     made: list[torch.optim.Optimizer] = []
@@ -168,19 +183,19 @@ def make_optimizers(
 
 
 def base_rate(settings: TrainSettings) -> float:
-    """The learning rate, scaled with the rows of a step where `base_batch_rows` is set."""
+    """The learning rate; where `base_batch_rows` is set, in proportion to the rows of a step."""
     if settings.base_batch_rows is None:
         return settings.learning_rate
     return settings.learning_rate * settings.step_rows / settings.base_batch_rows
 
 
 def schedule_factor(settings: TrainSettings, row: float, total_rows: int) -> float:
-    """Factor on the learning rate at a row of the whole training: linear warm-up, then the shape.
+    """The factor on the learning rate: a linear warm-up, then `train.schedule`.
 
     Args:
-        row: rows consumed, all epochs and ranks together; the middle of a step gives neither 0
-            at the start nor 0 at the end.
-        total_rows: of all epochs.
+        row: rows trained so far, in all epochs and by all ranks. Callers give the middle of a step,
+            so that the factor is 0 neither for the first step nor for the last.
+        total_rows: rows of all epochs.
     """
     if row < settings.warmup_rows:
         return row / settings.warmup_rows

@@ -1,7 +1,7 @@
-"""The row ledger of an epoch: proof that every row was trained, once.
+"""The row ledger of an epoch: proof that every row was trained exactly once.
 
-TableRows are counted, and the hashes of their ids added up, as they are fed to steps. The ETL wrote
-the same pair for every shard. A row left out, or fed twice, changes the count or the sum.
+Each rank counts the rows of its steps, and sums the hashes of their ids. The ETL wrote the same two
+numbers for every shard. A row that was left out, or trained twice, changes them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class RowsMissed(MillstreamError):
 
 @dataclass(frozen=True)
 class RowCount:
-    """Rows, and the sum mod 2^64 of the hashes of their ids."""
+    """A number of rows, and the sum of the hashes of their ids, modulo 2^64."""
 
     rows: int
     id_sum: int
 
     @classmethod
     def of_shards(cls, shards: Iterable[Shard]) -> RowCount:
-        """What the ETL wrote."""
+        """The count that the ETL wrote for some shards."""
         listed = list(shards)
         id_sum = sum(shard.row_id_sum for shard in listed) % UINT64
         return cls(sum(shard.rows for shard in listed), id_sum)
@@ -42,10 +42,10 @@ NO_ROWS = RowCount(0, 0)
 
 
 class RowLedger:
-    """Counts the rows that this rank feeds to steps.
+    """Counts the rows that this rank trains.
 
     Args:
-        before: what all ranks together had trained of the epoch when this ledger began.
+        before: count of the rows of the epoch that all ranks together trained before.
     """
 
     def __init__(self, before: RowCount = NO_ROWS) -> None:
@@ -54,30 +54,37 @@ class RowLedger:
         self._id_sum = 0
 
     def add(self, batch: Batch) -> None:
+        """Counts the rows of a batch, without its padding."""
         ids = batch.row_id[batch.is_row].cpu().numpy()
         self._rows += len(ids)
         self._id_sum = (self._id_sum + int(xxhash64_of_numbers(ids).sum(dtype=np.uint64))) % UINT64
 
     def total(self, exchange: Exchange) -> RowCount:
-        """The count over all ranks."""
-        (total,) = exchange.start_sums([self.parts()])()
+        """The count of all ranks, which must all call this."""
+        (total,) = exchange.start_sums([self.parts()]).result()
         return self.of_parts(total)
 
     def parts(self) -> torch.Tensor:
-        """What this rank counted, int64 [3]; parts of ranks may be added up."""
-        # The sum in halves, so that no sum over ranks leaves int64.
+        """This rank's count, int64 [3]: rows, upper and lower half of the sum of hashes.
+
+        Sums of it over ranks stay within int64.
+        """
         parts = [self._rows, self._id_sum >> 32, self._id_sum & 0xFFFFFFFF]
         return torch.tensor(parts, dtype=torch.int64)
 
     def of_parts(self, total: torch.Tensor) -> RowCount:
-        """The count over all ranks, from the sum of their parts."""
+        """The count of all ranks, from the sum of their `parts`."""
         rows, high, low = total.tolist()
         id_sum = self._before.id_sum + (high << 32) + low
         return RowCount(self._before.rows + rows, id_sum % UINT64)
 
 
 def check(trained: RowCount, written: RowCount, epoch: int) -> None:
-    """Raises RowsMissed when the two differ."""
+    """Compares the rows that an epoch trained with those that the ETL wrote.
+
+    Raises:
+        RowsMissed: they differ.
+    """
     if trained != written:
         raise RowsMissed(
             f"epoch {epoch} trained {trained.rows} rows (id sum {trained.id_sum})",

@@ -1,10 +1,12 @@
-"""One training step: torch, and an exchange between ranks that it knows only by its interface.
+"""One training step of a model, on one rank of several.
 
-Every rank sums the weighted losses of its piece, without dividing. The ranks add up gradients and
-weights, and divide once by the weight of the global batch. So the gradient is that of the global
-batch, for any number of ranks and pieces of any size, and a rank whose piece is padding
-contributes nothing, but takes part. A step may take several batches: their gradients add up before
-the one exchange, and it equals a step of all their rows.
+Each rank computes the gradient of the sum of the weighted losses of its rows, undivided. The ranks
+sum these gradients and the weights, and divide once by the weight of the global batch. So the
+result is the gradient of the global batch, for any number of ranks and any sizes of their pieces. A
+rank whose piece has only padding adds nothing, but takes part in the exchange. A step may have
+several batches: their gradients are summed before the exchange, as if their rows were one batch.
+
+The step uses torch, and the exchange between ranks by its interface only.
 """
 
 from __future__ import annotations
@@ -22,21 +24,29 @@ from jobs.base.errors import ConfigError, MillstreamError
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, embedding_tables, row_losses
 from jobs.settings.train import TrainSettings
-from jobs.train.exchange.exchange import Exchange, PendingRows
+from jobs.train.exchange.exchange import Exchange
+from jobs.train.exchange.pending import Pending
 from jobs.train.exchange.rows import TableRows
 from jobs.train.step.optimizers import make_optimizers
 
-# Sparse gradients are built from indices that were made here, so checking them buys nothing.
+# Sparse gradients are built from valid indices below, so that torch need not check them.
 torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
 
 
 class Diverged(MillstreamError):
-    """The loss is no number any more; all ranks see the same one and stop together."""
+    """The loss is not finite. It is the same on all ranks, so that all stop."""
 
 
 @dataclass
 class StepResult:
-    """Of a global batch, the same on all ranks, and where this rank's time went (seconds)."""
+    """What a step measured.
+
+    Attributes:
+        loss: weighted mean over the rows of the global batch, the same on all ranks.
+        weight: sum of their weights, the same on all ranks.
+        compute_s: seconds in which this rank computed.
+        exchange_s: seconds in which it waited for other ranks.
+    """
 
     loss: float
     weight: float
@@ -47,15 +57,19 @@ class StepResult:
 class Step:
     """Trains a model, step by step.
 
-    Dense parameters are updated by `train.optimizer`, embedding tables by its row-wise kind,
-    which touches the rows of the global batch only: SGD, Adagrad, or lazy Adam. Weight decay
-    (for Adam, decoupled: AdamW) leaves embedding tables alone.
+    `train.optimizer` updates dense parameters, and its row-wise form (SGD, Adagrad or lazy Adam)
+    those rows of embedding tables that the global batch uses. Weight decay, decoupled for Adam
+    (AdamW), applies to dense parameters only.
+
+    Args:
+        model: on its device; its weights become rank 0's.
+        exchange: between the ranks, which must all make a step.
 
     Attributes:
-        optimizers: of the dense parameters, then of the tables; where there are any.
+        optimizers: that of the dense parameters, then that of the tables; each where there are any.
 
     Raises:
-        ConfigError: a setting is not for the model's task.
+        ConfigError: a setting does not fit the model's task, or a table has too many rows.
     """
 
     def __init__(self, model: Model, settings: TrainSettings, exchange: Exchange) -> None:
@@ -63,28 +77,28 @@ class Step:
         self.model = model
         self.exchange = exchange
         self._settings = settings
-        self._wire = _WIRE_DTYPES[settings.wire_dtype]
+        self._sent_dtype = _SENT_DTYPES[settings.wire_dtype]
         tables = {name for name, _ in embedding_tables(model)}
         parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._dense = [p for n, p in parameters if n not in tables]
         self._tables = [(n, p) for n, p in parameters if n in tables]
         self.optimizers = make_optimizers(settings, self._dense, [p for _, p in self._tables])
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
-        self._started: dict[int, PendingRows] = {}
+        self._started: dict[int, Pending[TableRows]] = {}
         self._is_last = False
         for number, (_, table) in enumerate(self._tables):
             table.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 partial(self._has_gradient, number)
             )
-        exchange.start_equal(p.data for _, p in parameters)
+        exchange.broadcast(p.data for _, p in parameters)
 
     def run(self, *batches: Batch, rate: float = 1.0) -> StepResult:
         """One step over the rows of one batch, or of several together.
 
         Args:
-            batches: this rank's pieces of global batches, on the CPU: asking a GPU which rows are
-                padding would wait for all that it has to do.
-            rate: factor on the learning rate, from the schedule.
+            batches: this rank's pieces of global batches, on the CPU. To ask a GPU which rows are
+                padding would wait for all of its work.
+            rate: factor on the learning rate, see `schedule_factor`.
 
         Raises:
             Diverged: the loss of the global batch is not finite.
@@ -94,9 +108,9 @@ class Step:
         loss_and_weight = self._backward_all(batches)
         dense = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._dense]
         sums = self.exchange.start_sums([*dense, loss_and_weight])
-        # Merged while the sums travel.
-        rows = [self._started[number]() for number in range(len(self._tables))]
-        *dense, loss_and_weight = sums()
+        # Rows are merged while the sums are on their way.
+        rows = [self._started[number].result() for number in range(len(self._tables))]
+        *dense, loss_and_weight = sums.result()
         loss, weight = loss_and_weight.tolist()
         if not math.isfinite(loss) or weight <= 0:
             raise Diverged(
@@ -111,39 +125,50 @@ class Step:
         return StepResult(loss / weight, weight, compute_s, exchange_s)
 
     def _backward_all(self, batches: Sequence[Batch]) -> Tensor:
-        """The gradients of all batches, and the rows of all tables on their way to the other
-        ranks; returns the sums of losses and weights, [2]."""
+        """Computes the gradients of all batches, and starts the exchange of the tables' rows.
+
+        Returns:
+            [2]: the sums of the weighted losses and of the weights of this rank's rows.
+        """
         found = []
         self._started = {}
         for number, batch in enumerate(batches, 1):
             self._is_last = number == len(batches)
             found.append(self._backward(batch))
-        # Another step may train the same model.
+        # The hooks stay on the model, which another `Step` may train.
         self._is_last = False
         for number in range(len(self._tables)):
             if number not in self._started:
                 self._start_rows(number)
         loss_and_weight = torch.stack(found).sum(0)
         if loss_and_weight.is_cuda:
-            # What the GPU still computes would count as the exchange's time.
+            # Otherwise the GPU's work would count as time of the exchange.
             torch.cuda.synchronize()
         return loss_and_weight
 
     def _has_gradient(self, number: int, _: Tensor) -> None:
-        """Its rows travel while the gradients of other parameters are computed."""
+        """Called by torch when a table has its gradient of a batch.
+
+        Its rows are sent while the gradients of other parameters are computed.
+        """
         if self._is_last:
             self._start_rows(number)
 
     def _start_rows(self, number: int) -> None:
+        """Starts the exchange of the gradient's rows of table `number`."""
         name, table = self._tables[number]
         rows = gradient_rows(name, table)
-        self._started[number] = self.exchange.start_rows(name, rows, self._wire)
+        self._started[number] = self.exchange.start_rows(name, rows, self._sent_dtype)
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Adds the gradients of the summed loss; returns that loss and the weight, [2]."""
+        """Adds the gradients of a batch's summed loss to those that parameters have.
+
+        Returns:
+            [2]: the sum of the weighted losses, and the sum of the weights.
+        """
         reference, settings = next(self.model.parameters()), self._settings
         if not batch.rows:
-            # No forward: a model of the user's own may not take a piece without rows.
+            # A model of the user's own may not accept a piece without rows.
             return reference.new_zeros(2)
         batch = batch.to(reference.device)
         weight = batch.weight.to(reference.dtype)
@@ -159,12 +184,19 @@ class Step:
         return torch.stack([loss.detach(), weight.sum()])
 
     def _set_gradients(self, dense: list[Tensor], rows: Sequence[TableRows], weight: float) -> None:
-        """Sets the gradients of the mean loss, cut to `train.clip_norm` together."""
+        """Sets the parameters' gradients, of the global batch's mean loss.
+
+        Args:
+            dense: gradients of the summed loss over all ranks, for each dense parameter.
+            rows: the same for each embedding table.
+            weight: of the global batch, by which they are divided. The norm of all gradients
+                together is limited to `train.clip_norm`.
+        """
         gradients = [*dense, *(merged.values for merged in rows)]
         scale, limit = 1 / weight, self._settings.clip_norm
         if limit is not None:
             norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
-            # As torch.nn.utils.clip_grad_norm_ does.
+            # The same formula as in torch.nn.utils.clip_grad_norm_.
             scale *= min(1.0, limit / (norm + 1e-6))
         torch._foreach_mul_(gradients, scale)
         for parameter, gradient in zip(self._dense, dense, strict=True):
@@ -175,17 +207,25 @@ class Step:
             )
 
     def _update(self, rate: float) -> None:
+        """Lets the optimizers update the parameters, and drops the gradients."""
         for optimizer, base_rate in zip(self.optimizers, self._base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = base_rate * rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
 
+# Of an embedding table: ids are sent as int32.
 _MOST_ROWS = 2**31 - 1
-_WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# By `train.wire_dtype`; None keeps the values as they are.
+_SENT_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def _refuse_unfit(settings: TrainSettings, model: Model) -> None:
+    """Checks the model's tables, and the settings that only some tasks have.
+
+    Raises:
+        ConfigError: a table has too many rows, or a setting is not for the model's task.
+    """
     for name, table in embedding_tables(model):
         if len(table.weight) > _MOST_ROWS:
             raise ConfigError(
@@ -208,7 +248,7 @@ def _refuse_unfit(settings: TrainSettings, model: Model) -> None:
 
 
 def gradient_rows(name: str, table: Tensor) -> TableRows:
-    """The rows of a table's gradient, as lookups made them; none where it has no gradient.
+    """The rows of a table's gradient, an id for each lookup; no rows where it has no gradient.
 
     Raises:
         ValueError: the gradient is dense.

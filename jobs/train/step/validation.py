@@ -1,10 +1,10 @@
-"""Validation over the ranks: sums and counts that merge, so that their number changes nothing.
+"""Validation by all ranks, from sums over their rows, so that the number of ranks changes nothing.
 
-The area under the ROC curve comes from weights by bin of the logit: 65,536 bins of equal width
-over [-16, 16]. Logits order rows as scores do, and resolve rare events that scores squeeze
-together near 0. TableRows of one bin count as ties, so the area is off by at most half the sum over
-the bins of (positives' share) * (negatives' share): `auc_error`, usually below 1e-5. Evaluation
-measures the exact area (`jobs/evaluate/measure/ranking.py`).
+The area under the ROC curve (AUC) is computed from a histogram of the logits, with 65,536 bins of
+equal width over [-16, 16]. Logits order rows as scores do, and tell rare events apart whose scores
+are all near 0. Rows of one bin count as ties. The error of the area is therefore at most half the
+sum over the bins of (share of the positives) * (share of the negatives): `auc_error`, usually below
+1e-5. Evaluation measures the exact area (`jobs/evaluate/measure/ranking.py`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LARGEST_LOGIT = 16.0
 
 @dataclass(frozen=True)
 class Validation:
-    """What all ranks together measured.
+    """The measurements of all validation rows.
 
     Attributes:
-        loss: weighted mean.
-        auc: NaN for regression, and where the rows have one class only.
+        loss: weighted mean of the rows' losses.
+        auc: NaN where the task is not binary, and where the rows have one class only.
         auc_error: bound on the error of `auc`.
-        weight: of the rows.
+        weight: sum of the rows' weights.
     """
 
     loss: float
@@ -43,13 +43,17 @@ class Validation:
 
 
 def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Validation:
-    """Measures the model on this rank's pieces and adds up over the ranks.
+    """Measures the model on the rows of all ranks, which must all call this.
+
+    Args:
+        batches: this rank's pieces.
 
     Raises:
         Diverged: the loss is not finite.
     """
     device = next(model.parameters()).device
-    # Row 0: loss and weight; then the weight of negatives and of positives by bin.
+    # [2 + 2 * NUM_BINS]: loss, weight, weight of the negatives by bin, weight of the positives by
+    # bin.
     sums = torch.zeros(2 + 2 * NUM_BINS, dtype=torch.float64, device=device)
     model.eval()
     with torch.inference_mode():
@@ -57,7 +61,7 @@ def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Vali
             if batch.rows:
                 _add(sums, batch.to(device), model)
     model.train()
-    (total,) = exchange.start_sums([sums])()
+    (total,) = exchange.start_sums([sums]).result()
     loss, weight = total[:2].tolist()
     if not math.isfinite(loss) or weight <= 0:
         raise Diverged(
@@ -71,6 +75,7 @@ def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Vali
 
 
 def _add(sums: Tensor, batch: Batch, model: Model) -> None:
+    """Adds a batch to the sums [2 + 2 * NUM_BINS]."""
     logits, weight = model(batch), batch.weight.double()
     loss = (row_losses(logits, batch, model.task).double() * weight).sum()
     sums[0] += loss
@@ -81,17 +86,21 @@ def _add(sums: Tensor, batch: Batch, model: Model) -> None:
 
 
 def bins(logits: Tensor) -> Tensor:
-    """Number of each logit's bin, int64; the last ones hold what lies beyond."""
+    """The bin of each logit, int64; the outermost bins also have the logits beyond them."""
     share = (logits.double().nan_to_num() + LARGEST_LOGIT) / (2 * LARGEST_LOGIT)
     return (share * NUM_BINS).floor().clamp(0, NUM_BINS - 1).long()
 
 
 def area(negatives: Tensor, positives: Tensor) -> tuple[float, float]:
-    """Area under the ROC curve of weights by rising bin, and the bound on its error."""
+    """The area under the ROC curve, and the bound on its error; NaN where a class has no weight.
+
+    Args:
+        negatives, positives: [NUM_BINS], weight of the class by bin, in order of the logit.
+    """
     pairs = float(negatives.sum() * positives.sum())
     if pairs == 0:
         return math.nan, math.nan
     ties = float((negatives * positives).sum()) / 2
     below = negatives.cumsum(0) - negatives
-    # Rounded sums of a perfect order can end a bit above it.
+    # Rounding can take the area of a perfect order above 1.
     return min(1.0, (float((positives * below).sum()) + ties) / pairs), ties / pairs

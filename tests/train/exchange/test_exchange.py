@@ -29,14 +29,14 @@ def values_for(ids: list[int], seed: int) -> Tensor:
     return torch.randint(-9, 9, (len(ids), 3), generator=generator).double()
 
 
-def merged(sent: list[TableRows], wire: torch.dtype | None, exchange: Exchange) -> TableRows:
-    return exchange.start_rows("table", sent[exchange.rank], wire)()
+def merged(sent: list[TableRows], dtype: torch.dtype | None, exchange: Exchange) -> TableRows:
+    return exchange.start_rows("table", sent[exchange.rank], dtype).result()
 
 
-def in_all(sent: list[TableRows], wire: torch.dtype | None) -> list[TableRows]:
+def in_all(sent: list[TableRows], dtype: torch.dtype | None) -> list[TableRows]:
     if len(sent) == 1:
-        return [merged(sent, wire, Alone())]
-    return in_ranks(partial(merged, sent, wire), len(sent))
+        return [merged(sent, dtype, Alone())]
+    return in_ranks(partial(merged, sent, dtype), len(sent))
 
 
 @given(ids_of_ranks, st.sampled_from([torch.float64, torch.float32]), st.sampled_from(DEVICES))
@@ -60,7 +60,7 @@ def test_rows_of_all_ranks_are_added_up_by_id(
 
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("device", DEVICES)
-def test_on_a_short_wire_sums_are_rounded_and_added_up_in_float32(size: int, device: str) -> None:
+def test_sums_sent_as_float16_are_rounded_and_added_up_in_float32(size: int, device: str) -> None:
     ids = torch.tensor([7, 7, 2], device=device)
     # 1 + 2^-12 is no float16, and 2^-12 twice is nothing beside 1 in it.
     values = torch.tensor([[1.0], [2**-12], [1e6]], device=device)
@@ -70,22 +70,22 @@ def test_on_a_short_wire_sums_are_rounded_and_added_up_in_float32(size: int, dev
     assert all(torch.equal(first.values, other.values) for other in others)
 
 
-def test_a_sum_of_small_numbers_from_a_short_wire_is_not_lost() -> None:
+def test_a_sum_of_small_numbers_sent_as_float16_is_not_lost() -> None:
     ids, values = torch.tensor([0]), [torch.tensor([[x]]) for x in (1.0, 2**-11, 2**-11)]
     for found in in_all([TableRows(ids, value) for value in values], torch.float16):
         assert found.values.tolist() == [[1 + 2**-10]]
 
 
 def summed(tensors: list[list[Tensor]], exchange: Exchange) -> list[Tensor]:
-    return exchange.start_sums(tensors[exchange.rank])()
+    return exchange.start_sums(tensors[exchange.rank]).result()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64, torch.int32])
-@pytest.mark.parametrize("small_bytes", [0, 1 << 20], ids=["allreduce", "gather"])
+@pytest.mark.parametrize("small_bytes", [0, 1 << 20], ids=["allreduce", "allgather"])
 def test_sums_keep_shapes_and_dtype(
     dtype: torch.dtype, small_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchanges, "_SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(exchanges, "_ALLGATHER_BYTES", small_bytes)
     tensors = [
         [torch.full((2, 3), rank + 1, dtype=dtype), torch.tensor(10 * rank, dtype=dtype)]
         for rank in range(3)
@@ -96,7 +96,7 @@ def test_sums_keep_shapes_and_dtype(
         assert first.dtype == second.dtype == dtype
 
 
-# What goes over the wire
+# What is sent
 
 
 @given(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=200), min_size=1, max_size=4))

@@ -106,23 +106,23 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
 
 
 def refuses(exchange: Exchange, memory: RankMemory) -> None:
-    exchange.start_sums([torch.ones(3)])()
+    exchange.start_sums([torch.ones(3)]).result()
     if exchange.rank == 1:
         raise DataRefused("shard 7 is torn", "a whole one", "restore it")
-    exchange.start_sums([torch.ones(3)])()
+    exchange.start_sums([torch.ones(3)]).result()
 
 
 def breaks(exchange: Exchange, memory: RankMemory) -> None:
     if exchange.rank == 1:
         raise ZeroDivisionError("no such number")
-    exchange.start_sums([torch.ones(3)])()
+    exchange.start_sums([torch.ones(3)]).result()
 
 
 def freezes(exchange: Exchange, memory: RankMemory) -> None:
-    exchange.start_sums([torch.ones(3)])()
+    exchange.start_sums([torch.ones(3)]).result()
     if exchange.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
-    exchange.start_sums([torch.ones(3)])()
+    exchange.start_sums([torch.ones(3)]).result()
 
 
 def test_what_a_user_can_cause_comes_back_as_itself_with_the_rank(

@@ -15,7 +15,8 @@ from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, build_model, row_losses
 from jobs.settings.train import TrainSettings
-from jobs.train.exchange.exchange import Alone, Exchange, PendingRows
+from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.exchange.pending import Pending
 from jobs.train.exchange.rows import TableRows
 from jobs.train.step.step import Diverged, Step
 from tests.builders.batches import SPEC, batch_of, in_ranks, padding, pieces_of
@@ -205,14 +206,16 @@ def test_a_table_used_outside_its_own_forward_is_refused_by_name() -> None:
         step.run(BATCHES[0])
 
 
-def test_rows_of_tables_travel_while_other_gradients_are_computed() -> None:
+def test_rows_of_tables_are_sent_while_other_gradients_are_computed() -> None:
     model = fresh_model("dlrm")
     bottom = model.get_submodule("net.bottom")[0]
 
     class Watched(Alone):
-        def start_rows(self, name: str, rows: TableRows, wire: torch.dtype | None) -> PendingRows:
+        def start_rows(
+            self, name: str, rows: TableRows, dtype: torch.dtype | None
+        ) -> Pending[TableRows]:
             seen.append((name, bottom.weight.grad is not None))
-            return super().start_rows(name, rows, wire)
+            return super().start_rows(name, rows, dtype)
 
     seen: list[tuple[str, bool]] = []
     step = Step(model, settings_of(accumulate_steps=2), Watched())
@@ -254,10 +257,10 @@ def test_what_only_classes_have_is_refused_for_numbers(name: str, value: float) 
         Step(model, settings_of(**{name: value}), Alone())
 
 
-@pytest.mark.parametrize(("wire", "digits"), [("float16", 1e-3), ("bfloat16", 1e-2)])
-def test_a_short_wire_keeps_ranks_equal_and_near(wire: str, digits: float, device: str) -> None:
+@pytest.mark.parametrize(("dtype", "digits"), [("float16", 1e-3), ("bfloat16", 1e-2)])
+def test_short_values_keep_ranks_equal_and_near(dtype: str, digits: float, device: str) -> None:
     model = fresh_model()
-    sgd = settings_of(optimizer="sgd", wire_dtype=wire)
+    sgd = settings_of(optimizer="sgd", wire_dtype=dtype)
     exact = plain_loop(copy.deepcopy(model), sgd, in_groups(BATCHES, 1))
     model.to(device)
     found = in_ranks(lambda exchange: trained(exchange, copy.deepcopy(model), sgd, BATCHES), 3)
@@ -266,10 +269,10 @@ def test_a_short_wire_keeps_ranks_equal_and_near(wire: str, digits: float, devic
         assert all(torch.equal(weights[name], found[0][name]) for weights in found)
         assert torch.allclose(found[0][name], weight, rtol=0, atol=digits), name
         changed |= not torch.allclose(found[0][name], weight, rtol=0, atol=1e-6)
-    assert changed, "the wire was not short"
+    assert changed, "the values were not short"
 
 
-def test_a_gradient_too_large_for_the_wire_is_cut(device: str) -> None:
+def test_a_gradient_too_large_for_float16_is_cut(device: str) -> None:
     batch = batch_of(64, seed=1)
     batch.weight[:] = 1e7
     sgd = settings_of(optimizer="sgd", wire_dtype="float16")

@@ -1,0 +1,1 @@
+"""The commands: their arguments, and which job each of them runs."""

@@ -1,0 +1,44 @@
+"""What commands share when they run: the Spark session, and a run that is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from jobs.observe.run import Run
+    from jobs.registry.registry import Registry
+    from jobs.settings.settings import Settings
+
+
+def chosen(date: str | None, dates: Sequence[str] | None) -> list[str]:
+    """The dates of `--date` or `--dates`; empty where neither is given."""
+    return [date] if date else list(dates or ())
+
+
+def spark_of(settings: Settings, stage: str) -> SparkSession:
+    from jobs.base.spark import session
+
+    properties = settings.spark.properties_file
+    return session(f"millstream {stage}", settings.path(properties) if properties else None)
+
+
+@contextmanager
+def new_run(settings: Settings, stage: str, dates: Sequence[str] = ()) -> Iterator[Run]:
+    """A new run of a stage, observed."""
+    from jobs.etl.job import lake_of
+    from jobs.lake.ledger import new_run_id
+    from jobs.observe.run import observed
+
+    with observed(settings, lake_of(settings), stage, new_run_id(stage), dates) as run:
+        yield run
+
+
+def registry_of(settings: Settings) -> Registry:
+    from jobs.etl.job import lake_of
+    from jobs.registry.registry import Registry
+
+    return Registry(settings, lake_of(settings))
