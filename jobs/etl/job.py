@@ -49,7 +49,7 @@ from jobs.lake.state import State, save_states
 from jobs.rows.base.names import DS, SPLIT, UNDATED
 from jobs.rows.judge.identity import Split
 from jobs.settings.settings import Settings
-from schemas.dataset import Dataset
+from schemas.dataset import Dataset, struct_type
 
 log = logging.getLogger("millstream.etl")
 
@@ -208,7 +208,7 @@ class Pass:
         entries = read_entries(log_table, None)
         new = new_entries(history.up_to(max(self.dates)), entries, self.dataset, self.dates)
         staged = stage_entries(new, log_table, self.run_id)
-        log_version = self._replace("id_log", staged, ID_LOG, {"run": [self.run_id]})
+        log_version = self._replace("id_log", staged, struct_type(ID_LOG), {"run": [self.run_id]})
         entries = pa.concat_tables([entries, new])
         generation = before.get("generation", 1)
         fitted = states(history, entries, self.dataset, self.dates, log_version, generation)

@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 PART = "part"
 CONTENT = "content"
@@ -115,6 +117,9 @@ def gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def exchanged(sent: DataFrame, tasks: int) -> DataFrame:
     """The parcels of part p at task p mod `tasks`, each part's together, parts ascending."""
+    # Only here: the server encodes rows without Spark.
+    from pyspark.sql import functions as F
+
     task = F.pmod(F.col(PART), F.lit(tasks))
     return sent.repartitionById(tasks, task).sortWithinPartitions(PART)
 

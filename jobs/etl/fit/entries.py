@@ -20,17 +20,16 @@ from jobs.lake.files import NewFile
 from jobs.lake.store import write_stream
 from jobs.lake.tables import Table
 from jobs.rows.base.names import DS
-from schemas.dataset import Dataset, struct_type
+from schemas.dataset import Dataset
 from schemas.field import WithIds
 
-ID_LOG = struct_type(
-    [
-        ("field", "string"),
-        ("value", "string"),
-        ("id", "int"),
-        ("from_ds", "string"),
-        ("run", "string"),
-    ]
+# (name, Spark type)
+ID_LOG = (
+    ("field", "string"),
+    ("value", "string"),
+    ("id", "int"),
+    ("from_ds", "string"),
+    ("run", "string"),
 )
 ENTRIES = pa.schema(
     [

@@ -10,22 +10,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark import Broadcast
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import StructType
 
 from jobs.base.xxhash import xxhash64
 from jobs.etl.parcels import PARCELS, exchanged, opened, parcels, received
 from jobs.lake.files import LiveFile
 from jobs.lake.tables import Table
 from jobs.rows.base.names import DS
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 # More rows than these are read by Spark's tasks.
 _DRIVER_ROWS = 10_000_000
@@ -87,6 +89,8 @@ class CountHistory:
         """
         if self.rows <= _DRIVER_ROWS:
             return reduce(self.mapped(step, _COUNTS))
+        from pyspark.sql.pandas.types import from_arrow_schema
+
         parts = -(-self.rows // _ROWS_PER_PART)
         sent = self._task_rows(partial(_sent, step, parts), PARCELS)
         tasks = min(parts, 4 * self.spark.sparkContext.defaultParallelism)
@@ -97,6 +101,8 @@ class CountHistory:
 
     def _each(self, step: Map, schema: pa.Schema) -> Iterable[pa.Table]:
         if self.rows > _DRIVER_ROWS:
+            from pyspark.sql.pandas.types import from_arrow_schema
+
             work = partial(_mapped, step)
             return [
                 pa.table(self._task_rows(work, from_arrow_schema(schema)).toArrow()).cast(schema)

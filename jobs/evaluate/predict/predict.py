@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
-from pyspark.sql.types import StructType
 
 from jobs.base.errors import DataRefused
 from schemas.dataset import Dataset, struct_type
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
+    from pyspark.sql import DataFrame
 
     from jobs.batch.batch import Batch
     from jobs.models.artifact import LoadedModel
@@ -82,6 +81,8 @@ def predicted(
     Returns:
         `keep`, then the columns of `score_columns`.
     """
+    from pyspark.sql.types import StructType
+
     schema = rows.select(*keep).schema
     maps = rows.sparkSession.sparkContext.broadcast(dict(id_maps or {}))
     inputs = [c.name for c in predictor.dataset.stored_columns() if c.name in rows.columns]
@@ -111,8 +112,9 @@ def scored(
 
     from jobs.batch.layout import batch_from_arrow
 
-    torch.set_num_threads(_task_cores())
-    forward = _forward(predictor)
+    threads = _task_cores()
+    torch.set_num_threads(threads)
+    forward = forward_of(predictor, threads)
     for table in _rebatched(batches, predictor.batch_rows):
         batch = batch_from_arrow(_mapped(table, id_maps), predictor.dataset, with_label=False)
         found = table.select(list(keep))
@@ -143,12 +145,15 @@ def _columns(scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
     }
 
 
-def _forward(predictor: Predictor) -> Callable[[Batch], npt.NDArray[np.float32]]:
-    """The scores [b] of a batch, by the predictor's engine."""
+Forward = Callable[["Batch"], npt.NDArray[np.float32]]
+
+
+def forward_of(predictor: Predictor, threads: int) -> Forward:
+    """What makes scores [b] of a batch, by the predictor's engine."""
     if predictor.onnx_url:
         from jobs.evaluate.predict.exported import inputs_of, scores
 
-        runtime = loaded_onnx(predictor.onnx_url, predictor.onnx_digest, _task_cores())
+        runtime = loaded_onnx(predictor.onnx_url, predictor.onnx_digest, threads)
         return lambda batch: scores(runtime, inputs_of(batch))
 
     from jobs.models.build import predict

@@ -60,7 +60,7 @@ class Engine:
     """A declaration's engine, to be sent to where the rows are.
 
     Attributes:
-        dates: those asked for, as YYYY-MM-DD.
+        dates: those asked for, as YYYY-MM-DD; none of them: all.
         parents: rows of joined sources, as `jobs.rows.judge.parents` makes them. Of a source that
             lacks, rows have the parent's columns already, see `attached`.
         split: of valid rows; None where they are not split.
@@ -92,7 +92,7 @@ class Engine:
         later = {reason: spread(mask, rows, raw.num_rows) for reason, mask in lost.items()}
         refused = self._refused(raw, made, bad, {**rules, **later})
         valid = self._valid(raw, made, values, ~bad)
-        return Judged(valid, refused, raw.num_rows - len(rows))
+        return Judged(valid, refused, raw.num_rows - len(rows), rows[~bad], rows[bad])
 
     def _with_dictionaries(self, raw: pa.Table) -> pa.Table:
         """The rows with each distinct text once, where texts are looked at one by one."""
@@ -205,9 +205,8 @@ class Engine:
         return table
 
     def _query(self, sql: str, table: pa.Table) -> pa.Table:
-        self._duck.register(INPUT, table)
         try:
-            return self._duck.sql(sql).to_arrow_table()
+            return self._evaluated(sql, table)
         except duckdb.OutOfMemoryException as error:
             raise ConfigError(
                 f"declaration {self.dataset.name!r}: its expressions and parents take more than "
@@ -217,8 +216,10 @@ class Engine:
         except duckdb.Error as error:
             message = str(error).splitlines()[0]
             raise ConfigError(f"declaration {self.dataset.name!r}: {message}") from error
-        finally:
-            self._duck.unregister(INPUT)
+
+    def _evaluated(self, sql: str, table: pa.Table) -> pa.Table:
+        with registered(self._duck, {INPUT: table}):
+            return self._duck.sql(sql).to_arrow_table()
 
     def _values(
         self, raw: pa.Table, made: pa.Table, rows: Ints

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.rows.base.names import DS, RAW, REASONS, SOURCE_FILE
@@ -18,6 +20,10 @@ REFUSED = pa.schema(
 )
 
 
+def _none() -> npt.NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Judged:
     """What became of raw rows.
@@ -27,8 +33,11 @@ class Judged:
             before encoding; with a key also `raw` and `source_file`, which order rows of one key.
         refused: see `REFUSED`.
         others: rows of dates that were not asked for.
+        valid_places, refused_places: of these rows, in the table that was judged.
     """
 
     valid: pa.Table
     refused: pa.Table
     others: int
+    valid_places: npt.NDArray[np.int64] = field(default_factory=_none)
+    refused_places: npt.NDArray[np.int64] = field(default_factory=_none)

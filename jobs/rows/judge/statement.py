@@ -27,7 +27,7 @@ class Statement:
     """The SQL of a declaration.
 
     Attributes:
-        dates: rows of other dates are left out.
+        dates: rows of other dates are left out, unless none is named.
         with_label: False leaves columns known only with the label unjudged, and labels null.
         as_declared: columns that `__in` has in their declared types, not as texts.
         attached: parents whose columns `__in` has already, each as one struct.
@@ -120,7 +120,7 @@ class Statement:
             moment = f"TRY({moment_of(self.dataset.ds)})"
             date = f"CASE WHEN isfinite({moment}) THEN CAST(CAST({moment} AS DATE) AS VARCHAR) END"
             found = f"SELECT *, coalesce({date}, '{UNDATED}') AS {ROW_DS} FROM ({self._typed})"
-        return f"SELECT * FROM ({found}) WHERE {ROW_DS} IN ({days})"
+        return f"SELECT * FROM ({found}) WHERE {ROW_DS} IN ({days})" if self.dates else found
 
     @property
     def _joined(self) -> str:
