@@ -54,6 +54,13 @@ class Batch:
     def __getitem__(self, rows: slice) -> Batch:
         return self._mapped(lambda tensor: tensor[rows])
 
+    def repeated_to(self, rows: int) -> Batch:
+        """The batch with copies of its first row behind it, `rows` rows in all; or as it is."""
+        short = rows - len(self)
+        if short <= 0:
+            return self
+        return self._mapped(lambda t: torch.cat([t, t[:1].expand(short, *t.shape[1:])]))
+
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         names = ("dense", "sparse", "label", "weight", "row_id", "is_row", "position")
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}

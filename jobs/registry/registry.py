@@ -77,6 +77,10 @@ class Registry:
             )
         return found
 
+    def alias_target(self) -> ModelVersion | None:
+        """The version that the champion's alias is at. Unlike `champion`, it only reads."""
+        return self._find(CHAMPION)
+
     def versions(self) -> list[ModelVersion]:
         """All versions, oldest first."""
         if self._client.is_empty:

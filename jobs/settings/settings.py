@@ -20,6 +20,7 @@ from jobs.settings.nightly import NightlySettings, RetentionSettings
 from jobs.settings.objects import load_object
 from jobs.settings.observe import ObserveSettings
 from jobs.settings.section import Section
+from jobs.settings.serve import ServeSettings
 from jobs.settings.services import MlflowSettings, SparkSettings
 from jobs.settings.train import StreamSettings, TrainSettings
 from schemas.dataset import Dataset
@@ -36,6 +37,7 @@ class Settings(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
+    serve: ServeSettings = ServeSettings()
     nightly: NightlySettings = NightlySettings()
     retention: RetentionSettings = RetentionSettings()
     mlflow: MlflowSettings = MlflowSettings()
@@ -95,8 +97,8 @@ class Settings(Section):
         return found
 
     def digest(self) -> str:
-        """Hex digest of all settings that results may follow from: not of who observes."""
-        text = self.model_dump_json(by_alias=True, exclude={"observe"})
+        """Hex digest of all settings that results may follow from: not of who observes or asks."""
+        text = self.model_dump_json(by_alias=True, exclude={"observe", "serve"})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,1 @@
+"""The server: the champion answers requests, with the numbers of the nightly scores. No Spark."""

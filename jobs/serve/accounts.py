@@ -1,0 +1,156 @@
+"""What a replica answered: received = answered + refused + shed + failed, once it has drained.
+
+Counts go to Prometheus, in files that the replicas of a host share, and as rows to the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, record
+from jobs.serve.errors import RequestError
+
+log = logging.getLogger("millstream.serve")
+
+STAGE = "serve"
+RECEIVED, ANSWERED = "received", "answered"
+OUTCOMES = (ANSWERED, "refused", "shed", "failed")
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class Accounts:
+    """The counts of one replica.
+
+    Args:
+        run: name of the replica's run in the ledger.
+        shared: whether other replicas' files count too, when Prometheus asks.
+    """
+
+    def __init__(self, lake: Lake, run: str, replica: int, shared: bool) -> None:
+        self._lake, self._run, self._replica = lake, run, replica
+        self._lock = threading.Lock()
+        self._counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._since = time.monotonic()
+        self.dropped = 0
+        own = CollectorRegistry()
+        self._registry = own
+        if shared:
+            self._registry = CollectorRegistry()
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+        self._requests = Counter(
+            "millstream_serve_requests", "Requests", ["outcome", "version"], registry=own
+        )
+        self._scored = Counter(
+            "millstream_serve_rows", "Rows of answered requests", ["outcome"], registry=own
+        )
+        self._latency = Histogram(
+            "millstream_serve_seconds", "From request to answer", registry=own, buckets=_SECONDS
+        )
+        self._queued = Histogram(
+            "millstream_serve_queue_seconds", "From queue to batch", registry=own, buckets=_SECONDS
+        )
+        self._batches = Histogram(
+            "millstream_serve_batch_rows", "Rows of a batch", registry=own, buckets=_ROWS
+        )
+        self._waiting = Gauge(
+            "millstream_serve_waiting_rows",
+            "Rows in the queue",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self._dropped = Counter(
+            "millstream_serve_sample_dropped", "Rows not kept in `served`", registry=own
+        )
+
+    @contextmanager
+    def request(self, version: str) -> Iterator[None]:
+        """A request from its arrival to its end; what it raises says its outcome."""
+        started = time.monotonic()
+        self._count(RECEIVED, version)
+        outcome = "failed"
+        try:
+            yield
+            outcome = ANSWERED
+        except RequestError as error:
+            outcome = error.outcome
+            raise
+        finally:
+            self._count(outcome, version)
+            self._latency.observe(time.monotonic() - started)
+
+    def rows(self, version: str, scored: int, refused: int) -> None:
+        """Rows of an answered request."""
+        self._scored.labels("scored").inc(scored)
+        self._scored.labels("refused").inc(refused)
+        with self._lock:
+            self._counts[version]["rows_scored"] += scored
+            self._counts[version]["rows_refused"] += refused
+
+    def batch(self, rows: int, since: Sequence[float]) -> None:
+        now = time.monotonic()
+        self._batches.observe(rows)
+        for moment in since:
+            self._queued.observe(now - moment)
+
+    def queue(self, rows: int) -> None:
+        self._waiting.set(rows)
+
+    def drop(self, rows: int) -> None:
+        self.dropped += rows
+        self._dropped.inc(rows)
+
+    def page(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self._registry)
+
+    def _count(self, name: str, version: str) -> None:
+        self._requests.labels(name, version).inc()
+        with self._lock:
+            self._counts[version][name] += 1
+
+    # The ledger
+
+    def write(self) -> bool:
+        """Adds what was counted since the last time to the ledger, a row a version.
+
+        Where the store does not take it, the counts stay for the next time. Returns whether they
+        are written.
+        """
+        with self._lock:
+            counts, self._counts = self._counts, defaultdict(lambda: defaultdict(int))
+            since, self._since = self._since, time.monotonic()
+        day = datetime.now(UTC).date().isoformat()
+        rows = [
+            LedgerRow(
+                run=self._run,
+                stage=STAGE,
+                ds=day,
+                status="done",
+                counts=dict(own),
+                versions={"model": version, "replica": str(self._replica)},
+                seconds=self._since - since,
+            )
+            for version, own in counts.items()
+        ]
+        try:
+            record(self._lake, rows)
+        except Exception as error:
+            log.warning("the ledger did not take the counts; they are kept: %s", error)
+            with self._lock:
+                for version, own in counts.items():
+                    for name, count in own.items():
+                        self._counts[version][name] += count
+                self._since = since
+            return False
+        return True

@@ -1,0 +1,197 @@
+"""The Open Inference Protocol over gRPC, with health and reflection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from jobs.serve.access import check_token, grpc_credentials, tokens_of
+from jobs.serve.errors import Failed, RequestError
+from jobs.serve.service import Answered, Service
+from jobs.serve.tensors import BYTES, DATATYPES, NamedTensor, as_bytes, checked_shape, of_bytes
+from jobs.settings.settings import Settings
+
+# Made from the .proto when this is imported.
+pb, pb_grpc = grpc.protos_and_services("jobs/serve/inference.proto")
+
+SERVICE = "inference.GRPCInferenceService"
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+
+
+class _Inference(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc, name-defined]
+    """The protocol's calls, by their names in it."""
+
+    def __init__(self, service: Service, tokens: Sequence[str]) -> None:
+        self._service, self._tokens = service, tokens
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.ServerReadyResponse(ready=self._service.ready)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        try:
+            self._service.champion(request.name, request.version)
+        except RequestError:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.ServerMetadataResponse(
+            name="millstream", version="2", extensions=["binary_tensor_data"]
+        )
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        try:
+            self._check_caller(context)
+            champion = self._service.champion(request.name, request.version)
+            kinds = self._service.inputs(request.name), self._service.output_kinds()
+        except RequestError as error:
+            await _abort(context, error)
+        make = pb.ModelMetadataResponse.TensorMetadata
+        inputs, outputs = (
+            [make(name=name, datatype=kind, shape=shape) for name, kind, shape in one]
+            for one in kinds
+        )
+        return pb.ModelMetadataResponse(
+            name=request.name,
+            versions=[champion.version.version],
+            platform="millstream",
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        service = self._service
+        left = context.time_remaining()
+        try:
+            with service.accounts.request(service.version):
+                self._check_caller(context)
+                try:
+                    answered = await service.infer(
+                        request.model_name,
+                        request.model_version,
+                        _tensors(request),
+                        math.inf if left is None else left,
+                    )
+                except RequestError:
+                    raise
+                except Exception as error:
+                    raise Failed("the request could not be answered") from error
+        except RequestError as error:
+            await _abort(context, error)
+        return _response(request, answered)
+
+    def _check_caller(self, context: Any) -> None:
+        headers = dict(context.invocation_metadata())
+        check_token(self._tokens, str(headers.get("authorization", "")))
+
+
+async def _abort(context: Any, error: RequestError) -> None:
+    await context.abort(grpc.StatusCode[error.grpc], str(error))
+
+
+def _tensors(request: Any) -> list[NamedTensor]:
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise RequestError("raw_input_contents must have one entry an input")
+    tensors = []
+    for place, one in enumerate(request.inputs):
+        shape = checked_shape(one.name, one.datatype, list(one.shape))
+        if raw:
+            tensors.append(of_bytes(one.name, one.datatype, shape, memoryview(raw[place])))
+        else:
+            tensors.append(_of_contents(one, shape))
+    return tensors
+
+
+def _of_contents(one: Any, shape: tuple[int, ...]) -> NamedTensor:
+    field = _CONTENTS.get(one.datatype)
+    if field is None:
+        raise RequestError(f"input {one.name!r}: give {one.datatype} in raw_input_contents")
+    values = list(getattr(one.contents, field))
+    if len(values) != math.prod(shape):
+        raise RequestError(f"input {one.name!r} has {len(values)} values, its shape {list(shape)}")
+    if one.datatype == BYTES:
+        return NamedTensor(one.name, BYTES, shape, values)
+    array = np.array(values).astype(DATATYPES[one.datatype]).reshape(shape)
+    return NamedTensor(one.name, one.datatype, shape, array)
+
+
+def _response(request: Any, answered: Answered) -> Any:
+    """With raw contents where the request had them."""
+    wanted = {one.name for one in request.outputs}
+    outputs = [one for one in answered.outputs if not wanted or one.name in wanted]
+    found = pb.ModelInferResponse(
+        model_name=answered.model, model_version=answered.version, id=request.id
+    )
+    for name, value in answered.parameters.items():
+        found.parameters[name].string_param = value
+    for one in outputs:
+        made = found.outputs.add(name=one.name, datatype=one.datatype, shape=list(one.shape))
+        if request.raw_input_contents:
+            found.raw_output_contents.append(as_bytes(one))
+        elif isinstance(one.data, np.ndarray):
+            getattr(made.contents, _CONTENTS[one.datatype]).extend(one.data.reshape(-1).tolist())
+        else:
+            made.contents.bytes_contents.extend(text.encode() for text in one.data)
+    return found
+
+
+class GrpcServer:
+    """The server, and the port that it has."""
+
+    def __init__(self, settings: Settings, service: Service) -> None:
+        serve = settings.serve
+        size = serve.most_body_mb << 20
+        self.server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_metadata_size", 16 << 10),
+                ("grpc.max_concurrent_streams", serve.most_connections),
+            ],
+            maximum_concurrent_rpcs=serve.most_connections,
+        )
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(
+            _Inference(service, tokens_of(settings)), self.server
+        )
+        self.health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
+        reflection.enable_server_reflection(
+            (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), self.server
+        )
+        address = f"{serve.host}:{serve.grpc_port}"
+        credentials = grpc_credentials(settings)
+        if credentials is None:
+            self.port = self.server.add_insecure_port(address)
+        else:
+            self.port = self.server.add_secure_port(address, credentials)
+
+    async def say(self, ready: bool) -> None:
+        """Tells health checks."""
+        kinds = health_pb2.HealthCheckResponse
+        status = kinds.SERVING if ready else kinds.NOT_SERVING
+        for name in ("", SERVICE):
+            await self.health.set(name, status)

@@ -1,0 +1,188 @@
+"""A replica: one process with both servers, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import new_run_id
+from jobs.serve.access import tokens_of
+from jobs.serve.accounts import Accounts
+from jobs.serve.grpc_server import GrpcServer
+from jobs.serve.live import Live
+from jobs.serve.rest import rest_app
+from jobs.serve.sample import Sample
+from jobs.serve.service import Service
+from jobs.serve.waiting import WaitingRows
+from jobs.settings.settings import Settings
+
+log = logging.getLogger("millstream.serve")
+
+_BEAT_S = 1.0
+
+
+class Replica:
+    """One process's servers.
+
+    Args:
+        number: among the replicas.
+        folder: on this host, shared by its replicas.
+        beat: called each second while the event loop goes on.
+    """
+
+    def __init__(
+        self, settings: Settings, number: int, folder: Path, beat: Callable[[], None]
+    ) -> None:
+        self._settings, self._serve = settings, settings.serve
+        self._beat, self._number = beat, number
+        self._ending = asyncio.Event()
+        dataset = settings.dataset()
+        lake = Lake(settings.lake_url, dataset.name)
+        run = new_run_id("serve")
+        self._accounts = Accounts(lake, run, number, self._serve.replicas > 1)
+        self._sample = Sample(
+            lake, run, self._accounts, self._serve.log_fraction, self._serve.log_queue_rows
+        )
+        self._live = Live(settings, folder)
+        self._waiting = WaitingRows(
+            lambda: self._live.champion,
+            self._accounts,
+            self._serve.batch_rows,
+            self._serve.batch_delay_us / 1e6,
+            self._serve.queue_rows,
+        )
+        self._service = Service(
+            self._serve, dataset, self._live, self._waiting, self._accounts, self._sample
+        )
+
+    async def run(self, listening: socket.socket) -> None:
+        """Answers until SIGTERM or SIGINT, then drains.
+
+        Args:
+            listening: HTTP's socket.
+        """
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._ending.set)
+        # The first look is before the ports are open, so that a good replica is ready at once.
+        await asyncio.to_thread(self._live.look)
+        work = [
+            loop.create_task(self._waiting.run()),
+            loop.create_task(self._live.watch()),
+            loop.create_task(self._beats()),
+            loop.create_task(self._accounted()),
+        ]
+        rpc = (
+            GrpcServer(self._settings, self._service) if self._serve.grpc_port is not None else None
+        )
+        if rpc is not None:
+            await rpc.server.start()
+            await rpc.say(self._service.ready)
+        server = _Server(self._config())
+        web = loop.create_task(server.serve(sockets=[listening]))
+        ports = [f"http {self._serve.host}:{listening.getsockname()[1]}"]
+        ports += [f"grpc {self._serve.host}:{rpc.port}"] if rpc is not None else []
+        log.info("replica %d: %s", self._number, ", ".join(ports))
+        work.append(loop.create_task(self._health(rpc)))
+        await self._ending.wait()
+        await self._drained(server, web, rpc)
+        for task in work:
+            task.cancel()
+        self._waiting.close()
+        await asyncio.to_thread(self._closed)
+
+    async def _drained(
+        self, server: _Server, web: asyncio.Task[None], rpc: GrpcServer | None
+    ) -> None:
+        """Not ready any more; what is under way ends, for at most `serve.drain_s`."""
+        self._service.draining = True
+        server.should_exit = True
+        ends: list[Any] = [web]
+        if rpc is not None:
+            await rpc.say(False)
+            ends.append(asyncio.ensure_future(rpc.server.stop(self._serve.drain_s)))
+        await asyncio.wait(ends, timeout=self._serve.drain_s)
+
+    def _closed(self) -> None:
+        self._sample.close()
+        self._accounts.write()
+
+    def _config(self) -> uvicorn.Config:
+        serve = self._serve
+        tls: dict[str, Any] = {}
+        if serve.tls_cert_file is not None and serve.tls_key_file is not None:
+            tls = {
+                "ssl_certfile": self._settings.path(serve.tls_cert_file),
+                "ssl_keyfile": self._settings.path(serve.tls_key_file),
+            }
+            if serve.tls_client_ca_file is not None:
+                tls["ssl_ca_certs"] = self._settings.path(serve.tls_client_ca_file)
+                tls["ssl_cert_reqs"] = ssl.CERT_REQUIRED
+        protocol = type("_Timed", (_TimedProtocol,), {"timeout_s": serve.body_timeout_s})
+        return uvicorn.Config(
+            rest_app(self._service, tokens_of(self._settings)),
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=serve.most_connections,
+            timeout_graceful_shutdown=max(1, int(serve.drain_s)),
+            h11_max_incomplete_event_size=64 << 10,
+            **tls,
+        )
+
+    async def _beats(self) -> None:
+        while True:
+            self._beat()
+            await asyncio.sleep(_BEAT_S)
+
+    async def _accounted(self) -> None:
+        while True:
+            await asyncio.sleep(self._serve.account_s)
+            await asyncio.to_thread(self._accounts.write)
+
+    async def _health(self, rpc: GrpcServer | None) -> None:
+        before = self._service.ready
+        while rpc is not None:
+            await asyncio.sleep(_BEAT_S)
+            if self._service.ready != before:
+                before = self._service.ready
+                await rpc.say(before)
+
+
+class _Server(uvicorn.Server):
+    """Signals are the replica's."""
+
+    def install_signal_handlers(self) -> None:
+        pass
+
+    def capture_signals(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+class _TimedProtocol(H11Protocol):
+    """Closes a connection whose first request's headers do not come in time."""
+
+    timeout_s = 10.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(self.timeout_s, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
