@@ -137,3 +137,19 @@ def test_a_model_is_the_same_on_a_store_without_local_files(
     loaded = load_moments(url)
     assert (loaded is None) == (moments is None)
     assert load_model(url).digest == load_model(str(tmp_path / "best")).digest
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_model_that_could_not_be_written_leaves_the_one_before(
+    tmp_path: Path, model: Model, scheme: str
+) -> None:
+    url = f"{scheme}{tmp_path}/best"
+    digest = save_model(url, model, "wide_deep", SPEC, {})
+    with torch.no_grad():
+        model.net.wide.tables[0].weight.fill_(0)
+    # Two tensors that share memory are no file of safetensors.
+    whole = torch.ones(4)
+    with pytest.raises(RuntimeError, match="share memory"):
+        save_model(url, model, "wide_deep", SPEC, {}, {"a": whole, "b": whole[:2]})
+    assert load_model(url).digest == digest
+    assert load_moments(url) is None
