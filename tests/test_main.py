@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from jobs.commands import tables
 from jobs.main import main, millstream
 from tests.builders.lakes import run_etl
 from tests.builders.visits import Raw, rows_of
@@ -97,27 +94,6 @@ def test_a_wrong_command_line_is_refused_with_the_way_to_its_help(
     assert message in found.err
     command = " ".join(["millstream", *(a for a in arguments[:1] if a in millstream.commands)])
     assert found.err.endswith(f"\n  to do: see `{command} --help`\n")
-
-
-@given(
-    st.lists(
-        st.lists(st.from_regex(r"\A[a-z]+=[^\0-]*\Z"), min_size=1, max_size=3),
-        min_size=1,
-        max_size=3,
-    )
-)
-def test_a_key_takes_all_words_up_to_the_next_option(keys: list[list[str]]) -> None:
-    words = [word for key in keys for word in ("--key", *key)]
-    with tables.erase.make_context("erase", ["--config", "x", *words, "--quiet"]) as context:
-        assert [list(key) for key in context.params["key"]] == keys
-        assert context.params["quiet"]
-
-
-def test_a_value_may_begin_with_a_minus() -> None:
-    arguments = ["--config", "x", "--older-than", "-1", "--set=a.b=--c", "--set", "-d"]
-    with tables.vacuum.make_context("vacuum", arguments) as context:
-        assert context.params["hours"] == -1
-        assert context.params["changes"] == ("a.b=--c", "-d")
 
 
 def test_help_loads_no_library_that_takes_time() -> None:

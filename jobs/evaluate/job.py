@@ -14,7 +14,7 @@ from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from jobs.base.command import run_command
-from jobs.evaluate.gate.gate import Verdict, judge
+from jobs.evaluate.gate.gate import Verdict, decide
 from jobs.evaluate.measure.metrics import Metrics, measure
 from jobs.evaluate.measure.selection import (
     LABEL,
@@ -117,7 +117,7 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
     if rival is not None:
         against = evaluation.measure(rival, selection)
         evaluation.record(against)
-    verdict = judge(
+    verdict = decide(
         settings.gate,
         measured.metrics,
         against.metrics if against else None,
@@ -149,9 +149,9 @@ class Evaluation:
         return Registry(self.settings, self.lake)
 
     def rival(self, challenger: ModelVersion) -> ModelVersion | None:
-        """The champion that a challenger is judged against.
+        """The champion that a challenger is compared with.
 
-        One that is the champion already is judged as it was before: against the one it replaced.
+        One that is the champion already is compared as it was before: with the one it replaced.
         """
         champion = self.registry.champion()
         if champion is None or champion.version != challenger.version:
@@ -166,7 +166,7 @@ class Evaluation:
         return Selection(examples, self.settings.evaluate.split, *(dates or model.dates))
 
     def gate_rows(self, challenger: ModelVersion, champion: ModelVersion | None) -> Selection:
-        """The rows that both models are judged on: see `gate.rows`."""
+        """The rows on which both models are compared: see `gate.rows`."""
         selection = self.selection(challenger, None)
         models = [model for model in (challenger, champion) if model is not None]
         states = [load_state(self.lake, model.tags["state_digest"]) for model in models]

@@ -14,9 +14,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from jobs.base.errors import ConfigError, MillstreamError
 
@@ -82,24 +84,56 @@ def write_stream(url: str) -> Iterator[Any]:
     fs.mv(staged, path)
 
 
-def write_folder(url: str, files: Mapping[str, bytes]) -> None:
-    """Writes a folder of small files in the place of what is there.
+@contextmanager
+def folder_to_write(url: str, last: str) -> Iterator[Path]:
+    """A local folder to write files in, which then takes the place of what is at the URL.
 
-    A file system shows it whole, by a rename. An object store shows the files one by one, in the
-    order given: the last one should be that by which readers know that the folder is there.
+    A file system shows it whole, by a rename. An object store shows the files one by one.
+
+    Args:
+        last: the file that is shown last, by which readers know that the folder is complete.
     """
     fs, folder = fsspec.core.url_to_fs(url.rstrip("/"))
-    if is_object_store(url):
-        for name, content in files.items():
-            fs.pipe_file(f"{folder}/{name}", content)
-        return
     staged = f"{folder}.{time.time_ns()}.tmp"
-    fs.makedirs(staged)
-    for name, content in files.items():
-        fs.pipe_file(f"{staged}/{name}", content)
-    if fs.exists(folder):
-        fs.rm(folder, recursive=True)
-    fs.mv(staged, folder, recursive=True)
+    if isinstance(fs, LocalFileSystem):
+        fs.makedirs(staged)
+        yield Path(staged)
+    else:
+        with TemporaryDirectory(prefix="millstream-") as local:
+            yield Path(local)
+            place = folder if is_object_store(url) else staged
+            fs.makedirs(place, exist_ok=True)
+            names = [path.name for path in Path(local).iterdir()]
+            for name in sorted(names, key=lambda name: (name == last, name)):
+                fs.put_file(f"{local}/{name}", f"{place}/{name}")
+    if not is_object_store(url):
+        if fs.exists(folder):
+            fs.rm(folder, recursive=True)
+        fs.mv(staged, folder, recursive=True)
+
+
+def write_folder(url: str, files: Mapping[str, bytes]) -> None:
+    """Writes a folder of small files, the last one of which is shown last: `folder_to_write`."""
+    with folder_to_write(url, list(files)[-1]) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+
+@contextmanager
+def local_file(url: str) -> Iterator[Path]:
+    """The path of a file for libraries that read local files only; of a copy where it is remote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    fs, path = fsspec.core.url_to_fs(url)
+    if isinstance(fs, LocalFileSystem):
+        yield Path(path)
+        return
+    with TemporaryDirectory(prefix="millstream-") as folder:
+        copy = Path(folder) / path.rsplit("/", 1)[-1]
+        fs.get_file(path, str(copy))
+        yield copy
 
 
 def is_of_client(error: BaseException) -> bool:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import fsspec
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jobs.base.errors import DataRefused
-from jobs.lake.store import write_folder
+from jobs.lake.store import folder_to_write, local_file
 from jobs.models.build import Model, build_model
 from jobs.models.spec import ModelSpec
 
@@ -77,12 +79,16 @@ def save_model(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     digest = weights_digest(weights)
     card = {"format": FORMAT, "weights_digest": digest, "model": name, "spec": spec.to_json()}
-    files = {WEIGHTS: safetensors.torch.save(weights)}
+    tensors = {WEIGHTS: weights}
     if moments is not None:
         card["moments_digest"] = weights_digest(moments)
-        files[MOMENTS] = safetensors.torch.save(dict(moments))
-    files[CARD] = json.dumps({**extra, **card}, indent=1, sort_keys=True).encode()
-    write_folder(folder_url, files)
+        tensors[MOMENTS] = dict(moments)
+    with folder_to_write(folder_url, last=CARD) as folder:
+        (folder / CARD).write_text(json.dumps({**extra, **card}, indent=1, sort_keys=True))
+        for file, of in tensors.items():
+            save_file(of, folder / file)
+            # safetensors lets the file's owner alone read it.
+            shutil.copymode(folder / CARD, folder / file)
     return digest
 
 
@@ -112,29 +118,14 @@ def load_moments(folder_url: str) -> dict[str, Tensor] | None:
 
 
 def _card(folder_url: str) -> dict[str, Any]:
-    try:
-        card: dict[str, Any] = json.loads(_read(folder_url, CARD))
-    except ValueError as error:
-        raise DataRefused(f"the model in {folder_url} is damaged: {error}") from error
+    with _file(folder_url, CARD) as path:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return card
 
 
-def _read(folder_url: str, name: str) -> bytes:
-    fs, folder = fsspec.core.url_to_fs(folder_url.rstrip("/"))
-    try:
-        data: bytes = fs.cat_file(f"{folder}/{name}")
-    except FileNotFoundError as error:
-        raise DataRefused(
-            f"no model in {folder_url}: {error}", f"the files {WEIGHTS} and {CARD}"
-        ) from error
-    return data
-
-
 def _tensors(folder_url: str, name: str, digest: str) -> dict[str, Tensor]:
-    try:
-        found = safetensors.torch.load(_read(folder_url, name))
-    except (SafetensorError, ValueError) as error:
-        raise DataRefused(f"the model in {folder_url} is damaged: {name}: {error}") from error
+    with _file(folder_url, name) as path:
+        found = load_file(path)
     if (own := weights_digest(found)) != digest:
         raise DataRefused(
             f"the tensors of {name} in {folder_url} have digest {own}",
@@ -142,3 +133,21 @@ def _tensors(folder_url: str, name: str, digest: str) -> dict[str, Tensor]:
             "restore the folder, or use another version",
         )
     return found
+
+
+@contextmanager
+def _file(folder_url: str, name: str) -> Iterator[Path]:
+    """The local path of a file of a model, while the block reads it.
+
+    Raises:
+        DataRefused: it is missing, or the block cannot read what it holds.
+    """
+    try:
+        with local_file(f"{folder_url.rstrip('/')}/{name}") as path:
+            yield path
+    except FileNotFoundError as error:
+        raise DataRefused(
+            f"no model in {folder_url}: {error}", f"the files {WEIGHTS} and {CARD}"
+        ) from error
+    except (SafetensorError, ValueError) as error:
+        raise DataRefused(f"the model in {folder_url} is damaged: {name}: {error}") from error

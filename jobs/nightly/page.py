@@ -19,15 +19,15 @@ def write(lake: Lake, night: Record) -> str:
 
 
 def render(lake: Lake, night: Record) -> str:
-    judged = night.steps["evaluate"].values
-    reasons = judged.get("reasons", ())
+    found = night.steps["evaluate"].values
+    reasons = found.get("reasons", ())
     return pages.render(
         "night.html",
         title=f"{lake.url.rstrip('/').rsplit('/', 1)[-1]}, night of {night.ds}",
         subtitle=_verdict(night),
-        judged=judged,
-        checks=[(words, words in reasons) for words in judged.get("checks", ())],
-        report=f"../reports/{judged['report'].rsplit('/', 1)[-1]}" if "passed" in judged else "",
+        found=found,
+        checks=[(words, words in reasons) for words in found.get("checks", ())],
+        report=f"../reports/{found['report'].rsplit('/', 1)[-1]}" if "passed" in found else "",
         steps={name: step for name, step in night.steps.items() if name != "report"},
         counts=[
             (f"{name}, {what}", count)

@@ -19,7 +19,7 @@ from jobs.lake.lake import Lake
 from jobs.lake.store import read_json, write_whole
 from jobs.nightly.names import STEPS
 
-# They make and judge the night's model; without its data there is none.
+# They make the night's model and decide on it; without its data there is none.
 MODEL_STEPS = ("train", "evaluate", "gate")
 
 WAITING, STARTED, FAILED = "waiting", "started", "failed"

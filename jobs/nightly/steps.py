@@ -127,10 +127,10 @@ class Steps:
             GateRefused: it does not pass.
         """
         (night,) = nights
-        judged = night.steps["evaluate"].values
-        version = judged["versions"]["model"]
+        found = night.steps["evaluate"].values
+        version = found["versions"]["model"]
         before = self.champion()
-        if not judged["passed"]:
+        if not found["passed"]:
             stays = "the champion stays"
             if before == version:
                 stays = "yet it is the champion since it passed; see `millstream rollback`"
@@ -138,11 +138,11 @@ class Steps:
                 "\n    ".join(
                     (
                         f"model version {version} was refused by the gate, {stays}",
-                        *judged["reasons"],
+                        *found["reasons"],
                     )
                 ),
                 "a model that passes the gate",
-                f"see the report {judged['report']}",
+                f"see the report {found['report']}",
             )
         self._registry().promote(version, run.id)
         if before != version:

@@ -68,7 +68,7 @@ class GateRule(Section):
     that is given must hold; changes are against the champion on the same rows.
     """
 
-    metric: METRICS = Field("auc", description="what is judged")
+    metric: METRICS = Field("auc", description="what is measured")
     slice: str = Field("", description="one of evaluate.slices, or one group of it")
     min_value: float | None = Field(None, description="least value")
     max_value: float | None = Field(None, description="greatest value")
@@ -104,7 +104,7 @@ class GateSettings(Section):
 
     rules: tuple[GateRule, ...] = Field((), description="all must hold")
     first_model: Literal["values", "refuse", "accept"] = Field(
-        "values", description="without a champion: judge by values alone, refuse, or accept"
+        "values", description="without a champion: decide by values alone, refuse, or accept"
     )
     rows: Literal["fresh", "all"] = Field(
         "fresh",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
 from jobs.base.errors import DataRefused
-from jobs.models.artifact import load_model, save_model, weights_digest
+from jobs.models.artifact import load_model, load_moments, save_model, weights_digest
 from jobs.models.build import Model, build_model, predict
 from tests.builders.batches import SPEC, batch_of
 
@@ -100,3 +103,53 @@ def test_a_torn_card_is_refused(folder: Path, model: Model) -> None:
     card.write_text(card.read_text()[:-10])
     with pytest.raises(DataRefused, match="damaged"):
         load_model(str(folder))
+
+
+def test_others_may_read_what_the_umask_lets_them(folder: Path, model: Model) -> None:
+    before = os.umask(0o027)
+    try:
+        saved(folder, model)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o640}
+
+
+def test_what_was_loaded_stays_when_the_folder_is_replaced(folder: Path, model: Model) -> None:
+    digest = saved(folder, model)
+    loaded = load_model(str(folder))
+    with torch.no_grad():
+        model.net.wide.tables[0].weight.fill_(0)
+    saved(folder, model)
+    assert weights_digest(loaded.model.state_dict()) == digest
+
+
+@pytest.mark.parametrize("moments", [None, {"weight/sum": torch.ones(2, 3)}])
+def test_a_model_is_the_same_on_a_store_without_local_files(
+    tmp_path: Path, model: Model, moments: dict[str, torch.Tensor] | None
+) -> None:
+    url = f"memory://{tmp_path}/best"
+    save_model(url, model, "wide_deep", SPEC, {}, moments)
+    save_model(str(tmp_path / "best"), model, "wide_deep", SPEC, {}, moments)
+    fs, path = fsspec.core.url_to_fs(url)
+    written = {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()}
+    assert {name: fs.cat_file(f"{path}/{name}") for name in written} == written
+    assert len(fs.ls(path)) == len(written)
+    loaded = load_moments(url)
+    assert (loaded is None) == (moments is None)
+    assert load_model(url).digest == load_model(str(tmp_path / "best")).digest
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_model_that_could_not_be_written_leaves_the_one_before(
+    tmp_path: Path, model: Model, scheme: str
+) -> None:
+    url = f"{scheme}{tmp_path}/best"
+    digest = save_model(url, model, "wide_deep", SPEC, {})
+    with torch.no_grad():
+        model.net.wide.tables[0].weight.fill_(0)
+    # Two tensors that share memory are no file of safetensors.
+    whole = torch.ones(4)
+    with pytest.raises(RuntimeError, match="share memory"):
+        save_model(url, model, "wide_deep", SPEC, {}, {"a": whole, "b": whole[:2]})
+    assert load_model(url).digest == digest
+    assert load_moments(url) is None

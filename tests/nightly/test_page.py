@@ -13,7 +13,7 @@ from jobs.nightly.record import Record, StepRecord
 from tests.builders.nights import DATES
 
 CHECKS = ["auc: at least 0.6 wanted, found 0.5", "auc of origin=<JFK>: found 0.7"]
-JUDGED = {
+EVALUATED = {
     "passed": False,
     "checks": CHECKS,
     "reasons": CHECKS[:1],
@@ -25,7 +25,7 @@ NIGHT = Record(
     steps={
         **dict.fromkeys(STEPS, StepRecord("done", message="all <of> it")),
         "etl": StepRecord("done", values={"counts": {"raw": 12_345}}),
-        "evaluate": StepRecord("done", values=JUDGED),
+        "evaluate": StepRecord("done", values=EVALUATED),
         "gate": StepRecord("refused", exit_code=4),
     },
 )
@@ -61,7 +61,10 @@ def test_the_page_of_a_refused_night(tmp_path: Path) -> None:
 
 def test_what_passed_is_said_beside_the_rows_that_did_not(tmp_path: Path) -> None:
     def said(**counts: dict[str, int]) -> str:
-        steps = {**NIGHT.steps, "evaluate": StepRecord("done", values={**JUDGED, "passed": True})}
+        steps = {
+            **NIGHT.steps,
+            "evaluate": StepRecord("done", values={**EVALUATED, "passed": True}),
+        }
         steps |= {name: StepRecord("done", values={"counts": of}) for name, of in counts.items()}
         steps["gate"] = StepRecord("done")
         page = Words()

@@ -47,10 +47,10 @@ class Check:
     words: str
 
 
-def judge(
+def decide(
     gate: GateSettings, challenger: Metrics, champion: Metrics | None, confidence: float = 0.95
 ) -> Verdict:
-    """Judges a challenger.
+    """Decides whether a challenger may become the champion.
 
     Args:
         gate: the rules, and what to do without a champion.
@@ -123,7 +123,7 @@ def _group_checks(
         # A group of a declared slice may be small by nature; a named one, or all rows, may not.
         skipped = bool(name) and name != rule.slice
         words = f"{ours.rows:,} rows{where}, at least {rule.min_rows:,} wanted"
-        yield Check(skipped, f"{words}: not judged" if skipped else words)
+        yield Check(skipped, f"{words}: not checked" if skipped else words)
         return
     yield from _rule_checks(rule, where, ours, theirs, confidence)
 
@@ -149,7 +149,7 @@ def _rule_checks(
 
 
 def _known(who: str, rule: GateRule, where: str, measured: Metrics) -> Check | None:
-    """Why a metric cannot be judged, if so."""
+    """The check that fails where a metric is missing or no number; None where it is known."""
     name, values = rule.metric, measured.values
     if name not in values:
         has = ", ".join(sorted(values))

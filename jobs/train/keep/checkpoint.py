@@ -108,6 +108,8 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
 
 def _parts(snapshot: Snapshot) -> Iterable[tuple[str, bytes]]:
     """File names and contents, one after the other, so that only one file is in memory twice."""
+    # Bytes, not safetensors' own files: the SHA-256 must be of what was meant to be written, and
+    # `load` must read the tensors from the same bytes that it checks.
     yield "weights.safetensors", safetensors.torch.save(snapshot.weights)
     yield "optimizer.safetensors", safetensors.torch.save(snapshot.optimizer)
     yield "random.safetensors", safetensors.torch.save({"random": snapshot.random})

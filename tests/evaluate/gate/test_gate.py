@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from jobs.evaluate.gate.gate import judge
+from jobs.evaluate.gate.gate import decide
 from jobs.evaluate.measure.metrics import Metrics
 from jobs.settings.evaluate import GateSettings
 
@@ -33,68 +33,68 @@ LOSS = _gate({"metric": "log_loss", "max_value": 0.5, "min_gain": 0})
 
 
 def test_a_first_model_must_reach_the_threshold() -> None:
-    assert judge(AUC, _measured(auc=0.7), None).passed
-    assert judge(LOSS, _measured(log_loss=0.5), None).passed
+    assert decide(AUC, _measured(auc=0.7), None).passed
+    assert decide(LOSS, _measured(log_loss=0.5), None).passed
 
-    low = judge(AUC, _measured(auc=0.69), None)
+    low = decide(AUC, _measured(auc=0.69), None)
     assert low.reasons == ("auc of all rows 0.69, at least 0.7 wanted",)
-    assert not judge(LOSS, _measured(log_loss=0.51), None).passed
+    assert not decide(LOSS, _measured(log_loss=0.51), None).passed
 
 
 def test_the_first_model_has_a_declared_policy() -> None:
     good = _measured(auc=0.9)
     rule = {"metric": "auc", "min_value": 0.7}
 
-    refused = judge(_gate(rule, first_model="refuse"), good, None)
+    refused = decide(_gate(rule, first_model="refuse"), good, None)
     assert refused.reasons == ("there is no champion yet (gate.first_model: refuse)",)
-    assert judge(_gate(rule, first_model="accept"), _measured(auc=0.1), None).passed
-    only_changes = judge(_gate({"metric": "auc", "min_gain": 0}), good, None)
+    assert decide(_gate(rule, first_model="accept"), _measured(auc=0.1), None).passed
+    only_changes = decide(_gate({"metric": "auc", "min_gain": 0}), good, None)
     assert "no rule has a min_value or max_value" in only_changes.reasons[0]
 
 
 def test_a_later_model_must_gain_on_the_champion_and_reach_the_threshold() -> None:
-    assert judge(AUC, _measured(auc=0.75), _measured(auc=0.73)).passed
-    assert judge(LOSS, _measured(log_loss=0.40), _measured(log_loss=0.41)).passed
+    assert decide(AUC, _measured(auc=0.75), _measured(auc=0.73)).passed
+    assert decide(LOSS, _measured(log_loss=0.40), _measured(log_loss=0.41)).passed
 
-    short = judge(AUC, _measured(auc=0.75), _measured(auc=0.745))
+    short = decide(AUC, _measured(auc=0.75), _measured(auc=0.745))
     assert short.reasons == (
         "auc of all rows 0.75 against the champion's 0.745: higher by at least 0.01 wanted, "
         "found +0.005",
     )
-    assert not judge(AUC, _measured(auc=0.69), _measured(auc=0.5)).passed
-    assert not judge(LOSS, _measured(log_loss=0.42), _measured(log_loss=0.41)).passed
+    assert not decide(AUC, _measured(auc=0.69), _measured(auc=0.5)).passed
+    assert not decide(LOSS, _measured(log_loss=0.42), _measured(log_loss=0.41)).passed
 
 
 def test_an_equal_model_does_not_replace_the_champion() -> None:
-    assert not judge(LOSS, _measured(log_loss=0.4), _measured(log_loss=0.4)).passed
+    assert not decide(LOSS, _measured(log_loss=0.4), _measured(log_loss=0.4)).passed
 
 
 def test_a_negative_gain_allows_a_stated_loss() -> None:
     gate = _gate({"metric": "auc", "min_gain": -0.01})
 
-    assert judge(gate, _measured(auc=0.795), _measured(auc=0.8)).passed
-    assert not judge(gate, _measured(auc=0.785), _measured(auc=0.8)).passed
+    assert decide(gate, _measured(auc=0.795), _measured(auc=0.8)).passed
+    assert not decide(gate, _measured(auc=0.785), _measured(auc=0.8)).passed
 
 
 def test_a_relative_gain_is_a_share_of_the_champions_value() -> None:
     gate = _gate({"metric": "log_loss", "min_relative_gain": 0.05})
 
-    assert judge(gate, _measured(log_loss=0.37), _measured(log_loss=0.4)).passed
-    assert not judge(gate, _measured(log_loss=0.39), _measured(log_loss=0.4)).passed
-    zero = judge(gate, _measured(log_loss=0.0), _measured(log_loss=0.0))
+    assert decide(gate, _measured(log_loss=0.37), _measured(log_loss=0.4)).passed
+    assert not decide(gate, _measured(log_loss=0.39), _measured(log_loss=0.4)).passed
+    zero = decide(gate, _measured(log_loss=0.0), _measured(log_loss=0.0))
     assert "no share of a champion's value of 0 can be told" in zero.reasons[0]
 
 
 def test_non_inferiority_needs_the_whole_interval() -> None:
     gate = _gate({"metric": "auc", "max_loss": 0.01})
 
-    assert judge(gate, _measured(auc=0.799), _measured(auc=0.8)).passed
+    assert decide(gate, _measured(auc=0.799), _measured(auc=0.8)).passed
     # The same noise in both cancels, since differences are paired by block.
-    assert judge(gate, _measured(auc=0.799, noise=0.01), _measured(auc=0.8, noise=0.01)).passed
-    unsure = judge(gate, _measured(auc=0.799, noise=0.01), _measured(auc=0.8))
+    assert decide(gate, _measured(auc=0.799, noise=0.01), _measured(auc=0.8, noise=0.01)).passed
+    unsure = decide(gate, _measured(auc=0.799, noise=0.01), _measured(auc=0.8))
     assert "no worse than -0.01 wanted" in unsure.reasons[0]
     blind = Metrics("binary", 1_000, 1_000.0, {"auc": 0.9})
-    assert "has no interval" in judge(gate, blind, _measured(auc=0.8)).reasons[0]
+    assert "has no interval" in decide(gate, blind, _measured(auc=0.8)).reasons[0]
 
 
 def test_every_group_of_a_slice_is_judged_but_small_ones() -> None:
@@ -105,7 +105,7 @@ def test_every_group_of_a_slice_is_judged_but_small_ones() -> None:
         "shop=c": _measured(rows=20, auc=0.1),
         "shop=a,age=3": _measured(auc=0.1),
     }
-    verdict = judge(
+    verdict = decide(
         _gate({"metric": "auc", "slice": "shop", "min_value": 0.7, "min_rows": 50}),
         _measured(auc=0.8, slices=slices),
         None,
@@ -115,9 +115,9 @@ def test_every_group_of_a_slice_is_judged_but_small_ones() -> None:
         "auc of slice shop=(other) 0.55, at least 0.7 wanted",
         "auc of slice shop=b 0.6, at least 0.7 wanted",
     )
-    assert "20 rows of slice shop=c, at least 50 wanted: not judged" in verdict.checks
+    assert "20 rows of slice shop=c, at least 50 wanted: not checked" in verdict.checks
     crossed = _gate({"metric": "auc", "slice": "shop x age", "min_value": 0.7})
-    assert judge(crossed, _measured(auc=0.8, slices=slices), None).reasons == (
+    assert decide(crossed, _measured(auc=0.8, slices=slices), None).reasons == (
         "auc of slice shop=a,age=3 0.1, at least 0.7 wanted",
     )
 
@@ -126,19 +126,19 @@ def test_every_group_of_a_slice_is_judged_but_small_ones() -> None:
 def test_an_absent_slice_is_refused_by_name(slice_: str) -> None:
     gate = _gate({"metric": "auc", "slice": slice_, "min_value": 0.7})
 
-    verdict = judge(gate, _measured(auc=0.9), _measured(auc=0.8))
+    verdict = decide(gate, _measured(auc=0.9), _measured(auc=0.8))
 
     expected = f"the challenger was not measured on slice '{slice_}': evaluate.slices"
     assert expected in verdict.reasons
 
 
 def test_too_few_rows_are_refused() -> None:
-    verdict = judge(AUC, _measured(rows=99, auc=0.9), None)
+    verdict = decide(AUC, _measured(rows=99, auc=0.9), None)
 
     assert verdict.reasons == ("99 rows of all rows, at least 100 wanted",)
     named = _gate({"metric": "auc", "slice": "shop=a", "min_value": 0.5})
     few = _measured(auc=0.9, slices={"shop=a": _measured(rows=5, auc=0.9)})
-    assert not judge(named, few, None).passed
+    assert not decide(named, few, None).passed
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_too_few_rows_are_refused() -> None:
 def test_what_cannot_be_compared_is_refused_by_name(
     challenger: Metrics, champion: Metrics | None, reason: str
 ) -> None:
-    verdict = judge(AUC, challenger, champion)
+    verdict = decide(AUC, challenger, champion)
 
     assert not verdict.passed
     assert reason in verdict.reasons
 
 
 def test_a_gate_without_rules_passes_nothing() -> None:
-    verdict = judge(GateSettings(), _measured(auc=1.0), _measured(auc=0.5))
+    verdict = decide(GateSettings(), _measured(auc=1.0), _measured(auc=0.5))
 
     assert not verdict.passed
     assert verdict.reasons == ("the gate has no rule: give gate.rules thresholds",)
@@ -183,7 +183,7 @@ def test_what_passes_is_finite_and_better(
 ) -> None:
     gate = _gate({"metric": "auc", "min_value": 0.6, "min_gain": min_gain})
 
-    verdict = judge(
+    verdict = decide(
         gate, _measured(auc=challenger), None if champion is None else _measured(auc=champion)
     )
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from jobs.evaluate.gate.gate import Verdict, judge
+from jobs.evaluate.gate.gate import Verdict, decide
 from jobs.evaluate.measure.metrics import CalibrationBin, Metrics
 from jobs.evaluate.report.chart import Chart
 from jobs.evaluate.report.report import Report, RowsRead, render, write_report
@@ -137,7 +137,7 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 def test_champion_and_verdict_stand_beside_the_model() -> None:
     challenger, champion = _metrics(0.789), _metrics(0.771)
     rule = GateRule(metric="auc", min_value=0.75, min_gain=0.03)
-    verdict = judge(GateSettings(rules=(rule,)), challenger, champion)
+    verdict = decide(GateSettings(rules=(rule,)), challenger, champion)
 
     page = render(_report(champion=champion, verdict=verdict))
 
