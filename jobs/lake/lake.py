@@ -7,7 +7,7 @@ from typing import Literal
 from jobs.lake.tables import Table
 
 TableName = Literal[
-    "examples", "quarantine", "contributions", "id_log", "judged", "predictions", "ledger"
+    "examples", "quarantine", "contributions", "id_log", "judged", "predictions", "ledger", "served"
 ]
 
 

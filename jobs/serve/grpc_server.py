@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,8 +20,20 @@ from jobs.serve.service import Answered, Service
 from jobs.serve.tensors import BYTES, DATATYPES, NamedTensor, as_bytes, checked_shape, of_bytes
 from jobs.settings.settings import Settings
 
-# Made from the .proto when this is imported.
-pb, pb_grpc = grpc.protos_and_services("jobs/serve/inference.proto")
+
+def _made_from_proto() -> tuple[Any, Any]:
+    """Messages and service, made from the .proto. It is looked for below `sys.path`, which an
+    editable install leaves as it is."""
+    root = str(Path(__file__).parents[2])
+    sys.path.append(root)
+    try:
+        found: tuple[Any, Any] = grpc.protos_and_services("jobs/serve/inference.proto")
+        return found
+    finally:
+        sys.path.remove(root)
+
+
+pb, pb_grpc = _made_from_proto()
 
 SERVICE = "inference.GRPCInferenceService"
 _CONTENTS = {

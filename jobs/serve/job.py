@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -194,10 +194,8 @@ def _has_ended(pid: int) -> bool:
 
 def _kill(pid: int, name: int) -> None:
     if pid:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, name)
-        except ProcessLookupError:
-            pass
 
 
 def _replica(settings: Settings, process: _Process, folder: Path) -> int:

@@ -258,7 +258,7 @@ def invoked_columns(tree: Any) -> dict[str, Values]:
     tree = tree if isinstance(tree, Mapping) else {}
     split, records = tree.get("dataframe_split"), tree.get("dataframe_records")
     if isinstance(split, Mapping):
-        names, rows = split.get("columns"), split.get("data")
+        names, rows = split.get("columns") or [], split.get("data") or []
         if _is_names(names) and _is_rows(rows, list) and {len(row) for row in rows} <= {len(names)}:
             return {name: [row[place] for row in rows] for place, name in enumerate(names)}
     elif _is_rows(records, dict):

@@ -116,7 +116,9 @@ def scored(
     torch.set_num_threads(threads)
     forward = forward_of(predictor, threads)
     for table in _rebatched(batches, predictor.batch_rows):
-        batch = batch_from_arrow(_mapped(table, id_maps), predictor.dataset, with_label=False)
+        batch = batch_from_arrow(
+            with_model_ids(table, id_maps), predictor.dataset, with_label=False
+        )
         found = table.select(list(keep))
         for name, column in _columns(forward(batch)).items():
             found = found.append_column(name, column)
@@ -228,7 +230,7 @@ def _rebatched(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Tabl
         yield pa.Table.from_batches(held).combine_chunks()
 
 
-def _mapped(table: pa.Table, id_maps: IdMaps) -> pa.Table:
+def with_model_ids(table: pa.Table, id_maps: IdMaps) -> pa.Table:
     """The table with the model's ids in place of the examples'."""
     for name, ids in id_maps.items():
         place = table.column_names.index(name)
