@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
@@ -52,7 +53,7 @@ _CONTENTS = {
 }
 
 
-class _Inference(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc, name-defined]
+class _Inference:
     """The protocol's calls, by their names in it."""
 
     def __init__(self, service: Service, tokens: Sequence[str]) -> None:
@@ -102,6 +103,8 @@ class _Inference(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc, na
         try:
             with service.accounts.request(service.version):
                 self._check_caller(context)
+                if request is None:
+                    raise RequestError("the request is no message of the protocol")
                 try:
                     answered = await service.infer(
                         request.model_name,
@@ -116,6 +119,29 @@ class _Inference(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc, na
         except RequestError as error:
             await _abort(context, error)
         return _response(request, answered)
+
+    def handler(self) -> Any:
+        """The calls for a server. A message that cannot be read is refused here, as gRPC's own
+        answer would be that of a server which failed."""
+        service = pb.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]]
+        handlers = {m.name: self._handler(m.name, m.input_type.name) for m in service.methods}
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _handler(self, name: str, message: str) -> Any:
+        answer, kind = getattr(self, name), getattr(pb, message)
+
+        async def call(content: bytes, context: Any) -> Any:
+            try:
+                request = kind.FromString(content)
+            except DecodeError as error:
+                if name != "ModelInfer":
+                    await _abort(context, RequestError(str(error)))
+                request = None
+            return await answer(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            call, response_serializer=lambda found: found.SerializeToString()
+        )
 
     def _check_caller(self, context: Any) -> None:
         headers = dict(context.invocation_metadata())
@@ -188,9 +214,8 @@ class GrpcServer:
             ],
             maximum_concurrent_rpcs=serve.most_connections,
         )
-        pb_grpc.add_GRPCInferenceServiceServicer_to_server(
-            _Inference(service, tokens_of(settings)), self.server
-        )
+        calls = _Inference(service, tokens_of(settings))
+        self.server.add_generic_rpc_handlers((calls.handler(),))
         self.health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         reflection.enable_server_reflection(

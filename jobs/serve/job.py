@@ -66,6 +66,7 @@ def _reserved_ports(settings: Settings) -> Iterator[Settings]:
     for name in ("port", "grpc_port"):
         asked = getattr(serve, name)
         if asked is not None:
+            _refuse_taken(serve.host, asked)
             held.append(_bound(serve.host, asked))
             ports[name] = held[-1].getsockname()[1]
     try:
@@ -76,32 +77,33 @@ def _reserved_ports(settings: Settings) -> Iterator[Settings]:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    """A socket that shares its port with those of the other replicas."""
+    found = socket.socket(_family(host), socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        if port and _is_taken(family, host, port):
-            raise OSError(98, "it is in use")
-        found.bind((host, port))
-    except OSError as error:
-        found.close()
-        raise ConfigError(
-            f"{host}:{port} cannot be listened on: {error.strerror}",
-            remedy="end what listens there, or set serve.port and serve.grpc_port",
-        ) from error
+    found.bind((host, port))
     return found
 
 
-def _is_taken(family: int, host: str, port: int) -> bool:
-    """Whether another server listens. It could share the port, and would take half the requests."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _refuse_taken(host: str, port: int) -> None:
+    """Another server could share the port, and would take half of the requests.
+
+    Raises:
+        ConfigError: one listens there, or nobody may.
+    """
+    with socket.socket(_family(host), socket.SOCK_STREAM) as alone:
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
+            alone.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"{host}:{port} cannot be listened on: {error.strerror}",
+                remedy="end what listens there, or set serve.port and serve.grpc_port",
+            ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 @dataclass

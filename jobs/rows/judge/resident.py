@@ -6,6 +6,7 @@ kept: rows are put into a table, which prepared statements read.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from jobs.rows.judge.statement import INPUT
 _MOST_PLANS = 16
 # Rows that were deleted take memory until their table goes.
 _MOST_USES = 1_000
+# The copy is of some hundred rows, and what DuckDB advises instead plans the statement again.
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 
 
 @dataclass(frozen=True)

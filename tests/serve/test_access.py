@@ -1,0 +1,133 @@
+"""Who is answered: tokens, TLS, and certificates of clients."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import subprocess
+from pathlib import Path
+
+import grpc
+import pytest
+
+from jobs.main import main
+from jobs.serve.grpc_server import pb, pb_grpc
+from jobs.settings.load import load_settings
+from tests.builders.servers import serving
+from tests.serve.conftest import Served
+from tests.serve.test_bad_input import GOOD
+
+
+def test_only_known_tokens_are_answered(served: Served, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("first-secret\nsecond-secret\n")
+    options = (served.parents, "serve.token_env=TOKENS", f"serve.token_file={tokens}")
+    with serving(
+        served.raw.config, tmp_path / "log", *options, environment={"TOKENS": "third-secret"}
+    ) as server:
+        for path in ("/v2", "/metrics", "/openapi.json", "/v2/models/visits"):
+            assert server.ask("GET", path)[0] == 401
+            assert server.ask("GET", path, Authorization="Bearer wrong")[0] == 401
+            assert server.ask("GET", path, Authorization="Bearer first-secret2")[0] == 401
+        assert server.ask("POST", "/invocations", b"{}")[0] == 401
+        # Probes of an orchestrator have no token.
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+        assert server.ask("GET", "/v2/health/ready")[0] == 200
+        for token in ("first-secret", "second-secret", "third-secret"):
+            server.headers = {"Authorization": f"bearer {token}"}
+            assert server.invoke([GOOD])[0]["score"] is not None
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            stub = pb_grpc.GRPCInferenceServiceStub(channel)
+            request = pb.ModelMetadataRequest(name="visits")
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.ModelMetadata(request)
+            assert refused.value.code().name == "UNAUTHENTICATED"
+            known = [("authorization", "Bearer first-secret")]
+            assert stub.ModelMetadata(request, metadata=known).name == "visits"
+        assert "secret" not in server.said
+
+
+def certificates(folder: Path) -> None:
+    """An authority, a certificate of localhost, and one of a client."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name in ("server", "client"):
+        key = ("-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key")
+        openssl("req", *key, "-subj", f"/CN={name}", "-out", f"{name}.csr")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", "-days", "2", *signed)
+
+
+def test_only_certificates_of_the_authority_are_answered(served: Served, tmp_path: Path) -> None:
+    certificates(tmp_path)
+    options = (
+        f"serve.tls_cert_file={tmp_path}/server.pem",
+        f"serve.tls_key_file={tmp_path}/server.key",
+        f"serve.tls_client_ca_file={tmp_path}/ca.pem",
+    )
+    with serving(served.raw.config, tmp_path / "log", *options) as server:
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+
+        def status() -> int:
+            asked = http.client.HTTPSConnection("localhost", server.port, context=context)
+            asked.request("GET", "/v2")
+            return asked.getresponse().status
+
+        with pytest.raises((ssl.SSLError, OSError)):
+            status()
+        context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+        assert status() == 200
+        content = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+        for pair, live in (
+            ((None, None), False),
+            ((content["client.key"], content["client.pem"]), True),
+        ):
+            credentials = grpc.ssl_channel_credentials(content["ca.pem"], *pair)
+            with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
+                stub = pb_grpc.GRPCInferenceServiceStub(channel)
+                if live:
+                    assert stub.ServerLive(pb.ServerLiveRequest(), timeout=30).live
+                else:
+                    with pytest.raises(grpc.RpcError):
+                        stub.ServerLive(pb.ServerLiveRequest(), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("serve.host=0.0.0.0", "is open to others"),
+        ("serve.tls_cert_file=x.pem", "go together"),
+        ("serve.tls_client_ca_file=x.pem", "needs tls_cert_file"),
+        ("serve.most_rows=100000", "queue_rows"),
+        ("serve.token_env=NO_SUCH_VARIABLE", "has no token"),
+        ("serve.token_file=/none", "cannot be read"),
+        ("serve.parents={none: x}", "sources that the declaration joins"),
+    ],
+)
+def test_settings_that_are_not_safe_are_refused(
+    served: Served, capsys: pytest.CaptureFixture[str], override: str, why: str
+) -> None:
+    assert main(["serve", "--config", str(served.raw.config), "--set", override]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_taken_port_is_named(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        config = str(served.raw.config)
+        assert main(["serve", "--config", config, "--set", f"serve.port={port}"]) == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
+
+
+def test_a_setting_is_no_part_of_what_results_follow_from(served: Served) -> None:
+    own = load_settings(served.raw.config, ["serve.port=1234"])
+    assert own.digest() == served.settings.digest()

@@ -1,0 +1,238 @@
+"""Requests that are wrong: a sentence and 4xx, never a failure, and the server goes on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import time
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.serve.grpc_server import pb, pb_grpc
+from jobs.serve.rest import HEADER_LENGTH
+from tests.builders.servers import Server, serving
+from tests.serve.conftest import Served
+
+INFER, ENCODED = "/v2/models/visits/infer", "/v2/models/visits_encoded/infer"
+GOOD = {"day": "2024-01-03", "visit": 1, "shop": "a", "amount": 2.0, "age": 30}
+
+
+def tensor(name: str = "day", datatype: str = "BYTES", shape: Any = (1,), **rest: Any) -> Any:
+    return {"name": name, "datatype": datatype, "shape": list(shape), **rest}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in GOOD.items() if key != name}
+
+
+TREES: list[tuple[str, Any, str]] = [
+    (INFER, [], "list of inputs"),
+    (INFER, {"inputs": []}, "needs inputs"),
+    (INFER, {"inputs": {}}, "list of inputs"),
+    (INFER, {"inputs": [7]}, "name, datatype, shape and data"),
+    (INFER, {"inputs": [tensor(data=["x"])]}, "columns are missing: age"),
+    (INFER, {"inputs": [tensor(data=["x"]), tensor(data=["x"])]}, "stands twice"),
+    (INFER, {"inputs": [tensor(data=["x", "y"])]}, "has 2 values"),
+    (INFER, {"inputs": [tensor(data=["x"]), tensor("age", shape=[2], data=["1", "2"])]}, "rows"),
+    (INFER, {"inputs": [tensor(shape=[0], data=[])]}, "no rows"),
+    (INFER, {"inputs": [tensor(datatype="FP32", data=[1e60])]}, "columns are missing"),
+    (INFER, {"inputs": [tensor(datatype="INT64", data=[2**63])]}, "does not fit into INT64"),
+    (INFER, {"inputs": [tensor(datatype="INT64", data=["7"])]}, "not all of its values"),
+    (INFER, {"inputs": [tensor(datatype="BOOL", data=[2])]}, "not all of its values"),
+    (INFER, {"inputs": [tensor(parameters={"binary_data_size": -1})]}, "number of bytes"),
+    (INFER, {"inputs": [tensor(parameters={"binary_data_size": 9})]}, "fewer bytes"),
+    (INFER, {"inputs": [tensor(shape=[5_000], data=["x"] * 5_000)]}, "at most 4096"),
+    (ENCODED, {"inputs": [tensor("dense", "FP32", [1, 3], data=[0, 0, 0])]}, "missing: sparse"),
+    (
+        ENCODED,
+        {
+            "inputs": [
+                tensor("dense", "FP32", [1, 2], data=[0, 0]),
+                tensor("sparse", "INT64", [1, 2], data=[0, 0]),
+            ]
+        },
+        "not FP32",
+    ),
+    (
+        ENCODED,
+        {
+            "inputs": [
+                tensor("dense", "FP32", [1, 3], data=[0, 0, 0]),
+                tensor("sparse", "INT64", [1, 2], data=[0, 10**6]),
+            ]
+        },
+        "no rows for",
+    ),
+    (
+        ENCODED,
+        {
+            "inputs": [
+                tensor("dense", "FP32", [1, 3], data=[0, 0, 0]),
+                tensor("sparse", "INT64", [1, 2], data=[0, -1]),
+            ]
+        },
+        "no rows for",
+    ),
+    (ENCODED, {"inputs": [tensor("image", "FP32", [1], data=[0])]}, "each once"),
+    ("/invocations", {}, "dataframe_split"),
+    ("/invocations", {"dataframe_records": []}, "dataframe_split"),
+    ("/invocations", {"dataframe_records": [7]}, "dataframe_split"),
+    ("/invocations", {"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}}, "dataframe"),
+    ("/invocations", {"dataframe_split": {"columns": ["a"], "data": [[1, 2]]}}, "dataframe_split"),
+    ("/invocations", {"inputs": {"a": 7}}, "dataframe_split"),
+    ("/invocations", {"inputs": {**{k: [v] for k, v in GOOD.items()}, "age": [1, 2]}}, "rows"),
+    ("/invocations", {"dataframe_records": [without("shop")]}, "missing: shop"),
+    ("/invocations", {"dataframe_records": [{**GOOD, "more": 1}]}, "'more'"),
+    ("/invocations", {"dataframe_records": [{**GOOD, "age": {"deep": 1}}]}, "column 'age'"),
+    ("/invocations", {"dataframe_records": [{**GOOD, "shop": "\ud800"}]}, "column 'shop'"),
+    ("/invocations", {"dataframe_records": [{**GOOD, "shops.size": "huge"}]}, "shops.size"),
+]
+
+
+@pytest.mark.parametrize(("path", "tree", "why"), TREES)
+def test_it_is_said_what_is_wrong(server: Server, path: str, tree: Any, why: str) -> None:
+    status, _, content = server.ask("POST", path, json.dumps(tree).encode())
+    found = json.loads(content)
+    assert status in (400, 413), (status, found)
+    assert why in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/models/others", 404),
+        ("GET", "/v2/models/visits/versions/99", 404),
+        ("POST", "/v2/models/others/infer", 400),
+        ("POST", "/v2/models/..%2f..%2fetc/infer", 404),
+        ("GET", INFER, 405),
+        ("DELETE", "/v2", 405),
+        ("GET", "/none", 404),
+    ],
+)
+def test_paths_that_are_not_there(server: Server, method: str, path: str, status: int) -> None:
+    found, _, content = server.ask(method, path, b"{}")
+    assert found == status
+    assert json.loads(content)["error"]
+
+
+BODIES = [
+    b"",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"inputs": NaN}',
+    b'{"dataframe_records": [{"age": Infinity}]}',
+    b'{"a": 1' * 1_000,
+    b"0" * 10_000,
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("path", [INFER, "/invocations"])
+def test_bodies_that_are_no_json(server: Server, path: str, body: bytes) -> None:
+    status, _, content = server.ask("POST", path, body)
+    assert status == 400
+    assert json.loads(content)["error"]
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "9999999999", "²", ""])
+def test_wrong_lengths_of_the_json(server: Server, length: str) -> None:
+    body = json.dumps({"inputs": []}).encode()
+    header = {HEADER_LENGTH: length.encode().decode("latin1")}
+    status, _, _ = server.ask("POST", INFER, body, **header)
+    assert status == 400
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+
+
+@given(st.dictionaries(st.sampled_from([*GOOD, "shops.size", "x"]), VALUES, max_size=3))
+@settings(max_examples=150)
+def test_any_values_are_answered_or_refused(server: Server, changes: dict[str, Any]) -> None:
+    body = json.dumps({"dataframe_records": [GOOD, {**GOOD, **changes}, GOOD]}).encode()
+    status, _, content = server.ask("POST", "/invocations", body)
+    found = json.loads(content)
+    assert status in (200, 400), found
+    if status == 200:
+        first, middle, last = found["predictions"]
+        # Its neighbours have their scores.
+        assert first["score"] == last["score"] is not None
+        assert (middle["score"] is None) == bool(middle["reasons"])
+
+
+def test_any_bytes_to_grpc_are_refused(server: Server) -> None:
+    chance = random.Random(3)
+    good = pb.ModelInferRequest(model_name="visits")
+    made = good.inputs.add(name="day", datatype="BYTES", shape=[1])
+    made.contents.bytes_contents.append(b"2024-01-03")
+    content = good.SerializeToString()
+    codes = set()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for _ in range(200):
+            torn = bytearray(content)
+            for _ in range(chance.randint(1, 6)):
+                torn[chance.randrange(len(torn))] = chance.randrange(256)
+            with pytest.raises(grpc.RpcError) as refused:
+                call(bytes(torn), timeout=30)
+            codes.add(refused.value.code().name)
+    assert codes <= {"INVALID_ARGUMENT", "NOT_FOUND"}, codes
+
+
+def test_wrong_tensors_to_grpc_are_refused_in_words(server: Server) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        for change, code, why in (
+            ({"model_name": "others"}, "NOT_FOUND", "no such model"),
+            ({"model_name": "visits", "model_version": "77"}, "NOT_FOUND", "not live"),
+            ({"model_name": "visits", "raw_input_contents": [b"", b""]}, "INVALID_ARGUMENT", "one"),
+            ({"model_name": "visits"}, "INVALID_ARGUMENT", "needs inputs"),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.ModelInfer(pb.ModelInferRequest(**change), timeout=30)
+            assert refused.value.code().name == code
+            assert why in refused.value.details()
+
+
+def test_large_and_slow_senders_are_cut(served: Served, tmp_path_factory: Any) -> None:
+    log = tmp_path_factory.mktemp("limits") / "log"
+    limits = ("serve.most_body_mb=1", "serve.body_timeout_s=0.5", served.parents)
+    with serving(served.raw.config, log, *limits) as server:
+        status, _, _ = server.ask("POST", "/invocations", b" " * (2 << 20))
+        assert status == 413
+        with socket.create_connection(("127.0.0.1", server.port), 30) as silent:
+            assert silent.recv(1) == b""
+        with socket.create_connection(("127.0.0.1", server.port), 30) as slow:
+            slow.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert b" 408 " in slow.recv(100)
+        with socket.create_connection(("127.0.0.1", server.port), 30) as torn:
+            torn.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+            assert b" 400 " in torn.recv(100)
+        assert server.invoke([GOOD])[0]["score"] is not None
+
+
+def test_after_all_that_it_stands(server: Server) -> None:
+    """No growth, nothing failed, and the log has no input in it."""
+    (replica,) = server.replicas()
+    before = replica.memory_info().rss
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    started = time.monotonic()
+    for number in range(300):
+        body = BODIES[number % len(BODIES)]
+        connection.request("POST", INFER, body)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 400
+    assert time.monotonic() - started < 60
+    assert psutil.Process(replica.pid).memory_info().rss - before < 64 << 20
+    page = server.ask("GET", "/metrics")[2].decode()
+    failed = [line for line in page.splitlines() if 'outcome="failed"' in line]
+    assert all(line.endswith(" 0.0") for line in failed), failed
+    assert "Traceback" not in server.said

@@ -1,0 +1,155 @@
+"""The queue: rows are answered together; what is too much or too late is shed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.lake.lake import Lake
+from jobs.serve.accounts import Accounts
+from jobs.serve.champion import Answers, Champion
+from jobs.serve.errors import Failed, Late, NotReady, Shed
+from jobs.serve.rows import RawRows
+from jobs.serve.waiting import WaitingRows
+
+
+class Doubling:
+    """In a champion's place: a row's answer is its number twice. Waits at `gate`."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+
+    def answers(self, rows: RawRows) -> Answers:
+        assert self.gate.wait(30)
+        numbers = rows.table["n"].to_numpy()
+        self.batches.append(len(numbers))
+        if (numbers < 0).any():
+            raise ZeroDivisionError
+        return Answers((2 * numbers).astype(np.float32), {})
+
+
+def rows_of(*numbers: int, name: str = "n") -> RawRows:
+    columns = {"n": pa.array(numbers, pa.int64())}
+    return RawRows(pa.table({**columns, name: columns["n"]}))
+
+
+def run(
+    tmp_path: Path,
+    work: Callable[[WaitingRows], Any],
+    champion: Doubling | None,
+    **options: Any,
+) -> Any:
+    """Runs `work` beside the queue's loop."""
+
+    async def main() -> Any:
+        accounts = Accounts(Lake(str(tmp_path), "none"), "serve-1", 0, shared=False)
+        live = cast("Champion | None", champion)
+        sizes = {"batch_rows": 4, "batch_delay_s": 0.0, "queue_rows": 8, **options}
+        waiting = WaitingRows(lambda: live, accounts, **sizes)
+        loop = asyncio.get_running_loop().create_task(waiting.run())
+        try:
+            return await work(waiting)
+        finally:
+            loop.cancel()
+            waiting.close()
+
+    return asyncio.run(main())
+
+
+def scores(answered: tuple[Champion, Answers]) -> list[float]:
+    return answered[1].scores.tolist()
+
+
+def test_each_request_gets_its_own_rows(tmp_path: Path) -> None:
+    champion = Doubling()
+
+    async def work(waiting: WaitingRows) -> Any:
+        champion.gate.clear()
+        first = asyncio.ensure_future(waiting.answers(rows_of(100), 30))
+        await asyncio.sleep(0)
+        others = [asyncio.ensure_future(waiting.answers(rows_of(n, n + 50), 30)) for n in range(4)]
+        await asyncio.sleep(0)
+        champion.gate.set()
+        return [scores(await one) for one in [first, *others]]
+
+    assert run(tmp_path, work, champion, queue_rows=20) == [
+        [200.0],
+        *[[2.0 * n, 2.0 * (n + 50)] for n in range(4)],
+    ]
+    assert sum(champion.batches) == 9 and max(champion.batches) == 4
+
+
+def test_rows_of_different_columns_are_not_mixed(tmp_path: Path) -> None:
+    champion = Doubling()
+
+    async def work(waiting: WaitingRows) -> Any:
+        asked = [rows_of(1), rows_of(2, name="other"), rows_of(3)]
+        return await asyncio.gather(*(waiting.answers(one, 30) for one in asked))
+
+    assert [scores(one) for one in run(tmp_path, work, champion)] == [[2.0], [4.0], [6.0]]
+
+
+def test_too_many_rows_are_shed_at_once(tmp_path: Path) -> None:
+    champion = Doubling()
+
+    async def work(waiting: WaitingRows) -> Any:
+        champion.gate.clear()
+        busy = asyncio.ensure_future(waiting.answers(rows_of(1), 30))
+        await asyncio.sleep(0.05)
+        held = [asyncio.ensure_future(waiting.answers(rows_of(n), 30)) for n in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(Shed):
+            await waiting.answers(rows_of(9), 30)
+        champion.gate.set()
+        return len(await asyncio.gather(busy, *held))
+
+    assert run(tmp_path, work, champion) == 9
+
+
+def test_what_is_late_is_not_computed(tmp_path: Path) -> None:
+    champion = Doubling()
+
+    async def work(waiting: WaitingRows) -> None:
+        champion.gate.clear()
+        busy = asyncio.ensure_future(waiting.answers(rows_of(1), 30))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Late):
+            await waiting.answers(rows_of(2, 3), 0.01)
+        champion.gate.set()
+        assert scores(await busy) == [2.0]
+        assert scores(await waiting.answers(rows_of(4), 30)) == [8.0]
+
+    run(tmp_path, work, champion)
+    assert champion.batches == [1, 1]
+
+
+def test_one_that_fails_does_not_take_its_neighbours(tmp_path: Path) -> None:
+    champion = Doubling()
+
+    async def work(waiting: WaitingRows) -> Any:
+        champion.gate.clear()
+        asked = [asyncio.ensure_future(waiting.answers(rows_of(n), 30)) for n in (1, 2, -3, 4)]
+        await asyncio.sleep(0.05)
+        champion.gate.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = run(tmp_path, work, champion)
+    assert isinstance(found[2], Failed)
+    assert [scores(one) for place, one in enumerate(found) if place != 2] == [[2.0], [4.0], [8.0]]
+
+
+def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
+    async def work(waiting: WaitingRows) -> None:
+        with pytest.raises(NotReady):
+            await waiting.answers(rows_of(1), 30)
+
+    run(tmp_path, work, None)
