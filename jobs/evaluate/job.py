@@ -14,7 +14,7 @@ from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from jobs.base.command import run_command
-from jobs.evaluate.export.export import for_scoring
+from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.gate.gate import Verdict, decide
 from jobs.evaluate.measure.metrics import Metrics, measure
 from jobs.evaluate.measure.selection import (
@@ -188,9 +188,11 @@ class Evaluation:
             self.dataset,
             self.settings.evaluate.batch_rows,
         )
+        # What is judged are the scores that will be served.
+        judged = with_engine(self.lake, predictor, self.settings.score.engine)
         chosen = self.settings.evaluate
         rows = selection.rows(self.spark, self.dataset, chosen)
-        scored = predicted(rows, predictor, [LABEL, WEIGHT, "block", "slices"], id_maps)
+        scored = predicted(rows, judged, [LABEL, WEIGHT, "block", "slices"], id_maps)
         scored = scored.withColumnsRenamed({LABEL: "label", WEIGHT: "weight"})
         scored = scored.persist(StorageLevel.MEMORY_AND_DISK)
         try:
@@ -214,8 +216,7 @@ class Evaluation:
     def _keep_probe(self, predictor: Predictor, selection: Selection, id_maps: IdMaps) -> None:
         """Keeps rows by which the server tries the model."""
         engine = self.settings.serve.engine
-        if engine == "onnx":
-            predictor = for_scoring(self.lake, predictor)
+        predictor = with_engine(self.lake, predictor, engine)
         shard = selection.shards()[0]
         rows = probe_rows(f"{selection.examples.url}/{shard.path}", self.dataset, id_maps)
         forward = forward_of(predictor, threads=1)

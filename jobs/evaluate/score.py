@@ -36,7 +36,7 @@ from jobs.etl.write.quarantine import (
     quarantined_rows,
     stage_quarantine,
 )
-from jobs.evaluate.export.export import for_scoring
+from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.predict.accounts import (
     assert_conserved,
     ledger_counts,
@@ -140,7 +140,7 @@ class Scoring:
     def predictor(self) -> Predictor:
         digest, rows = self.model.tags["weights_digest"], self.settings.score.batch_rows
         found = Predictor(self.model.folder_url, digest, self.dataset, rows)
-        return for_scoring(self.lake, found) if self.settings.score.engine == "onnx" else found
+        return with_engine(self.lake, found, self.settings.score.engine)
 
     def run(self) -> ScoreResult:
         started = time.monotonic()

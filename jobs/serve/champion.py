@@ -15,7 +15,7 @@ from jobs.batch.layout import batch_from_arrow
 from jobs.etl.encode.encoder import Encoder
 from jobs.etl.encode.vocabulary import stage_vocabularies
 from jobs.etl.fit.states import state_entries
-from jobs.evaluate.export.export import for_scoring
+from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.predict.blocks import block_scores
 from jobs.evaluate.predict.compatible import refuse_other_declaration
 from jobs.evaluate.predict.predict import Forward, Predictor, forward_of, loaded
@@ -128,8 +128,7 @@ def load_champion(
     state = load_state(lake, version.tags["state_digest"])
     digest = version.tags["weights_digest"]
     predictor = Predictor(version.folder_url, digest, dataset, settings.block_rows)
-    if settings.engine == "onnx":
-        predictor = for_scoring(lake, predictor)
+    predictor = with_engine(lake, predictor, settings.engine)
     torch.set_num_threads(settings.threads)
     forward = forward_of(predictor, settings.threads)
     check_probe(read_probe(lake, digest, settings.engine), forward)

@@ -116,6 +116,28 @@ def test_the_champion_is_judged_again_against_the_one_it_replaced(
     assert again.champion is not None and again.champion.version == older
 
 
+def test_the_gate_judges_by_the_engine_that_will_score(spark: SparkSession, line: Line) -> None:
+    """An export of other weights is what the gate measures, and no model that torch would run."""
+    score = line.settings.score.model_copy(update={"engine": "onnx"})
+    settings = line.settings.model_copy(update={"score": score})
+    other = register_model(settings, SECOND, seed=11)
+    urls = []
+    results = []
+    for version in (line.model, other):
+        results.append(job.run(settings, spark, run_id=f"onnx-{version}", model=version))
+        weights = Registry(settings, _lake(line)).resolve(version).tags["weights_digest"]
+        urls += Path(_lake(line).folder("exports", weights)).glob("*/model.onnx")
+    (before, wanted), (ours, theirs) = results, urls
+    content = ours.read_bytes()
+    ours.write_bytes(theirs.read_bytes())
+    try:
+        found = job.run(settings, spark, run_id="evaluate-onnx-5", model=line.model)
+    finally:
+        ours.write_bytes(content)
+
+    assert found.metrics.values == wanted.metrics.values != before.metrics.values
+
+
 def _buckets(spark: SparkSession, values: list[str]) -> dict[str, int]:
     """Id of each value where it has no entry: 2 + hash mod 3 buckets."""
     rows = spark.createDataFrame([(v,) for v in values], "v string")

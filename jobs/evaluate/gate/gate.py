@@ -79,51 +79,55 @@ def _checks(
             "(or set gate.first_model: accept)",
         )
     for rule in gate.rules:
-        for name in _groups(rule, challenger, champion):
-            yield from _group_checks(rule, name, challenger, champion, confidence)
+        yield from _judged(rule, challenger, champion, confidence)
 
 
-def _groups(rule: GateRule, challenger: Metrics, champion: Metrics | None) -> list[str]:
-    """Names of the slices that a rule is about; the rule's own text where there is none."""
-    if not rule.slice or "=" in rule.slice:
-        return [rule.slice]
-    # `origin x month` is measured as origin=JFK,month=1.
-    columns = rule.slice.split(" x ")
-    known = {*challenger.slices, *(champion.slices if champion else ())}
+def _judged(
+    rule: GateRule, challenger: Metrics, champion: Metrics | None, confidence: float
+) -> Iterator[Check]:
+    """The checks of a rule, on all rows or on each group that it is about."""
+    if not rule.slice:
+        yield from _group_checks(rule, " of all rows", challenger, champion, False, confidence)
+        return
+    measured = {*challenger.slices, *(champion.slices if champion else ())}
+    groups = [group for group in measured if rule.slice in (group.slice, str(group), group.plain)]
+    for group in sorted(groups, key=str):
+        ours = challenger.slices.get(group)
+        theirs = champion.slices.get(group) if champion else None
+        unmeasured = _unmeasured(str(group), ours, theirs, champion)
+        yield from unmeasured
+        if ours is not None and not unmeasured:
+            may_be_small = rule.slice == group.slice
+            where = f" of slice {group}"
+            yield from _group_checks(rule, where, ours, theirs, may_be_small, confidence)
+    if not groups:
+        yield from _unmeasured(rule.slice, None, None, champion)
 
-    def of_rule(name: str) -> bool:
-        if name.startswith(f"{rule.slice}=("):
-            return True
-        parts = name.split(",")
-        return len(parts) == len(columns) and all(
-            part.startswith(f"{column}=") for part, column in zip(parts, columns, strict=True)
-        )
 
-    return sorted(filter(of_rule, known)) or [rule.slice]
+def _unmeasured(
+    name: str, ours: Metrics | None, theirs: Metrics | None, champion: Metrics | None
+) -> list[Check]:
+    """A check that fails for each model that was not measured on a group."""
+    absent = [("challenger", ours is None), ("champion", champion is not None and theirs is None)]
+    return [
+        Check(False, f"the {who} was not measured on slice {name!r}: evaluate.slices")
+        for who, is_absent in absent
+        if is_absent
+    ]
 
 
 def _group_checks(
     rule: GateRule,
-    name: str,
-    challenger: Metrics,
-    champion: Metrics | None,
+    where: str,
+    ours: Metrics,
+    theirs: Metrics | None,
+    may_be_small: bool,
     confidence: float,
 ) -> Iterator[Check]:
-    where = f" of slice {name}" if name else " of all rows"
-    ours = challenger.slices.get(name) if name else challenger
-    theirs = None
-    if champion is not None:
-        theirs = champion.slices.get(name) if name else champion
-    for who, measured in (("challenger", ours), ("champion", theirs)):
-        if measured is None and (who == "challenger" or champion is not None):
-            yield Check(False, f"the {who} was not measured on slice {name!r}: evaluate.slices")
-    if ours is None or (champion is not None and theirs is None):
-        return
     if ours.rows < rule.min_rows:
         # A group of a declared slice may be small by nature; a named one, or all rows, may not.
-        skipped = bool(name) and name != rule.slice
         words = f"{ours.rows:,} rows{where}, at least {rule.min_rows:,} wanted"
-        yield Check(skipped, f"{words}: not checked" if skipped else words)
+        yield Check(may_be_small, f"{words}: not checked" if may_be_small else words)
         return
     yield from _rule_checks(rule, where, ours, theirs, confidence)
 

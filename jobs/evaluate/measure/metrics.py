@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from jobs.base.errors import DataRefused
 from jobs.evaluate.measure.exact import value
+from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.jackknife import (
     BLOCKS,
     Floats,
@@ -56,7 +57,7 @@ class Metrics:
         replicates: metric -> its values without each jackknife block, float64 [blocks].
         calibration: bins of equal width that hold rows.
         roc, pr, histogram: see `Ranking`; empty for regression.
-        slices: name -> the same of the slice's rows; it has no slices itself.
+        slices: the same of each group's rows; it has no slices itself.
     """
 
     task: Task
@@ -68,7 +69,7 @@ class Metrics:
     roc: Curve = ()
     pr: Curve = ()
     histogram: Curve = ()
-    slices: Mapping[str, Metrics] = field(default_factory=dict)
+    slices: Mapping[Group, Metrics] = field(default_factory=dict)
 
     def margin(self, name: str, confidence: float = 0.95) -> float:
         """Half the width of a metric's interval; NaN where it is not known."""
@@ -88,7 +89,7 @@ def measure(
 
     Args:
         scored: numeric columns score, label and weight; where there are such, `block`, from 0 to
-            49, for intervals, and `slices`, the names of a row's slices. With a multiclass label
+            49, for intervals, and `slices`, the keys of a row's groups. With a multiclass label
             predicted_class and scores too.
         task: what the label is; binary labels are 0 or 1 and scores probabilities.
         name: of the rows, for errors: "split 'test' of 2013-01-01..2013-11-30".
@@ -113,7 +114,8 @@ def measure(
             for slice_, of_slice in sums.items()
         }
     whole = measured.pop(ALL)
-    return Metrics(**{**vars(whole), "slices": measured})
+    slices = {Group.of_key(key): of_group for key, of_group in measured.items()}
+    return Metrics(**{**vars(whole), "slices": slices})
 
 
 def _by_slice(scored: DataFrame) -> DataFrame:

@@ -13,16 +13,14 @@ from jobs.settings.evaluate import SliceSettings
 from schemas.dataset import Dataset
 from schemas.field import Carried
 
-OTHER, NULL = "(other)", "(null)"
-
 
 def with_slices(
     rows: DataFrame, dataset: Dataset, slices: Sequence[SliceSettings], most_values: int
 ) -> DataFrame:
-    """Adds `slices`, the names of a row's slices: `origin=JFK`, `origin=JFK,month=1`.
+    """Adds `slices`, the keys of a row's groups: see `Group.of_key`.
 
-    Of a declared slice the `most_values` largest groups are kept, ties by name; the other rows are
-    together in `(other)`.
+    Of a declared slice the `most_values` largest groups are kept, ties by key; the other rows are
+    together in one.
 
     Args:
         rows: the stored columns and `ds`.
@@ -30,20 +28,20 @@ def with_slices(
     Raises:
         ConfigError: a slice is by a column that is not stored readably.
     """
-    names = [_kept(rows, _label(dataset, one), one, most_values) for one in slices]
-    return rows.withColumn("slices", F.array(*names).cast("array<string>"))
+    keys = [_kept(rows, one, _values(dataset, one), most_values) for one in slices]
+    return rows.withColumn("slices", F.array(*keys).cast("array<string>"))
 
 
-def _label(dataset: Dataset, one: SliceSettings) -> Column:
+def _values(dataset: Dataset, one: SliceSettings) -> list[Column]:
+    """The texts of a slice's columns, null where there is no value."""
     known = {"ds", *dataset.key, *(f.name for f in dataset.of_kind(Carried))}
     numeric = {f.name for f in dataset.numeric}
-    parts = []
+    values = []
     for name in one.by:
         if name in one.buckets and name in numeric | known:
-            parts.append(F.concat(F.lit(f"{name}="), _bucket(F.col(name), one.buckets[name])))
+            values.append(_bucket(F.col(name), one.buckets[name]))
         elif name in known:
-            text = F.coalesce(F.col(name).cast("string"), F.lit(NULL))
-            parts.append(F.concat(F.lit(f"{name}="), text))
+            values.append(F.col(name).cast("string"))
         else:
             raise ConfigError(
                 f"evaluate.slices: {name!r} of slice {one.name!r}",
@@ -51,13 +49,13 @@ def _label(dataset: Dataset, one: SliceSettings) -> Column:
                 f"({', '.join(sorted(numeric)) or 'there is none'})",
                 "let the declaration carry the raw column (Carried) to slice by it",
             )
-    return F.concat_ws(",", *parts)
+    return values
 
 
 def _bucket(value: Column, edges: Sequence[float]) -> Column:
     """`<1`, `1..5`, `>=5`: a bucket holds its lower edge."""
     number = value.cast("double")
-    text = F.when(number.isNull() | F.isnan(number), F.lit(NULL)).when(
+    text = F.when(number.isNull() | F.isnan(number), F.lit(None)).when(
         number < edges[0], F.lit(f"<{edges[0]:g}")
     )
     for low, high in pairwise(edges):
@@ -65,9 +63,14 @@ def _bucket(value: Column, edges: Sequence[float]) -> Column:
     return text.otherwise(F.lit(f">={edges[-1]:g}"))
 
 
-def _kept(rows: DataFrame, label: Column, one: SliceSettings, most_values: int) -> Column:
-    sizes = rows.groupBy(label.alias("label")).count().orderBy(F.desc("count"), "label")
-    kept = [row["label"] for row in sizes.limit(most_values + 1).collect()]
+def _kept(
+    rows: DataFrame, one: SliceSettings, values: Sequence[Column], most_values: int
+) -> Column:
+    by = F.array(*map(F.lit, one.by))
+    key = F.to_json(F.array(by, F.array(*values)))
+    sizes = rows.groupBy(key.alias("key")).count().orderBy(F.desc("count"), "key")
+    kept = [row["key"] for row in sizes.limit(most_values + 1).collect()]
     if len(kept) <= most_values:
-        return label
-    return F.when(label.isin(kept[:most_values]), label).otherwise(F.lit(f"{one.name}={OTHER}"))
+        return key
+    others = F.to_json(F.array(by, F.lit(None)))
+    return F.when(key.isin(kept[:most_values]), key).otherwise(others)

@@ -160,7 +160,7 @@ def _change(name: str, change: float) -> dict[str, str]:
 
 
 def _ranking_metric(metrics: Metrics) -> str:
-    return "auc" if metrics.task == "binary" else "rmse"
+    return {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}[metrics.task]
 
 
 def _slices(report: Report) -> Iterator[dict[str, Any]]:
@@ -169,17 +169,17 @@ def _slices(report: Report) -> Iterator[dict[str, Any]]:
     name = _ranking_metric(report.metrics)
     values = [s.values.get(name, math.nan) for s in slices.values()]
     highest = max((value for value in values if math.isfinite(value)), default=1.0) or 1.0
-    for (slice_, measured), value in zip(slices.items(), values, strict=True):
+    for (group, measured), value in zip(slices.items(), values, strict=True):
         margin = measured.margin(name, report.confidence)
         row = {
-            "name": slice_,
+            "name": str(group),
             "rows": f"{measured.rows:,}",
             "value": f"{value:.4f}",
             "margin": _margin(margin),
             "bar": _bar(value, margin, highest),
         }
         if report.champion:
-            before = report.champion.slices.get(slice_)
+            before = report.champion.slices.get(group)
             row["change"] = _change(
                 name, value - before.values.get(name, math.nan) if before else math.nan
             )

@@ -14,12 +14,21 @@ from torch import Tensor, nn
 
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.batch.batch import Batch
-from jobs.evaluate.export.export import FILES, Format, example_inputs, export, for_scoring, run
+from jobs.evaluate.export.export import (
+    FILES,
+    Format,
+    _maker,
+    example_inputs,
+    export,
+    run,
+    with_engine,
+)
 from jobs.evaluate.predict.exported import batch_of
 from jobs.evaluate.predict.predict import Predictor, loaded_onnx
 from jobs.lake.lake import Lake
 from jobs.models.artifact import LoadedModel, load_model, save_model
 from jobs.models.build import build_model, predict
+from jobs.models.mlp import MLP
 from jobs.models.spec import ModelSpec
 from schemas.dataset import Dataset
 from schemas.digits import DIGITS
@@ -101,15 +110,55 @@ def _predictor(tmp_path: Path, dataset: Dataset) -> Predictor:
     return Predictor(folder, digest, dataset, 64)
 
 
+class Thousands(MLP):
+    """A regression whose labels are in the thousands."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return 5_000 + 2_000 * super().forward(batch)
+
+
+class Shifted(MLP):
+    """Gives another score when it is exported, by a share of the scores' spread."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        shift = 10.0 if torch.compiler.is_exporting() else 0.0
+        return 5_000 + 2_000 * super().forward(batch) + shift
+
+
+def test_the_difference_allowed_is_a_share_of_the_scores_spread() -> None:
+    spec = replace(SPEC, task="regression")
+    thousands = _model(f"{__name__}:Thousands", spec)
+
+    assert FILES["onnx"] in export(thousands, VISITS, "onnx", {})
+    with pytest.raises(DataRefused, match=r"10[.\d]* apart[\s\S]*1e-05 of their spread of"):
+        export(_model(f"{__name__}:Shifted", spec), VISITS, "onnx", {})
+
+
+def test_another_exporter_makes_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(tmp_path / "lake"), "visits")
+    predictor = _predictor(tmp_path, VISITS)
+    first = with_engine(lake, predictor, "onnx")
+
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} of tomorrow")
+    _maker.cache_clear()
+    second = with_engine(lake, predictor, "onnx")
+    _maker.cache_clear()
+
+    assert first.onnx_url != second.onnx_url
+    assert Path(first.onnx_url).exists()
+
+
 def test_scoring_reads_the_export_that_the_driver_checked(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"), "visits")
     predictor = _predictor(tmp_path, VISITS)
 
-    first = for_scoring(lake, predictor)
+    first = with_engine(lake, predictor, "onnx")
 
     content = Path(first.onnx_url).read_bytes()
     assert first.onnx_digest == hashlib.sha256(content).hexdigest()
-    assert for_scoring(lake, predictor) == first
+    assert with_engine(lake, predictor, "onnx") == first
     assert isinstance(
         loaded_onnx(first.onnx_url, first.onnx_digest, 1), onnxruntime.InferenceSession
     )

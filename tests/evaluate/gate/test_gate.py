@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.evaluate.gate.gate import decide
+from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.metrics import Metrics
 from jobs.settings.evaluate import GateSettings
 
@@ -21,7 +22,10 @@ def _gate(*rules: dict[str, Any], **settings: Any) -> GateSettings:
 
 
 def _measured(
-    rows: int = 1_000, slices: dict[str, Metrics] | None = None, noise: float = 0.0, **values: float
+    rows: int = 1_000,
+    slices: dict[Group, Metrics] | None = None,
+    noise: float = 0.0,
+    **values: float,
 ) -> Metrics:
     draw = np.random.default_rng(1)
     replicates = {name: value + noise * draw.normal(size=50) for name, value in values.items()}
@@ -99,11 +103,11 @@ def test_non_inferiority_needs_the_whole_interval() -> None:
 
 def test_every_group_of_a_slice_is_judged_but_small_ones() -> None:
     slices = {
-        "shop=a": _measured(auc=0.9),
-        "shop=b": _measured(auc=0.6),
-        "shop=(other)": _measured(auc=0.55),
-        "shop=c": _measured(rows=20, auc=0.1),
-        "shop=a,age=3": _measured(auc=0.1),
+        Group(("shop",), ("a",)): _measured(auc=0.9),
+        Group(("shop",), ("b",)): _measured(auc=0.6),
+        Group(("shop",), None): _measured(auc=0.55),
+        Group(("shop",), ("c",)): _measured(rows=20, auc=0.1),
+        Group(("shop", "age"), ("a", "3")): _measured(auc=0.1),
     }
     verdict = decide(
         _gate({"metric": "auc", "slice": "shop", "min_value": 0.7, "min_rows": 50}),
@@ -122,6 +126,53 @@ def test_every_group_of_a_slice_is_judged_but_small_ones() -> None:
     )
 
 
+ODD = (
+    "New York, NY",
+    "a=b",
+    "a x b",
+    'q"q',
+    "a\nb",
+    "",
+    " ",
+    "(other)",
+    "(null)",
+    ">=8",
+    "city=x,b=1",
+)
+
+
+@pytest.mark.parametrize("value", [*ODD, None])
+def test_a_group_of_any_value_is_judged(value: str | None) -> None:
+    """Beside one that passes: what a value reads like hides no group."""
+    odd, plain = Group(("city",), (value,)), Group(("city",), ("Boston",))
+    slices = {odd: _measured(auc=0.42), plain: _measured(auc=0.9)}
+    measured = _measured(auc=0.8, slices=slices)
+
+    for slice_ in ("city", str(odd), odd.plain):
+        verdict = decide(
+            _gate({"metric": "auc", "slice": slice_, "min_value": 0.65}), measured, None
+        )
+        assert verdict.reasons == (f"auc of slice {odd} 0.42, at least 0.65 wanted",)
+
+
+_TEXTS = st.none() | st.sampled_from(ODD) | st.text(max_size=4)
+_COLUMNS = st.sampled_from(["a", "a x b", "a=b", "b", "a,b", '"'])
+
+
+@given(
+    st.lists(st.lists(st.tuples(_COLUMNS, _TEXTS), min_size=1, max_size=2), min_size=2, max_size=2),
+    st.booleans(),
+)
+def test_no_two_groups_read_alike(
+    pairs: list[list[tuple[str, str | None]]], second_is_rest: bool
+) -> None:
+    one, other = (Group(tuple(c for c, _ in group), tuple(v for _, v in group)) for group in pairs)
+    if second_is_rest:
+        other = Group(other.by, None)
+
+    assert (str(one) == str(other)) == (one == other)
+
+
 @pytest.mark.parametrize("slice_", ["shop", "shop=d"])
 def test_an_absent_slice_is_refused_by_name(slice_: str) -> None:
     gate = _gate({"metric": "auc", "slice": slice_, "min_value": 0.7})
@@ -137,7 +188,7 @@ def test_too_few_rows_are_refused() -> None:
 
     assert verdict.reasons == ("99 rows of all rows, at least 100 wanted",)
     named = _gate({"metric": "auc", "slice": "shop=a", "min_value": 0.5})
-    few = _measured(auc=0.9, slices={"shop=a": _measured(rows=5, auc=0.9)})
+    few = _measured(auc=0.9, slices={Group(("shop",), ("a",)): _measured(rows=5, auc=0.9)})
     assert not decide(named, few, None).passed
 
 

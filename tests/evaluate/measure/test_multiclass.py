@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from sklearn.metrics import accuracy_score, log_loss
 
 from jobs.base.errors import DataRefused
+from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.metrics import measure
 
 CLASSES = 4
@@ -57,14 +58,19 @@ def test_the_metrics_are_scikit_learns_in_any_order(spark: SparkSession) -> None
 
 def test_slices_are_measured_apart(spark: SparkSession) -> None:
     rows = made()
-    named = as_spark(spark, rows).withColumn("slices", F.array(F.concat(F.lit("c="), "label")))
+    named = as_spark(spark, rows).withColumn(
+        "slices",
+        F.array(F.to_json(F.array(F.array(F.lit("c")), F.array(F.col("label").cast("string"))))),
+    )
 
     found = measure(named.withColumn("block", F.lit(0)), "multiclass", "rows")
 
     for label in (0, 1, 2):
         own = rows[rows["label"] == label]
         recall = np.average(own["predicted_class"] == label, weights=own["weight"].astype(float))
-        assert found.slices[f"c={label}.0"].values["accuracy"] == pytest.approx(recall, abs=1e-12)
+        assert found.slices[Group(("c",), (f"{label}.0",))].values["accuracy"] == pytest.approx(
+            recall, abs=1e-12
+        )
 
 
 @pytest.mark.parametrize(

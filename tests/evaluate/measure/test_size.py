@@ -64,7 +64,8 @@ spark = (
 columns = [F.expr(text.format(distinct=distinct)).alias(name) for name, text in made.items()]
 scored = spark.range(rows).select("id", *columns)
 scored = scored.withColumn("block", F.expr("CAST(pmod(id, 50) AS INT)"))
-scored = scored.withColumn("slices", F.expr("array(concat('third=', id % 3))"))
+third = F.expr("to_json(array(array('third'), array(string(id % 3))))")
+scored = scored.withColumn("slices", F.array(third))
 found = measure(scored, "binary", "rows")
 memory = spark._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()
 heap = sum(p.getPeakUsage().getUsed() for p in memory if str(p.getType()) == "Heap memory")

@@ -8,10 +8,11 @@ import random
 import numpy as np
 import pandas as pd
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from sklearn import metrics as sk
 
 from jobs.base.errors import ConfigError
+from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.jackknife import BLOCKS, margin, standard_error
 from jobs.evaluate.measure.metrics import measure
 from jobs.evaluate.measure.ranking import rank
@@ -33,7 +34,7 @@ def _rows(seed: int = 3) -> pd.DataFrame:
             "label": np.where(shop == "rare", 0.0, label),
             "weight": draw.choice([0.5, 1.0, 3.0], ROWS),
             "block": draw.integers(0, BLOCKS, ROWS).astype(np.int32),
-            "slices": [[f"shop={name}"] for name in shop],
+            "slices": [[f'[["shop"],["{name}"]]'] for name in shop],
         }
     )
 
@@ -47,9 +48,10 @@ def test_slices_and_intervals_equal_scikit_learn(spark: SparkSession) -> None:
 
     found = measure(spark.createDataFrame(rows), "binary", "rows")
 
-    assert set(found.slices) == {"shop=a", "shop=b", "shop=rare"}
-    for name, measured in found.slices.items():
-        mine = rows[rows["slices"].map(lambda names, name=name: name in names)]
+    assert set(map(str, found.slices)) == {"shop=a", "shop=b", "shop=rare"}
+    for group, measured in found.slices.items():
+        name = str(group)
+        mine = rows[rows["slices"].map(lambda keys, group=group: Group.of_key(keys[0]) == group)]
         assert measured.rows == len(mine)
         if name == "shop=rare":
             # One class only: not defined, and not 0.
@@ -109,6 +111,24 @@ def test_the_areas_of_a_perfect_order_are_one(spark: SparkSession) -> None:
     assert (ranking.auc, ranking.pr_auc) == (1.0, 1.0)
 
 
+def _groups(rows: DataFrame) -> list[list[str]]:
+    return [[str(Group.of_key(key)) for key in row["slices"]] for row in rows.collect()]
+
+
+def test_groups_are_told_apart_by_their_values_alone(spark: SparkSession) -> None:
+    shops = ["York, NY", "York", "a=b", "a x b", 'q"q', "a\nb", "", " ", "(other)", "(null)", None]
+    rows = spark.createDataFrame([(shop, 1.0) for shop in shops], "shop string, age_years double")
+    slices = [SliceSettings.model_validate("shop")]
+
+    found = with_slices(rows, VISITS, slices, most_values=20).collect()
+
+    groups = [Group.of_key(row["slices"][0]) for row in found]
+    assert groups == [Group(("shop",), (shop,)) for shop in shops]
+    kept = with_slices(rows, VISITS, slices, most_values=2).collect()
+    rest = Group(("shop",), None)
+    assert [Group.of_key(row["slices"][0]) for row in kept].count(rest) == len(shops) - 2
+
+
 def test_groups_buckets_crosses_and_the_rest(spark: SparkSession) -> None:
     shops = ["a"] * 5 + ["b"] * 4 + ["c", None]
     rows = spark.createDataFrame(
@@ -120,21 +140,21 @@ def test_groups_buckets_crosses_and_the_rest(spark: SparkSession) -> None:
         SliceSettings(by=("age_years",), buckets={"age_years": (3, 8)}),
     ]
 
-    found = with_slices(rows, VISITS, slices, most_values=2).collect()
+    found = _groups(with_slices(rows, VISITS, slices, most_values=2))
 
-    assert [row["slices"][0] for row in found] == [
+    assert [groups[0] for groups in found] == [
         *["shop=a"] * 5,
         *["shop=b"] * 4,
         *["shop=(other)"] * 2,
     ]
-    assert [row["slices"][1] for row in found] == [
+    assert [groups[1] for groups in found] == [
         "age_years=(other)",
         *["age_years=(other)"] * 2,
         *["age_years=3..8"] * 5,
         *["age_years=>=8"] * 3,
     ]
     crossed = [SliceSettings(by=("shop", "age_years"), buckets={"age_years": (3,)})]
-    names = {row["slices"][0] for row in with_slices(rows, VISITS, crossed, 20).collect()}
+    names = {groups[0] for groups in _groups(with_slices(rows, VISITS, crossed, 20))}
     assert {"shop=a,age_years=<3", "shop=b,age_years=>=3", "shop=a,age_years=(null)"} <= names
 
 

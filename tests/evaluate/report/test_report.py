@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from jobs.evaluate.gate.gate import Verdict, decide
+from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.metrics import CalibrationBin, Metrics
 from jobs.evaluate.report.chart import Chart
 from jobs.evaluate.report.report import Report, RowsRead, render, write_report
 from jobs.settings.evaluate import GateRule, GateSettings
+from schemas.field import Task
 
 
 def _metrics(auc: float) -> Metrics:
@@ -36,8 +38,12 @@ def _metrics(auc: float) -> Metrics:
         pr,
         histogram,
         {
-            "shop=a": Metrics("binary", 9_000, 9_000.0, {**values, "auc": auc + 0.02}),
-            "shop=b": Metrics("binary", 3_345, 3_345.0, {**values, "auc": math.nan}),
+            Group(("shop",), ("a",)): Metrics(
+                "binary", 9_000, 9_000.0, {**values, "auc": auc + 0.02}
+            ),
+            Group(("shop",), ("b",)): Metrics(
+                "binary", 3_345, 3_345.0, {**values, "auc": math.nan}
+            ),
         },
     )
 
@@ -150,7 +156,7 @@ def test_champion_and_verdict_stand_beside_the_model() -> None:
 def test_texts_are_escaped() -> None:
     evil = "<script>'\""
     read = RowsRead(days={evil: {"raw": 9, evil: 9}}, reasons={evil: 1}, drift={evil: [0.1]})
-    metrics = replace(_metrics(0.7), slices={evil: _metrics(0.7)})
+    metrics = replace(_metrics(0.7), slices={Group((evil,), (evil,)): _metrics(0.7)})
     verdict = Verdict(False, (evil,), (evil, f"not {evil}"))
     page = render(
         _report(
@@ -169,6 +175,14 @@ def test_texts_are_escaped() -> None:
     # Each place shows it: nothing is lost, or escaped twice.
     assert page.count("&lt;script&gt;") >= 10
     assert "&amp;lt;" not in page
+
+
+@pytest.mark.parametrize(("task", "metric"), [("regression", "rmse"), ("multiclass", "accuracy")])
+def test_slices_show_a_metric_that_their_task_has(task: Task, metric: str) -> None:
+    group = Metrics(task, 10, 10.0, {metric: 0.25, "log_loss": 1.0})
+    metrics = replace(group, slices={Group(("shop",), ("a",)): group})
+
+    assert "<th>shop=a</th><td>10</td><td>0.2500</td>" in render(_report(metrics=metrics))
 
 
 def test_a_regression_has_its_numbers_and_no_empty_pictures() -> None:
