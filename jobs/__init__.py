@@ -33,6 +33,7 @@ Imports point up this list, and within a room up its own; `tests/test_house.py` 
       gate/        whether it may be the champion
       report/      the HTML report
     serve/       the champion answers requests                            (no Spark)
+      request/     tensors and rows as clients write them
     observe/     each run told to logs, metrics, lineage and a webhook
     operations/  vacuum, retention, compact, erase
     nightly/     the steps of a night, on record, so that a rerun goes on

@@ -49,6 +49,7 @@ ORDER = [
     "jobs.evaluate.gate",
     "jobs.evaluate.report",
     "jobs.evaluate",
+    "jobs.serve.request",
     "jobs.serve",
     "jobs.observe",
     "jobs.operations",

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 
 from jobs.base.errors import ConfigError
-from jobs.serve.errors import Unauthorized
+from jobs.serve.request.errors import Unauthorized
 from jobs.settings.settings import Settings
 
 _SCHEME = "bearer "

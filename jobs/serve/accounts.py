@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
-from jobs.serve.errors import RequestError
+from jobs.serve.request.errors import RequestError
 
 log = logging.getLogger("millstream.serve")
 

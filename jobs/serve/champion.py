@@ -26,8 +26,8 @@ from jobs.models.spec import ModelSpec
 from jobs.registry.version import ModelVersion
 from jobs.rows.base.names import REASONS
 from jobs.rows.judge.resident import ResidentEngine
-from jobs.serve.encoded import EncodedRows
-from jobs.serve.rows import RawRows
+from jobs.serve.request.encoded import EncodedRows
+from jobs.serve.request.rows import RawRows
 from jobs.settings.serve import ServeSettings
 from schemas.dataset import Dataset
 

@@ -16,9 +16,16 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from jobs.serve.access import check_token, grpc_credentials, tokens_of
-from jobs.serve.errors import Failed, RequestError
+from jobs.serve.request.errors import Failed, RequestError
+from jobs.serve.request.tensors import (
+    BYTES,
+    DATATYPES,
+    NamedTensor,
+    as_bytes,
+    checked_shape,
+    of_bytes,
+)
 from jobs.serve.service import Answered, Service
-from jobs.serve.tensors import BYTES, DATATYPES, NamedTensor, as_bytes, checked_shape, of_bytes
 from jobs.settings.settings import Settings
 
 

@@ -21,7 +21,7 @@ from jobs.serve.accounts import Accounts
 from jobs.serve.grpc_server import GrpcServer
 from jobs.serve.live import Live
 from jobs.serve.rest import rest_app
-from jobs.serve.sample import Sample
+from jobs.serve.sample import ServedSample
 from jobs.serve.service import Service
 from jobs.serve.waiting import WaitingRows
 from jobs.settings.settings import Settings
@@ -50,7 +50,7 @@ class Replica:
         lake = Lake(settings.lake_url, dataset.name)
         run = new_run_id("serve")
         self._accounts = Accounts(lake, run, number, self._serve.replicas > 1)
-        self._sample = Sample(
+        self._sample = ServedSample(
             lake, run, self._accounts, self._serve.log_fraction, self._serve.log_queue_rows
         )
         self._live = Live(settings, folder)

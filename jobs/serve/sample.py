@@ -21,7 +21,7 @@ from jobs.lake.lake import Lake
 from jobs.rows.base.names import DS
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
-from jobs.serve.rows import Values
+from jobs.serve.request.rows import Values
 
 log = logging.getLogger("millstream.serve")
 
@@ -41,7 +41,7 @@ SERVED = pa.schema(
 _EVERY_S = 5.0
 
 
-class Sample:
+class ServedSample:
     """A replica's part of the table.
 
     Args:

@@ -11,12 +11,12 @@ import numpy as np
 
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
-from jobs.serve.encoded import encoded_rows, input_kinds
-from jobs.serve.errors import NotReady, RequestError, TooLarge, Unknown
 from jobs.serve.live import Live
-from jobs.serve.rows import Values, columns_of_tensors, raw_rows
-from jobs.serve.sample import Sample
-from jobs.serve.tensors import BYTES, NamedTensor
+from jobs.serve.request.encoded import encoded_rows, input_kinds
+from jobs.serve.request.errors import NotReady, RequestError, TooLarge, Unknown
+from jobs.serve.request.rows import Values, columns_of_tensors, raw_rows
+from jobs.serve.request.tensors import BYTES, NamedTensor
+from jobs.serve.sample import ServedSample
 from jobs.serve.waiting import Rows, WaitingRows
 from jobs.settings.serve import ServeSettings
 from schemas.dataset import Dataset
@@ -54,7 +54,7 @@ class Service:
         live: Live,
         waiting: WaitingRows,
         accounts: Accounts,
-        sample: Sample,
+        sample: ServedSample,
     ) -> None:
         self.settings, self.dataset, self.live = settings, dataset, live
         self.accounts, self.draining = accounts, False

@@ -19,9 +19,9 @@ import torch
 from jobs.batch.batch import Batch
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
-from jobs.serve.encoded import EncodedRows
-from jobs.serve.errors import Failed, Late, NotReady, RequestError, Shed
-from jobs.serve.rows import RawRows
+from jobs.serve.request.encoded import EncodedRows
+from jobs.serve.request.errors import Failed, Late, NotReady, RequestError, Shed
+from jobs.serve.request.rows import RawRows
 
 log = logging.getLogger("millstream.serve")
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.lake.ledger import read_ledger
 from jobs.serve.accounts import OUTCOMES, RECEIVED, Accounts
-from jobs.serve.errors import RequestError, Shed
+from jobs.serve.request.errors import RequestError, Shed
 from tests.builders.models import lake_of
 from tests.builders.servers import serving
 from tests.serve.conftest import Served

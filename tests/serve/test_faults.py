@@ -62,7 +62,7 @@ def own_scores(served: Served, folder: Path) -> dict[str, tuple[float, ...]]:
     """By version, what it alone answers."""
     from jobs.serve.champion import load_champion
     from jobs.serve.live import Live
-    from jobs.serve.rows import raw_rows
+    from jobs.serve.request.rows import raw_rows
     from jobs.settings.load import load_settings
     from tests.builders.models import lake_of
 

@@ -17,7 +17,7 @@ from jobs.evaluate.predict.probe import check_probe, read_probe
 from jobs.lake.ledger import new_run_id
 from jobs.serve.champion import Champion
 from jobs.serve.live import Live, refuse_bad_parents
-from jobs.serve.rows import raw_rows
+from jobs.serve.request.rows import raw_rows
 from jobs.settings.load import load_settings
 from jobs.settings.settings import Settings
 from tests.builders.models import lake_of

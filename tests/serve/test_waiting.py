@@ -15,8 +15,8 @@ import pytest
 from jobs.lake.lake import Lake
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
-from jobs.serve.errors import Failed, Late, NotReady, Shed
-from jobs.serve.rows import RawRows
+from jobs.serve.request.errors import Failed, Late, NotReady, Shed
+from jobs.serve.request.rows import RawRows
 from jobs.serve.waiting import WaitingRows
 
 

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from jobs.rows.base.names import MARKS, ROW_DS, ROW_FILE, ROW_TEXT, UNREAD, mark
 from jobs.rows.base.types import arrow_type
-from jobs.serve.errors import RequestError
-from jobs.serve.tensors import BYTES, NamedTensor
+from jobs.serve.request.errors import RequestError
+from jobs.serve.request.tensors import BYTES, NamedTensor
 from schemas.dataset import Dataset
 from schemas.source import Column, Join, Source
 

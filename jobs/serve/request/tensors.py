@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jobs.serve.errors import RequestError
+from jobs.serve.request.errors import RequestError
 
 DATATYPES: dict[str, type[np.generic]] = {
     "BOOL": np.bool_,

@@ -16,8 +16,8 @@ from jobs.batch.layout import Layout
 from jobs.batch.tensors import LENGTH
 from jobs.evaluate.predict.exported import batch_of
 from jobs.models.spec import ModelSpec
-from jobs.serve.errors import RequestError
-from jobs.serve.tensors import DATATYPES, NamedTensor
+from jobs.serve.request.errors import RequestError
+from jobs.serve.request.tensors import DATATYPES, NamedTensor
 from schemas.dataset import Dataset
 
 DENSE, SPARSE = "dense", "sparse"

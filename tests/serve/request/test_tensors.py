@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jobs.serve.errors import RequestError
-from jobs.serve.tensors import (
+from jobs.serve.request.errors import RequestError
+from jobs.serve.request.tensors import (
     BYTES,
     DATATYPES,
     NamedTensor,

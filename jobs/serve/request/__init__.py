@@ -1,0 +1,1 @@
+"""Requests: tensors and rows as clients write them, and what is wrong with them."""
