@@ -33,6 +33,8 @@ FREE_SETTINGS = frozenset(
         "checkpoint_rows",
         "checkpoint_keep",
         "checkpoint_timeout_s",
+        "curves",
+        "prometheus_file",
     }
 )
 
