@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import fsspec
 import psutil
 
+from jobs.base.bounded import attempt
 from jobs.base.errors import Locked
 from jobs.lake.lake import Lake
 from jobs.lake.store import Guarded, guarded, read_json
@@ -28,6 +30,9 @@ log = logging.getLogger("millstream.lake")
 
 LEASE_S = 60.0
 RENEW_S = 10.0
+# Longest wait for a renewal, and for the release, which a silent store would make endless.
+RENEWAL_S = 20.0
+RELEASE_S = 30.0
 
 
 class StageLock:
@@ -53,13 +58,21 @@ class StageLock:
         return holder is not None and holder["token"] == self.token and not holder["released"]
 
     def _renew_until_released(self) -> None:
-        while not self._released.wait(RENEW_S):
-            try:
-                if not self._write(renewed_at=time.time()):
-                    return
-            # A store that fails now, in whatever way, may answer the next time, within the lease.
-            except Exception as error:
-                log.warning("the lock %s was not renewed, trying again: %r", self._file.url, error)
+        while not self._released.wait(RENEW_S) and self._renewed():
+            pass
+
+    def _renewed(self) -> bool:
+        """Renews the lease; whether the lock is still ours, as far as the store says."""
+        ours = [True]
+
+        def renew() -> None:
+            ours[0] = self._write(renewed_at=time.time())
+
+        # A store that fails now, in whatever way, or does not answer, may do so the next time,
+        # within the lease.
+        if error := attempt(renew, RENEWAL_S):
+            log.warning("the lock %s was not renewed, trying again: %r", self._file.url, error)
+        return ours[0]
 
     def _write(self, **changes: Any) -> bool:
         """Whether the lock is still ours."""
@@ -73,9 +86,7 @@ class StageLock:
     def _release(self) -> None:
         self._released.set()
         # What was done is done; without a word from us the lease runs out.
-        try:
-            self._write(released=True)
-        except Exception as error:
+        if error := attempt(partial(self._write, released=True), RELEASE_S):
             log.warning("the lock %s was not released: %r", self._file.url, error)
 
 

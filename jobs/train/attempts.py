@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -19,18 +20,29 @@ from jobs.train.rank import train_rank
 log = logging.getLogger("millstream.train")
 
 
-def resumed(job: TrainJob, lake: Lake, resume: str) -> TrainJob:
-    """The job, set to resume from the checkpoint that fits, on the table version that this names.
+def resumed(
+    job: TrainJob, lake: Lake, resume: str, started_from: Callable[[str | None], TrainJob]
+) -> TrainJob:
+    """The job, set to resume from the checkpoint that fits.
+
+    It goes on with the version of the examples, and with the source of its weights, that the
+    checkpoint names.
+
+    Args:
+        started_from: the same job, starting from the weights of the given model version.
 
     Raises:
         DataRefused: see `select`.
     """
-    found = select(lake, resume, job.identity)
+    found = select(lake, resume, job.identity, lambda version: started_from(version).identity)
     if found is None:
         return job
     log.info("going on from checkpoint %s: %s", found.name, found.position.named())
     folder = found.url.rsplit("/", 1)[0]
     forget(folder)
+    source, now = (of.get("warm_start") for of in (found.identity, job.identity))
+    if "warm_start" in found.identity and source != now:
+        job = started_from(source)
     examples = Examples.open(job.examples.url, found.identity["examples_version"])
     return replace(job, examples=examples, folder=folder, resume=found)
 

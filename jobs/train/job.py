@@ -10,7 +10,7 @@ import datetime as dt
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -108,12 +108,13 @@ def run(
         examples = Examples.open(lake.table("examples").url)
         dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
         state = load_state(lake, examples.info["states"][dates[-1]])
-        job = resumed(_job(settings, lake, examples, dates, state, run_id), lake, resume)
+        fresh = _job(settings, lake, examples, dates, state, run_id)
+        job = resumed(fresh, lake, resume, partial(_started_from, fresh, lake, state))
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
         version = _register(lake, job, state, first, run_id)
         result = _result(lake, run_id, version, dates, first, time.monotonic() - started)
-        record(lake, [_ledger_row(result, examples, state)])
+        record(lake, [_ledger_row(result, job.examples, state)])
         remove_checkpoints(job.folder)
     return result
 
@@ -160,12 +161,10 @@ def _job(
             "train.early_stop_epochs is set, but split 'val' has no rows",
             remedy="raise etl.split.val, or leave early_stop_epochs empty",
         )
-    spec = ModelSpec.of(dataset, state, settings.train)
-    source = find_source(settings, lake, examples, state)
-    return TrainJob(
+    job = TrainJob(
         settings=settings,
         dataset=dataset,
-        spec=source.spec(spec, settings.train.model) if source else spec,
+        spec=ModelSpec.of(dataset, state, settings.train),
         examples=examples,
         first_ds=dates[0],
         last_ds=dates[-1],
@@ -173,8 +172,27 @@ def _job(
         folder=lake.folder("checkpoints", run_id),
         terminal=sys.stderr.isatty(),
         id_maps=_id_maps(lake, dataset, examples, dates, state),
-        warm_start=source,
         curves=_curves(settings, lake, run_id),
+    )
+    return _started_from(job, lake, state, settings.train.warm_start)
+
+
+def _started_from(job: TrainJob, lake: Lake, state: State, name: str | None) -> TrainJob:
+    """The job, starting from the weights of a model; from fresh ones when None.
+
+    Args:
+        name: see `find_source`.
+
+    Raises:
+        DataRefused, ConfigError: see `find_source` and `WarmStart.spec`.
+    """
+    settings = job.settings
+    spec = ModelSpec.of(job.dataset, state, settings.train)
+    source = find_source(settings, lake, job.examples, state, name)
+    return replace(
+        job,
+        spec=source.spec(spec, settings.train.model) if source else spec,
+        warm_start=source,
     )
 
 

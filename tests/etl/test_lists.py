@@ -262,7 +262,7 @@ def _assert_warm_start_scores_the_same(
     """A model of the newer state, with its larger tables, before its first step."""
     settings = load_settings(made.raw.config, [f"train.warm_start='{version}'"])
     state = load_state(made.lake, made.examples.info["states"][SECOND])
-    start = find_source(settings, made.lake, made.examples, state)
+    start = find_source(settings, made.lake, made.examples, state, settings.train.warm_start)
     assert start is not None and "tag_ids" in start.id_maps
     name = settings.train.model
     spec = start.spec(ModelSpec.of(BASKETS, state, settings.train), name)

@@ -213,9 +213,10 @@ def test_another_training_is_refused_naming_what_differs(
     assert select(lake, "never", IDENTITY) is None
 
 
-def test_ranks_and_batches_may_change(lake: Lake, folder: str) -> None:
+def test_ranks_batches_and_what_only_shows_may_change(lake: Lake, folder: str) -> None:
     url = write(folder, snapshot_of(), IDENTITY)
-    train = {**IDENTITY["train"], "workers": 5, "batch_rows": 128}  # type: ignore[dict-item]
+    free = {"workers": 5, "batch_rows": 128, "curves": False, "prometheus_file": "/new/place"}
+    train = {**IDENTITY["train"], **free}  # type: ignore[dict-item]
     found = select(lake, "auto", {**IDENTITY, "train": train})
     assert found is not None
     assert found.url == url

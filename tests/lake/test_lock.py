@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jobs.lake import lock
 from jobs.lake.lake import Lake
 from jobs.lake.lock import stage_lock
 from jobs.lake.store import guarded, read_json, write_json
+from tests.builders.s3 import S3, SILENCE
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -151,6 +153,26 @@ def test_a_store_that_fails_at_the_release_fails_no_run(
     with stage_lock(lake, "etl", "first"):
         monkeypatch.setattr(lock, "_swap", failing)
     assert not holder(lake).get("released"), "the store did not take it"
+
+
+def test_a_silent_store_keeps_neither_the_renewals_nor_the_end_waiting(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "RENEW_S", 0.05)
+    monkeypatch.setattr(lock, "RENEWAL_S", 0.3)
+    monkeypatch.setattr(lock, "RELEASE_S", 0.2)
+    lake = Lake(s3.url(tmp_path.name), "made_up")
+    with stage_lock(lake, "etl", "first"):
+        with s3.failing(tmp_path.name, SILENCE, times=1, method="PUT"):
+            before = time.time()
+            for _ in range(10_000):
+                if holder(lake)["renewed_at"] > before:
+                    break
+            assert holder(lake)["renewed_at"] > before, "one that hangs is not the last"
+    held = stage_lock(lake, "score", "second")
+    held.__enter__()
+    with s3.failing(tmp_path.name, SILENCE, method="PUT"):
+        held.__exit__(None, None, None)
 
 
 def test_of_many_that_take_it_at_once_one_holds_it(lake: Lake) -> None:

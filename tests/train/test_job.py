@@ -187,6 +187,35 @@ def test_a_killed_run_is_finished_by_the_next_one(
     assert result.version == whole.version, "equal weights are one version"
 
 
+def test_a_resumed_run_names_what_it_was_started_with(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since the kill the examples have another version, and the alias another champion."""
+    raw = Raw(tmp_path / "moved").add(rows_of(FIRST, 200)).add(rows_of(SECOND, 200, "xy")).write()
+    run_etl(raw, spark, [FIRST])
+    registry = Registry(load_settings(raw.config), lake_of(raw))
+    first = train(raw, spark, "train-1", "train.seed=1")
+    registry.promote(first.version, "gate-1")
+    settings = ("train.warm_start=champion", "train.checkpoint_rows=64", "train.epochs=4")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("jobs.train.launch.ranks.RankMemory", lambda: Mortal(9))
+        train(raw, spark, "train-2", *settings, last_ds=FIRST)
+    trained_on = examples_of(raw).version
+    run_etl(raw, spark, [SECOND])
+    assert examples_of(raw).version > trained_on
+    # Its first layer has other statistics.
+    second = train(raw, spark, "train-3", "train.seed=3")
+    registry.promote(second.version, "gate-3")
+
+    result = train(raw, spark, "train-4", *settings, last_ds=FIRST)
+
+    tags = registry.resolve(result.version).tags
+    assert (tags["warm_start"], tags["examples_version"]) == (first.version, str(trained_on))
+    (row,) = read_ledger(lake_of(raw), run="train-4")
+    assert row["versions"]["examples"] == str(trained_on)
+    assert not Path(lake_of(raw).folder("checkpoints", "train-2")).exists(), "it was finished"
+
+
 @pytest.mark.slow
 def test_the_drivers_death_is_survived(raw: Raw, spark: SparkSession) -> None:
     settings = ("train.seed=12", "train.checkpoint_rows=64", "train.epochs=300")

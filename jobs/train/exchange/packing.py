@@ -44,12 +44,14 @@ def unpack_ids(packed: Tensor) -> Iterator[Tensor]:
 def in_dtype(values: Tensor, dtype: torch.dtype | None) -> Tensor:
     """Converts values to the dtype in which they are sent; to none when None.
 
-    Values beyond the dtype's range (65,504 for float16) become its largest number, not infinity.
+    Values beyond the dtype's range (65,504 for float16) become its largest number, not infinity;
+    infinity stays, so that it is noticed.
     """
     if dtype is None:
         return values
     most = torch.finfo(dtype).max
-    return values.clamp(-most, most).to(dtype)
+    # Not `isinf`, which takes ten times as long on the CPU.
+    return torch.where(values.abs() == torch.inf, values, values.clamp(-most, most)).to(dtype)
 
 
 def rounded(length: int) -> int:

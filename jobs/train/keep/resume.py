@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import fsspec
 
-from jobs.base.errors import DataRefused
+from jobs.base.errors import DataRefused, MillstreamError
 from jobs.lake.lake import Lake
 from jobs.train.keep.checkpoint import Checkpoint, Damaged, listed, verified
 from jobs.train.order.fingerprint import check_fingerprint
 
 log = logging.getLogger("millstream.train")
+
+Identity = Mapping[str, Any]
 
 # Settings of `train` that may differ from the checkpoint's. They decide the speed and safety of
 # training, not its result, or, as the size of a batch, may change at any row.
@@ -31,6 +33,8 @@ FREE_SETTINGS = frozenset(
         "checkpoint_rows",
         "checkpoint_keep",
         "checkpoint_timeout_s",
+        "curves",
+        "prometheus_file",
     }
 )
 
@@ -46,12 +50,20 @@ def runs_of(lake: Lake) -> dict[str, list[str]]:
     return {name: found for name, found in urls.items() if found}
 
 
-def select(lake: Lake, resume: str, identity: Mapping[str, Any]) -> Checkpoint | None:
+def select(
+    lake: Lake,
+    resume: str,
+    identity: Identity,
+    started_from: Callable[[str | None], Identity] | None = None,
+) -> Checkpoint | None:
     """Finds the newest complete checkpoint of this training; logs why newer ones are not used.
 
     Args:
         resume: `auto`, `never`, or the name of a run.
         identity: of the training, see `TrainJob.identity`.
+        started_from: the identity that this training has when it starts from the given model
+            version. `train.warm_start: champion` may have named another version by the time at
+            which the checkpoint's training began. None where that cannot be.
 
     Returns:
         The checkpoint; None where there is none, and training starts from its beginning.
@@ -63,13 +75,13 @@ def select(lake: Lake, resume: str, identity: Mapping[str, Any]) -> Checkpoint |
         return None
     runs = runs_of(lake)
     if resume != "auto":
-        return _of_run(resume, runs, identity)
+        return _of_run(resume, runs, identity, started_from)
     newest_first = sorted(runs, key=lambda run: runs[run][0].rsplit("/", 1)[-1], reverse=True)
     for run in newest_first:
         found, passed_over = _newest_complete(runs[run])
         for line in passed_over:
             log.warning("%s", line)
-        misfits = list(differences(found.identity, identity)) if found else []
+        misfits = list(differences(found.identity, identity, started_from)) if found else []
         if found and not misfits:
             return found
         if misfits:
@@ -77,7 +89,12 @@ def select(lake: Lake, resume: str, identity: Mapping[str, Any]) -> Checkpoint |
     return None
 
 
-def _of_run(run: str, runs: Mapping[str, list[str]], identity: Mapping[str, Any]) -> Checkpoint:
+def _of_run(
+    run: str,
+    runs: Mapping[str, list[str]],
+    identity: Identity,
+    started_from: Callable[[str | None], Identity] | None,
+) -> Checkpoint:
     if run not in runs:
         raise DataRefused(
             f"run {run!r} left no checkpoint",
@@ -92,7 +109,7 @@ def _of_run(run: str, runs: Mapping[str, list[str]], identity: Mapping[str, Any]
         )
     for line in passed_over:
         log.warning("%s", line)
-    if misfits := list(differences(found.identity, identity)):
+    if misfits := list(differences(found.identity, identity, started_from)):
         raise DataRefused(
             f"run {run} is another training: " + "; ".join(misfits),
             "the data, the model and the settings that it was started with",
@@ -120,12 +137,25 @@ def _newest_complete(urls: list[str]) -> tuple[Checkpoint | None, list[str]]:
     return None, passed_over
 
 
-def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def differences(
+    stored: Identity,
+    now: Identity,
+    started_from: Callable[[str | None], Identity] | None = None,
+) -> Iterator[str]:
     """The differences between two trainings, each as a text that names it.
 
     Args:
         stored, now: the identities of the checkpoint and of the training, see `TrainJob.identity`.
+        started_from: see `select`.
     """
+    # Older checkpoints do not name it.
+    source = stored.get("warm_start", now.get("warm_start"))
+    if started_from is not None and source != now.get("warm_start"):
+        try:
+            now = started_from(source)
+        except MillstreamError as refused:
+            yield refused.found
+            return
     try:
         check_fingerprint(stored["fingerprint"], now["fingerprint"])
     except DataRefused as refused:

@@ -100,18 +100,20 @@ class WarmStart:
 
 
 def find_source(
-    settings: Settings, lake: Lake, examples: Examples, state: State
+    settings: Settings, lake: Lake, examples: Examples, state: State, name: str | None
 ) -> WarmStart | None:
-    """Finds the model that `train.warm_start` names.
+    """Finds the model that a training starts from.
+
+    Args:
+        name: of the model, `champion` or a version, as `train.warm_start`.
 
     Returns:
-        None where the setting is empty, or names the champion and there is none yet.
+        None where the name is None, or `champion` and there is none yet.
 
     Raises:
         DataRefused: there is no such version, or it has the ids of another generation or
             declaration.
     """
-    name = settings.train.warm_start
     if name is None:
         return None
     registry, dataset = Registry(settings, lake), settings.dataset()

@@ -90,8 +90,13 @@ class Survivor(State):  # type: ignore[misc]
 
     def check_host_updates(self) -> None:
         assert self._exchange is not None
-        with self._exchange.waiting():
-            super().check_host_updates()
+        try:
+            with self._exchange.waiting():
+                super().check_host_updates()
+        except HostsUpdatedInterrupt:
+            # The wait is over, not failed: new ranks take their time to start.
+            self._exchange.close()
+            raise
 
     def restore(self) -> None:
         """Called when an exchange failed."""

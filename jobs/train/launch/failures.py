@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import NoReturn
 
 import fsspec
 
 from jobs.base import errors
+from jobs.base.bounded import attempt
 from jobs.base.errors import MillstreamError
 from jobs.lake.store import read_json, write_json
 from jobs.train.exchange.exchange import PeersSilent
+
+# Longest writing of a reason. The other ranks wait for this one to end.
+LEAVE_S = 20.0
+log = logging.getLogger("millstream.train")
 
 
 class RankFailed(MillstreamError):
@@ -59,7 +68,10 @@ class Failure:
 
 
 def leave_reason(error: BaseException, rank: int, folder: str) -> None:
-    """Writes why this rank failed to the run's folder. Prints it where that is not possible."""
+    """Writes why this rank failed to the run's folder. Prints it where that is not possible.
+
+    This raises nothing and ends within `LEAVE_S` seconds, whatever the store does.
+    """
     known = isinstance(error, MillstreamError)
     failure = Failure(
         rank=rank,
@@ -68,15 +80,24 @@ def leave_reason(error: BaseException, rank: int, folder: str) -> None:
         trace="" if known else "".join(traceback.format_exception(error)),
         moment=time.time(),
     )
+    url = f"{folder}/failures/rank-{rank}.json"
+    if unwritten := attempt(partial(write_json, url, asdict(failure)), LEAVE_S):
+        print(f"{failure}, not written: {unwritten!r}", file=sys.stderr, flush=True)
+
+
+def end_rank(error: BaseException, rank: int, folder: str) -> NoReturn:
+    """Ends this rank's process with exit code 1, after an attempt to leave the reason."""
     try:
-        write_json(f"{folder}/failures/rank-{rank}.json", asdict(failure))
-    except OSError as unwritten:
-        print(f"{failure}, not written: {unwritten}", file=sys.stderr, flush=True)
+        leave_reason(error, rank, folder)
+    finally:
+        # hvd.shutdown() would wait for peers that are in an exchange. The launcher ends them when
+        # it sees the exit code.
+        os._exit(1)
 
 
 def has_reasons(folder: str) -> bool:
     """Whether a rank failed for another reason than that its peers were gone or silent."""
-    return any(not failure.is_echo for failure in _failures(folder))
+    return any(not failure.is_echo for failure in _known_failures(folder))
 
 
 def forget(folder: str) -> None:
@@ -99,7 +120,9 @@ def explained(
         stall_s: `train.stall_s`, for the message.
         last_lines: the last lines that the ranks printed.
     """
-    failures = sorted(_failures(folder), key=lambda failure: (failure.is_echo, failure.moment))
+    failures = sorted(
+        _known_failures(folder), key=lambda failure: (failure.is_echo, failure.moment)
+    )
     if failures and not failures[0].is_echo:
         return failures[0].as_error(ranks)
     said = "".join(f"\n    {line}" for line in last_lines)
@@ -126,6 +149,15 @@ def explained(
             remedy="give Spark more free slots, or raise train.start_timeout_s",
         )
     return RankLost(f"the ranks could not be run: {error}{said}")
+
+
+def _known_failures(folder: str) -> list[Failure]:
+    """The failures that the store tells of; one that is silent must not hide the error at hand."""
+    found: list[Failure] = []
+    if error := attempt(lambda: found.extend(_failures(folder)), LEAVE_S):
+        log.warning("why ranks failed could not be read from %s: %r", folder, error)
+        return []
+    return found
 
 
 def _failures(folder: str) -> list[Failure]:

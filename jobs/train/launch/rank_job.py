@@ -77,6 +77,7 @@ class TrainJob:
         return {
             "examples_version": self.examples.version,
             "state_digest": self.spec.state,
+            "warm_start": self.warm_start.version if self.warm_start else None,
             "fingerprint": self.fingerprint,
             "spec": json.loads(json.dumps(self.spec.to_json())),
             "train": self.settings.train.model_dump(mode="json"),

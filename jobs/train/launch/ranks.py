@@ -22,7 +22,7 @@ from jobs.base.quiet import quiet_libraries
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
-from jobs.train.launch.failures import explained, leave_reason
+from jobs.train.launch.failures import end_rank, explained
 from jobs.train.launch.output import RankOutput, quiet_spark_thread
 from jobs.train.launch.tasks import (
     environment,
@@ -164,10 +164,7 @@ def _run_rank(
         log.warning("trains on CPUs: Horovod was built without GPU operations (`make -B setup`)")
 
     def fail(error: BaseException) -> None:
-        leave_reason(error, rank, folder)
-        # hvd.shutdown() would wait for peers that are in an exchange. The launcher ends them when
-        # it sees the exit code.
-        os._exit(1)
+        end_rank(error, _rank_now(rank), folder)
 
     try:
         _take_gpu()
@@ -181,6 +178,17 @@ def _run_rank(
         raise
     hvd.shutdown()
     return result
+
+
+def _rank_now(first: int) -> int:
+    """This rank's number. It may differ from the first one since ranks were lost or joined."""
+    import horovod.torch as hvd
+
+    try:
+        return int(hvd.rank())
+    except ValueError:
+        # Between two rounds of ranks there is none.
+        return first
 
 
 def _place() -> str:

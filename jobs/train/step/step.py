@@ -11,7 +11,6 @@ The step uses torch, and the exchange between ranks by its interface only.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,21 +19,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from jobs.base.errors import ConfigError, MillstreamError
+from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, embedding_tables, row_losses
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.exchange.pending import Pending
 from jobs.train.exchange.rows import TableRows
+from jobs.train.step.finite import measured
 from jobs.train.step.optimizers import make_optimizers
 
 # Sparse gradients are built from valid indices below, so that torch need not check them.
 torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
-
-
-class Diverged(MillstreamError):
-    """The loss is not finite. It is the same on all ranks, so that all stop."""
 
 
 @dataclass
@@ -82,6 +78,8 @@ class Step:
         parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._dense = [p for n, p in parameters if n not in tables]
         self._tables = [(n, p) for n, p in parameters if n in tables]
+        # Of the gradients, in the order in which a step has them.
+        self._names = [n for n, _ in parameters if n not in tables] + [n for n, _ in self._tables]
         self.optimizers = make_optimizers(settings, self._dense, [p for _, p in self._tables])
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self._started: dict[int, Pending[TableRows]] = {}
@@ -101,7 +99,7 @@ class Step:
             rate: factor on the learning rate, see `schedule_factor`.
 
         Raises:
-            Diverged: the loss of the global batch is not finite.
+            Diverged: the loss or the gradient of the global batch is not finite.
         """
         started, waited_s = time.perf_counter(), self.exchange.waited_s
         self.model.train()
@@ -111,18 +109,21 @@ class Step:
         # Rows are merged while the sums are on their way.
         rows = [self._started[number].result() for number in range(len(self._tables))]
         *dense, loss_and_weight = sums.result()
-        loss, weight = loss_and_weight.tolist()
-        if not math.isfinite(loss) or weight <= 0:
-            raise Diverged(
-                f"the loss of a batch of weight {weight:g} is {loss}",
-                "a finite loss",
-                "lower train.learning_rate, or look for absurd values in the inputs",
-            )
-        self._set_gradients(dense, rows, weight)
+        gradients = [*dense, *(merged.values for merged in rows)]
+        limit = self._settings.clip_norm
+        found = measured(
+            loss_and_weight, dict(zip(self._names, gradients, strict=True)), limit is not None
+        )
+        scale = 1 / found.weight
+        if limit is not None and found.norm is not None:
+            # The same formula as in torch.nn.utils.clip_grad_norm_.
+            scale *= min(1.0, limit / (found.norm * scale + 1e-6))
+        torch._foreach_mul_(gradients, scale)
+        self._set_gradients(dense, rows)
         self._update(rate)
         exchange_s = self.exchange.waited_s - waited_s
         compute_s = time.perf_counter() - started - exchange_s
-        return StepResult(loss / weight, weight, compute_s, exchange_s)
+        return StepResult(found.loss / found.weight, found.weight, compute_s, exchange_s)
 
     def _backward_all(self, batches: Sequence[Batch]) -> Tensor:
         """Computes the gradients of all batches, and starts the exchange of the tables' rows.
@@ -183,22 +184,13 @@ class Step:
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss.detach(), weight.sum()])
 
-    def _set_gradients(self, dense: list[Tensor], rows: Sequence[TableRows], weight: float) -> None:
+    def _set_gradients(self, dense: list[Tensor], rows: Sequence[TableRows]) -> None:
         """Sets the parameters' gradients, of the global batch's mean loss.
 
         Args:
-            dense: gradients of the summed loss over all ranks, for each dense parameter.
-            rows: the same for each embedding table.
-            weight: of the global batch, by which they are divided. The norm of all gradients
-                together is limited to `train.clip_norm`.
+            dense: for each dense parameter.
+            rows: for each embedding table.
         """
-        gradients = [*dense, *(merged.values for merged in rows)]
-        scale, limit = 1 / weight, self._settings.clip_norm
-        if limit is not None:
-            norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
-            # The same formula as in torch.nn.utils.clip_grad_norm_.
-            scale *= min(1.0, limit / (norm + 1e-6))
-        torch._foreach_mul_(gradients, scale)
         for parameter, gradient in zip(self._dense, dense, strict=True):
             parameter.grad = gradient
         for (_, table), merged in zip(self._tables, rows, strict=True):

@@ -19,7 +19,7 @@ from torch import Tensor
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, row_losses
 from jobs.train.exchange.exchange import Exchange
-from jobs.train.step.step import Diverged
+from jobs.train.step.finite import Diverged
 
 NUM_BINS = 65_536
 LARGEST_LOGIT = 16.0

@@ -12,18 +12,20 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tqdm import tqdm
 
+from jobs.base.bounded import attempt
 from jobs.lake.store import read_json, write_json
 
 log = logging.getLogger("millstream.train")
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_NOTES = 1.0
 MOST_COLUMNS = 100
+LAST_LOOK_S = 10.0
 
 
 class Silent:
@@ -131,6 +133,7 @@ def relayed(folder: str, console: Console) -> Iterator[None]:
     said = 0
 
     def show() -> None:
+        """Shows what is new; a store that fails now may answer the next time."""
         nonlocal said
         note = _noted(_note_url(folder))
         # Fewer than before: the ranks were started again.
@@ -143,7 +146,8 @@ def relayed(folder: str, console: Console) -> Iterator[None]:
 
     def follow() -> None:
         while not ended.wait(SECONDS_BETWEEN_NOTES):
-            show()
+            with suppress(Exception):
+                show()
 
     thread = threading.Thread(target=follow, name="millstream-progress", daemon=True)
     thread.start()
@@ -151,8 +155,10 @@ def relayed(folder: str, console: Console) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
-        show()
+        # What was trained is trained, shown or not.
+        error = attempt(lambda: (thread.join(), show()), LAST_LOOK_S)
+        if error is not None:
+            log.warning("the last lines of training could not be read: %r", error)
         console.close()
 
 

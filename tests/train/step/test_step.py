@@ -18,7 +18,8 @@ from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.exchange.pending import Pending
 from jobs.train.exchange.rows import TableRows
-from jobs.train.step.step import Diverged, Step
+from jobs.train.step.finite import Diverged
+from jobs.train.step.step import Step
 from tests.builders.batches import SPEC, batch_of, in_ranks, padding, pieces_of
 from tests.builders.devices import DEVICES
 from tests.builders.reference import (

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.lake.store import write_json
 from jobs.train.watch import progress
 from jobs.train.watch.progress import Console, Notes, relayed
+from tests.builders.s3 import S3, SILENCE
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +35,21 @@ def test_nothing_noted_shows_nothing(tmp_path: Path, caplog: pytest.LogCaptureFi
     with relayed(str(tmp_path), Console(terminal=False)):
         pass
     assert caplog.records == []
+
+
+def test_a_store_that_fails_or_is_silent_at_the_end_fails_no_training(
+    s3: S3, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LAST_LOOK_S", 0.5)
+    write_json(s3.url("unread", "progress.json"), {"lines": ["trained"]})
+    for status in (403, SILENCE):
+        caplog.clear()
+        with (
+            s3.failing("unread/progress", status),
+            relayed(s3.url("unread"), Console(terminal=False)),
+        ):
+            pass
+        assert "the last lines of training could not be read" in caplog.text
 
 
 def test_plain_lines_tell_rows_speed_and_time_left(
