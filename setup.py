@@ -11,6 +11,7 @@ setup(
     packages=find_packages(include=["jobs", "jobs.*", "schemas", "schemas.*"]),
     package_data={
         "jobs.base.pages": ["*.html", "*.css"],
+        "jobs.serve": ["inference.proto"],
         "jobs.petastorm_legacy": ["path/petastorm/__init__.py"],
     },
     install_requires=[

@@ -32,7 +32,7 @@ for _command in (
     draft.init,
     *(line.etl, line.refit, line.train, line.evaluate, line.score, line.nightly, line.status),
     *(models.rollback, models.models, models.export, models.serve),
-    *(tables.compact, tables.erase, tables.vacuum, tables.files),
+    *(tables.compact, tables.erase, tables.vacuum, tables.files, tables.report),
 ):
     millstream.add_command(_command)
 

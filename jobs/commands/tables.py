@@ -77,6 +77,17 @@ def vacuum(settings: Settings, hours: float, force: bool, dry_run: bool) -> str:
     return f"vacuum: {result.summary()}"
 
 
+@command("compare what was served with what the champion was trained on, and with batch scores")
+@dates_options("Date on which rows were served (default: all)", required=False)
+@click.option("--served", is_flag=True, help="Report on the table `served`.")
+def report(settings: Settings, date: str | None, dates: list[str] | None, served: bool) -> str:
+    from jobs.operations.served import report_served
+
+    if not served:
+        raise ConfigError("nothing to report on", "--served")
+    return report_served(settings, spark_of(settings, "report"), chosen(date, dates)).text()
+
+
 @command("list the Parquet files of an examples version")
 @click.option("--version", type=int, metavar="N", help="Default: the newest.")
 @click.option("--split", type=click.Choice(("train", "val", "test")), help="Default: all of them.")

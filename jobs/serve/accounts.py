@@ -18,13 +18,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
+from jobs.serve.left import ANSWERED, FAILED, RECEIVED, REQUESTS, ROWS, STAGE
 from jobs.serve.request.errors import RequestError
 
 log = logging.getLogger("millstream.serve")
 
-STAGE = "serve"
-RECEIVED, ANSWERED = "received", "answered"
-OUTCOMES = (ANSWERED, "refused", "shed", "failed")
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
@@ -48,11 +46,9 @@ class Accounts:
         if shared:
             self._registry = CollectorRegistry()
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        self._requests = Counter(
-            "millstream_serve_requests", "Requests", ["outcome", "version"], registry=own
-        )
+        self._requests = Counter(REQUESTS, "Requests", ["outcome", "version"], registry=own)
         self._scored = Counter(
-            "millstream_serve_rows", "Rows of answered requests", ["outcome"], registry=own
+            ROWS, "Rows of answered requests", ["outcome", "version"], registry=own
         )
         self._latency = Histogram(
             "millstream_serve_seconds", "From request to answer", registry=own, buckets=_SECONDS
@@ -78,7 +74,7 @@ class Accounts:
         """A request from its arrival to its end; what it raises says its outcome."""
         started = time.monotonic()
         self._count(RECEIVED, version)
-        outcome = "failed"
+        outcome = FAILED
         try:
             yield
             outcome = ANSWERED
@@ -91,8 +87,8 @@ class Accounts:
 
     def rows(self, version: str, scored: int, refused: int) -> None:
         """Rows of an answered request."""
-        self._scored.labels("scored").inc(scored)
-        self._scored.labels("refused").inc(refused)
+        self._scored.labels("scored", version).inc(scored)
+        self._scored.labels("refused", version).inc(refused)
         with self._lock:
             self._counts[version]["rows_scored"] += scored
             self._counts[version]["rows_refused"] += refused

@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.base.errors import ConfigError
+from jobs.lake.lake import Lake
 from jobs.serve.access import tokens_of
+from jobs.serve.left import account, note_death
 from jobs.serve.live import refuse_bad_parents
 from jobs.settings.settings import Settings
 
@@ -164,6 +166,7 @@ class _Supervisor:
         # Its gauges go; its counters stay.
         for file in self._folder.glob(f"gauge_live*_{one.pid}.db"):
             file.unlink(missing_ok=True)
+        note_death(self._folder, one.pid)
         one.pid = 0
         self._restarts += 1
 
@@ -186,8 +189,11 @@ class _Supervisor:
         while time.monotonic() < until and any(one.pid for one in self._replicas):
             for one in self._replicas:
                 if one.pid and _has_ended(one.pid):
+                    note_death(self._folder, one.pid)
                     one.pid = 0
             time.sleep(_LOOK_S / 4)
+        # Nothing is forked after this, so tables may be written here.
+        account(Lake(self._settings.lake_url, self._settings.dataset().name), self._folder)
 
 
 def _has_ended(pid: int) -> bool:

@@ -19,6 +19,7 @@ from jobs.lake.ledger import new_run_id
 from jobs.serve.access import tokens_of
 from jobs.serve.accounts import Accounts
 from jobs.serve.grpc_server import GrpcServer
+from jobs.serve.left import account, begin, end
 from jobs.serve.live import Live
 from jobs.serve.rest import rest_app
 from jobs.serve.sample import ServedSample
@@ -49,6 +50,8 @@ class Replica:
         dataset = settings.dataset()
         lake = Lake(settings.lake_url, dataset.name)
         run = new_run_id("serve")
+        self._lake, self._folder = lake, folder
+        begin(folder, run, number)
         self._accounts = Accounts(lake, run, number, self._serve.replicas > 1)
         self._sample = ServedSample(
             lake, run, self._accounts, self._serve.log_fraction, self._serve.log_queue_rows
@@ -115,7 +118,14 @@ class Replica:
 
     def _closed(self) -> None:
         self._sample.close()
-        self._accounts.write()
+        if self._account():
+            end(self._folder)
+
+    def _account(self) -> bool:
+        """Writes this replica's counts, and those of replicas that were killed."""
+        written = self._accounts.write()
+        account(self._lake, self._folder)
+        return written
 
     def _config(self) -> uvicorn.Config:
         serve = self._serve
@@ -151,7 +161,7 @@ class Replica:
     async def _accounted(self) -> None:
         while True:
             await asyncio.sleep(self._serve.account_s)
-            await asyncio.to_thread(self._accounts.write)
+            await asyncio.to_thread(self._account)
 
     async def _health(self, rpc: GrpcServer | None) -> None:
         before = self._service.ready

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.serve.openapi import openapi
+from jobs.settings.load import load_settings
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 STEPS = ["etl", "train", "evaluate", "gate", "score", "report"]
@@ -52,7 +55,7 @@ def test_the_cron_workflow_is_one_by_its_published_type() -> None:
     assert [task["name"] for task in night["dag"]["tasks"]] == STEPS
 
 
-@pytest.mark.parametrize("name", ["access.yaml", "cronjob.yaml"])
+@pytest.mark.parametrize("name", ["access.yaml", "cronjob.yaml", "serve.yaml"])
 def test_kubernetes_own_kinds_are_what_it_publishes(name: str) -> None:
     import kubernetes_validate
 
@@ -62,6 +65,24 @@ def test_kubernetes_own_kinds_are_what_it_publishes(name: str) -> None:
         kubernetes_validate.validate(document, "1.34", strict=True)
         with pytest.raises(kubernetes_validate.ValidationError, match="speck"):
             kubernetes_validate.validate({**document, "speck": 1}, "1.34", strict=True)
+
+
+def test_the_server_is_asked_where_it_listens() -> None:
+    deployment, service, scaler, budget = documents("serve.yaml")
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    overrides = [text.removeprefix("--set=") for text in container["args"] if "--set=" in text]
+    serve = load_settings(ROOT / "conf" / "flights.yaml", overrides).serve
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": serve.port, "grpc": serve.grpc_port}
+    assert container["env"][0]["name"] == serve.token_env
+    paths = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("readiness", "liveness")}
+    assert paths <= openapi(("flights", "flights_encoded"))["paths"].keys()
+    assert pod["spec"]["terminationGracePeriodSeconds"] > serve.drain_s + 5
+    labels = pod["metadata"]["labels"]
+    assert service["spec"]["selector"] == labels
+    assert budget["spec"]["selector"]["matchLabels"] == labels
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
 
 
 def test_manifests_name_one_image_and_files_that_it_holds() -> None:

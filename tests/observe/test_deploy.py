@@ -6,20 +6,31 @@ import datetime as dt
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from jobs.lake.lake import Lake
 from jobs.observe.event import Event, Kind, Subject
 from jobs.observe.prometheus import metric_sets
+from jobs.serve.accounts import Accounts
+from jobs.serve.request.errors import Failed, RequestError, Shed
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "millstream.json").read_text(encoding="utf-8"))
 RULES = yaml.safe_load((DEPLOY / "prometheus" / "millstream.rules.yml").read_text("utf-8"))
 
-_FUNCTIONS = {"time", "absent", "max_over_time", "label_values"}
-_WORDS = {"on", "ignoring", "unless", "dataset", "stage", "flow"}
+_FUNCTIONS = {
+    *("time", "absent", "max_over_time", "label_values"),
+    *("rate", "increase", "sum", "count", "histogram_quantile"),
+}
+_WORDS = {
+    *("on", "ignoring", "unless", "by", "dataset", "stage", "flow"),
+    *("outcome", "version", "instance", "le"),
+}
 # PromQL's tokens, as far as the expressions here go.
 _TOKEN = re.compile(
     r'\s+|(?P<name>[a-zA-Z_]\w*)|(?P<selector>\{[^{}]*\})|(?P<range>\[\d+[smhd]\])|(?P<text>"[^"]*")'
@@ -50,6 +61,28 @@ def written() -> dict[str, list[dict[str, str]]]:
     return found
 
 
+def served(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """The same of a server: of a histogram its buckets, which quantiles are taken of."""
+    accounts = Accounts(Lake(str(folder), "visits"), "serve-1", 0, shared=False)
+    for refusal in (None, RequestError(""), Shed(""), Failed("")):
+        with suppress(RequestError), accounts.request("1"):
+            if refusal is not None:
+                raise refusal
+    accounts.rows("1", 3, 1)
+    accounts.batch(4, [0.0])
+    found: dict[str, list[dict[str, str]]] = {}
+    for family in text_string_to_metric_families(accounts.page().decode()):
+        for sample in family.samples:
+            if not sample.name.endswith(("_created", "_count", "_sum")):
+                found.setdefault(sample.name, []).append(sample.labels)
+    return found
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
+    return {**written(), **served(tmp_path_factory.mktemp("lake"))}
+
+
 def expressions() -> Iterator[tuple[str, str]]:
     for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:
@@ -66,8 +99,10 @@ ALL = dict(expressions())
 
 
 @pytest.mark.parametrize("title", ALL)
-def test_an_expression_asks_for_what_is_written(title: str) -> None:
-    expression, at, metrics = ALL[title], 0, written()
+def test_an_expression_asks_for_what_is_written(
+    title: str, metrics: dict[str, list[dict[str, str]]]
+) -> None:
+    expression, at = ALL[title], 0
     assert expression.count("(") == expression.count(")")
     name = ""
     while at < len(expression):
@@ -85,9 +120,9 @@ def test_an_expression_asks_for_what_is_written(title: str) -> None:
             assert matchers.keys() <= metrics[name][0].keys()
 
 
-def test_all_that_is_written_is_shown() -> None:
+def test_all_that_is_written_is_shown(metrics: dict[str, list[dict[str, str]]]) -> None:
     shown = set(re.findall(r"millstream_\w+", json.dumps(DASHBOARD)))
-    assert shown == written().keys()
+    assert shown == metrics.keys()
 
 
 def test_what_alerts_say_can_be_said() -> None:

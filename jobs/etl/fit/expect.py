@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.base.errors import DateRefused, refuse_unknown
 from jobs.base.xxhash import xxhash64
+from jobs.etl.fit.counting import Counter as ValueCounter
+from jobs.etl.fit.counting import CountGroups
 from jobs.etl.fit.history import CountHistory, of_fields
 from jobs.rows.base.duck import shared_connection
 from jobs.rows.base.names import DS
@@ -35,6 +38,8 @@ _BINS = pa.schema(
 )
 
 
+# Rows by bin: of a number its bucket, of a value its hash.
+Bins = Counter[int]
 # By date and name of an expectation, how many valid rows count for it.
 Measures = dict[str, dict[str, int]]
 
@@ -180,6 +185,43 @@ def _drifts(
                 found[day][f"psi:{name}"] = stability_index(before, days[day], name in numeric)
             before += days[day]
     return found
+
+
+def bins_until(history: CountHistory, dataset: Dataset, ds: str) -> dict[str, Bins]:
+    """Train rows of all dates until one, by what a field is counted as and bin."""
+    numbers = frozenset(f.name for f in dataset.measured)
+    names = (*dict.fromkeys(f.log_name for f in dataset.counted), *numbers)
+    binned = partial(_binned, names, numbers, ds)
+    found: dict[str, Bins] = {name: Counter() for name in names}
+    for row in history.up_to(ds).mapped(binned, _BINS).to_pylist():
+        found[row["field"]][row["bin"]] += row["rows"]
+    return found
+
+
+def bins_of_rows(valid: pa.Table, dataset: Dataset) -> dict[str, Bins]:
+    """The same of rows with their fields' values."""
+    counted = tuple((f.name, f.log_name) for f in dataset.counted)
+    groups = CountGroups(("",), counted, tuple(f.name for f in dataset.measured))
+    day = pa.array([""] * valid.num_rows)
+    counter = ValueCounter(groups)
+    counter.add(valid.set_column(valid.column_names.index(DS), DS, day))
+    found: dict[str, Bins] = {name: Counter() for name in groups.names}
+    for table in counter.values():
+        values = table["value"].combine_chunks()
+        bins = (xxhash64(values.fill_null("")) % _HASHES).astype(np.int64)
+        _add(found, groups, table, np.where(np.asarray(values.is_valid()), bins, _NULL))
+    numbers = counter.numbers()
+    buckets = numbers["bucket"].cast(pa.int64()).fill_null(_NULL).to_numpy()
+    _add(found, groups, numbers, buckets)
+    return found
+
+
+def _add(
+    found: Mapping[str, Bins], groups: CountGroups, table: pa.Table, bins: npt.NDArray[np.int64]
+) -> None:
+    names = groups.names_of(table["number"].to_numpy()).to_pylist()
+    for name, bin_, count in zip(names, bins.tolist(), table["count"].to_pylist(), strict=True):
+        found[name][bin_] += count
 
 
 def _binned(
