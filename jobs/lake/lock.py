@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,28 @@ RENEWAL_S = 20.0
 RELEASE_S = 30.0
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a run's other processes need to ask whether the run still holds its lock.
+
+    Attributes:
+        url: of the lock's file.
+        token: of the run.
+    """
+
+    url: str
+    token: int
+
+    def check(self) -> None:
+        """Raises Locked when another run has taken the lock over."""
+        now, _ = _read(guarded(self.url))
+        if not _is_of(now, self.token):
+            raise Locked(
+                f"the lock {self.url} was taken over by {_name(now)}",
+                remedy="nothing was committed; run the stage again",
+            )
+
+
 class StageLock:
     """A lock that is held. `token` goes into the commit's app transaction."""
 
@@ -46,16 +69,12 @@ class StageLock:
 
     def check(self) -> None:
         """Raises Locked when another run has taken the lock over."""
-        now, _ = _read(self._file)
-        if not self._is_ours(now):
-            raise Locked(
-                f"the lock {self._file.url} was taken over by {_name(now)}",
-                remedy="nothing was committed; run the stage again",
-            )
+        self.claim.check()
 
-    def _is_ours(self, holder: dict[str, Any] | None) -> bool:
-        # Once it is released, a renewal under way must not take it back.
-        return holder is not None and holder["token"] == self.token and not holder["released"]
+    @property
+    def claim(self) -> Claim:
+        """The same question for other processes of the run."""
+        return Claim(self._file.url, self.token)
 
     def _renew_until_released(self) -> None:
         while not self._released.wait(RENEW_S) and self._renewed():
@@ -78,7 +97,7 @@ class StageLock:
         """Whether the lock is still ours."""
         while True:
             now, tag = _read(self._file)
-            if not self._is_ours(now):
+            if not _is_of(now, self.token):
                 return False
             if _swap(self._file, {**self._holder, **changes}, tag):
                 return True
@@ -126,6 +145,11 @@ def live_runs(lake: Lake) -> set[str]:
     paths = fs.glob(f"{folder}/*.json") if fs.exists(folder) else []
     holders = (read_json(fs.unstrip_protocol(path)) for path in paths)
     return {holder["run"] for holder in holders if _is_live(holder)}
+
+
+def _is_of(holder: dict[str, Any] | None, token: int) -> bool:
+    # Once it is released, a renewal under way must not take it back.
+    return holder is not None and holder["token"] == token and not holder["released"]
 
 
 def _myself(run: str, token: int) -> dict[str, Any]:

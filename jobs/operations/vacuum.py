@@ -157,7 +157,7 @@ def _is_of(live: Iterable[str], relative: str) -> bool:
 
 def _vacuum_states(lake: Lake, since: float, look: Any, run_id: str, result: VacuumResult) -> None:
     """Under the lock, since a run may take up a state that lies there unnamed."""
-    with stage_lock(lake, "etl", run_id):
+    with stage_lock(lake, "etl", run_id) as lock:
         kept = look().states
         files = [
             file
@@ -166,6 +166,7 @@ def _vacuum_states(lake: Lake, since: float, look: Any, run_id: str, result: Vac
         ]
         result.add("states", files)
         if not result.dry_run:
+            lock.check()
             _remove(lake.url, files)
 
 

@@ -76,6 +76,7 @@ def trained(job: TrainJob, spark: SparkSession) -> list[RankResult]:
                 "starting the ranks again from %s",
                 f"{found.name}, {found.position.named()}" if found else "the beginning",
             )
+            job.check_lock()
             forget(job.folder)
             job = replace(job, resume=found)
     raise AssertionError("unreachable")

@@ -104,17 +104,20 @@ def run(
         settings = settings.model_copy(update={"train": train})
     dataset = settings.dataset()
     lake = Lake(settings.lake_url, dataset.name)
-    with stage_lock(lake, "train", run_id):
+    with stage_lock(lake, "train", run_id) as lock:
         examples = Examples.open(lake.table("examples").url)
         dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
         state = load_state(lake, examples.info["states"][dates[-1]])
         fresh = _job(settings, lake, examples, dates, state, run_id)
+        fresh = replace(fresh, claim=lock.claim)
         job = resumed(fresh, lake, resume, partial(_started_from, fresh, lake, state))
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
+        lock.check()
         version = _register(lake, job, state, first, run_id)
         result = _result(lake, run_id, version, dates, first, time.monotonic() - started)
         record(lake, [_ledger_row(result, job.examples, state)])
+        lock.check()
         remove_checkpoints(job.folder)
     return result
 

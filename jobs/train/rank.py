@@ -53,6 +53,8 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
 
         def keep(result: EpochResult) -> None:
             if exchange.rank == 0:
+                # It removes older ones.
+                job.check_lock()
                 save_best(job.folder, step, job.spec, job.settings, result.epoch)
 
         history = fit(
@@ -92,7 +94,9 @@ def _start(
         # are removed when the next one is complete.
         resumed = job.resume is not None and memory.last is None
         written = [job.resume.url] if job.resume and resumed else listed(job.folder)[::-1]
-        memory.writer = Writer(job.folder, job.identity, job.settings.train, reporter.say, written)
+        memory.writer = Writer(
+            job.folder, job.identity, job.settings.train, reporter.say, written, job.check_lock
+        )
     known = memory.last or (load(job.resume) if job.resume else None)
     if known is not None:
         restore(step, known)

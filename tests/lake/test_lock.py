@@ -162,13 +162,15 @@ def test_a_silent_store_keeps_neither_the_renewals_nor_the_end_waiting(
     monkeypatch.setattr(lock, "RENEWAL_S", 0.3)
     monkeypatch.setattr(lock, "RELEASE_S", 0.2)
     lake = Lake(s3.url(tmp_path.name), "made_up")
-    with stage_lock(lake, "etl", "first"):
-        with s3.failing(tmp_path.name, SILENCE, times=1, method="PUT"):
-            before = time.time()
-            for _ in range(10_000):
-                if holder(lake)["renewed_at"] > before:
-                    break
-            assert holder(lake)["renewed_at"] > before, "one that hangs is not the last"
+    with (
+        stage_lock(lake, "etl", "first"),
+        s3.failing(tmp_path.name, SILENCE, times=1, method="PUT"),
+    ):
+        before = time.time()
+        for _ in range(10_000):
+            if holder(lake)["renewed_at"] > before:
+                break
+        assert holder(lake)["renewed_at"] > before, "one that hangs is not the last"
     held = stage_lock(lake, "score", "second")
     held.__enter__()
     with s3.failing(tmp_path.name, SILENCE, method="PUT"):

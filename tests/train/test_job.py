@@ -17,11 +17,14 @@ from jobs.base.errors import ConfigError, DataRefused, Locked
 from jobs.lake.ledger import read_ledger
 from jobs.lake.lock import stage_lock
 from jobs.lake.state import load_state
+from jobs.lake.store import read_json, write_json
 from jobs.models.artifact import load_model
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.train import job
 from jobs.train.exchange.exchange import Alone
+from jobs.train.keep.commits import RankMemory
+from jobs.train.keep.snapshot import Snapshot
 from schemas.field import FIRST_OOV_ID
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.training import Killed, Mortal
@@ -130,6 +133,35 @@ def test_an_unknown_model_is_refused_without_a_registration(raw: Raw, spark: Spa
 def test_two_trainings_at_once_are_refused(raw: Raw, spark: SparkSession) -> None:
     with stage_lock(lake_of(raw), "train", "train-h"), pytest.raises(Locked, match="train-h"):
         train(raw, spark, "train-i")
+
+
+def test_a_run_whose_lock_was_taken_over_ends_and_removes_nothing(
+    raw: Raw, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = lake_of(raw)
+    folder = Path(lake.folder("checkpoints", "train-lost"))
+
+    class Overtaken(Mortal):
+        def committed(self, snapshot: Snapshot) -> None:
+            RankMemory.committed(self, snapshot)
+            if not list(folder.glob("at-*/commit.json")) or self.overtaken:
+                return
+            url = lake.folder("locks", "train.json")
+            now = read_json(url)
+            write_json(url, {**now, "token": now["token"] + 1, "run": "another"})
+            (folder / "at-1").mkdir()
+            self.overtaken = True
+
+        overtaken = False
+
+    monkeypatch.setattr("jobs.train.launch.ranks.RankMemory", lambda: Overtaken(0))
+    settings = ("train.seed=21", "train.checkpoint_rows=64", "train.epochs=4")
+    with pytest.raises(Locked, match="taken over by run another"):
+        train(raw, spark, "train-lost", *settings)
+    assert (folder / "at-1").is_dir(), "what may be the other run's stays"
+    assert list(folder.glob("at-*/commit.json"))
+    url = lake.folder("locks", "train.json")
+    write_json(url, {**read_json(url), "released": True})
 
 
 def test_early_stopping_needs_validation_rows(tmp_path: Path, spark: SparkSession) -> None:

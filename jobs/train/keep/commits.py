@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.base.errors import MillstreamError
+from jobs.base.errors import Locked, MillstreamError
 from jobs.settings.train import TrainSettings
 from jobs.train.keep import checkpoint
 from jobs.train.keep.snapshot import Snapshot, take
@@ -29,6 +29,7 @@ class Writer:
         identity: of the training, see `Checkpoint`.
         say: takes a line for the log when a checkpoint could not be written; training goes on.
         written: URLs of the run's complete checkpoints, the oldest first.
+        check_lock: raises Locked when another run has taken over, which ends training.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Writer:
         settings: TrainSettings,
         say: Callable[[str], None],
         written: list[str],
+        check_lock: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check_lock, self._lost = check_lock, list[Locked]()
         self._folder, self._identity, self._settings, self._say = folder, identity, settings, say
         self._written = list(written)
         self._thread: threading.Thread | None = None
@@ -51,7 +54,10 @@ class Writer:
 
         Raises:
             StoreHangs: that takes too long.
+            Locked: another run has taken over.
         """
+        if self._lost:
+            raise self._lost[0]
         limit_s = self._settings.checkpoint_timeout_s
         if self._busy is not None and time.monotonic() - self._since > limit_s:
             raise StoreHangs(
@@ -81,8 +87,12 @@ class Writer:
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
+            self._check_lock()
             self._written.append(checkpoint.write(self._folder, snapshot, self._identity))
+            self._check_lock()
             checkpoint.prune(self._folder, self._settings.checkpoint_keep, self._written)
+        except Locked as lost:
+            self._lost.append(lost)
         except Exception as error:
             self._say(
                 f"checkpoint at {snapshot.position.named()} not written: {error}; the one before "
@@ -99,6 +109,8 @@ class Writer:
         """
         while self._thread is not None and self._thread.is_alive() and self.busy is not None:
             self._thread.join(0.2)
+        if self._lost:
+            raise self._lost[0]
 
 
 @dataclass(frozen=True)

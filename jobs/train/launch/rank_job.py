@@ -11,6 +11,7 @@ import torch
 from jobs.batch.layout import Layout
 from jobs.lake.choice import Choice
 from jobs.lake.examples import Examples
+from jobs.lake.lock import Claim
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
 from jobs.train.exchange.exchange import Exchange
@@ -41,6 +42,7 @@ class TrainJob:
         resume: the checkpoint to resume from, in `folder`; None to start from the beginning.
         warm_start: the model whose weights training starts with; fresh weights when None.
         curves: folder for TensorBoard's curves; none are written when None.
+        claim: on the lock of training, without which nothing is removed; None where there is none.
     """
 
     settings: Settings
@@ -56,6 +58,7 @@ class TrainJob:
     resume: Checkpoint | None = None
     warm_start: WarmStart | None = None
     curves: str | None = None
+    claim: Claim | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -82,6 +85,11 @@ class TrainJob:
             "spec": json.loads(json.dumps(self.spec.to_json())),
             "train": self.settings.train.model_dump(mode="json"),
         }
+
+    def check_lock(self) -> None:
+        """Raises Locked when another run has taken over; called before files are removed."""
+        if self.claim is not None:
+            self.claim.check()
 
     def best_folder(self, epoch: int) -> str:
         """The folder of the model of an epoch that was the best so far."""

@@ -156,7 +156,8 @@ def relayed(folder: str, console: Console) -> Iterator[None]:
     finally:
         ended.set()
         # What was trained is trained, shown or not.
-        error = attempt(lambda: (thread.join(), show()), LAST_LOOK_S)
+        thread.join(LAST_LOOK_S)
+        error = attempt(show, LAST_LOOK_S)
         if error is not None:
             log.warning("the last lines of training could not be read: %r", error)
         console.close()
