@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
@@ -63,7 +64,8 @@ def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
         base: folder that file references start from.
 
     Raises:
-        ConfigError: no such model, no `nn.Module`, or one with batch statistics.
+        ConfigError: no such model, no `nn.Module`, or one whose forward pass changes it: batch
+            statistics, tables with `max_norm`.
     """
     if name not in MODELS and ":" not in name:
         raise ConfigError(
@@ -75,7 +77,13 @@ def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
     if not isinstance(net, nn.Module):
         raise ConfigError(f"train.model {name!r} makes a {type(net).__name__}", "an nn.Module")
     _refuse_batch_statistics(name, net)
-    for _, table in embedding_tables(net):
+    for place, table in embedding_tables(net):
+        if table.max_norm is not None:
+            raise ConfigError(
+                f"train.model {name!r} has a table with max_norm at {place}",
+                "tables that a forward pass only reads: a rank would change rows of its own",
+                "leave max_norm out; train.clip_norm limits gradients",
+            )
         table.sparse = True
     return Model(net, spec.task)
 
@@ -89,7 +97,8 @@ def embedding_tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding | nn.
 
 def _refuse_batch_statistics(name: str, model: nn.Module) -> None:
     for place, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        tracks = isinstance(module, _InstanceNorm) and module.track_running_stats
+        if isinstance(module, _BatchNorm) or tracks:
             raise ConfigError(
                 f"train.model {name!r} has a {type(module).__name__} at {place or 'its root'}",
                 "no batch statistics: a rank sees its piece, not the global batch",

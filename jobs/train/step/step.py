@@ -88,7 +88,8 @@ class Step:
             table.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 partial(self._has_gradient, number)
             )
-        exchange.broadcast(p.data for _, p in parameters)
+        # All, also those that are not trained, and buffers.
+        exchange.broadcast(value for value in model.state_dict().values())
 
     def run(self, *batches: Batch, rate: float = 1.0) -> StepResult:
         """One step over the rows of one batch, or of several together.
