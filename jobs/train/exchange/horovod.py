@@ -86,9 +86,12 @@ class HorovodExchange(SeveralRanks):
         return received
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        with self.waiting():
-            for number, tensor in enumerate(tensors):
-                hvd.broadcast_(tensor, root_rank=0, name=f"start.{number}")
+        for number, tensor in enumerate(tensors):
+            # Each has the whole deadline: how long all take depends on the model's size. A scalar
+            # goes as [1], because not every transport can send a tensor without dimensions.
+            with self.waiting():
+                sent = tensor if tensor.dim() else tensor.view(1)
+                hvd.broadcast_(sent, root_rank=0, name=f"start.{number}")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Survivor(State):  # type: ignore[misc]
         self._exchange = HorovodExchange(self._stall_s, self._fail)
         with self._exchange.waiting():
             named = hvd.allgather_object((place, f"rank {hvd.rank()} ({place})"), name="peers")
-            last = _broadcast(self.memory.last)
+        last = _broadcast(self.memory.last, self._exchange)
         peers = dict(named)
         lost = [name for place, name in self._peers.items() if place not in peers]
         self.memory.begin(last, lost, len(peers))
@@ -118,7 +118,7 @@ class Survivor(State):  # type: ignore[misc]
         pass
 
 
-def _broadcast(snapshot: Snapshot | None) -> Snapshot | None:
+def _broadcast(snapshot: Snapshot | None, exchange: HorovodExchange) -> Snapshot | None:
     """Sends rank 0's snapshot to all ranks, which must all call this.
 
     Args:
@@ -129,13 +129,15 @@ def _broadcast(snapshot: Snapshot | None) -> Snapshot | None:
     """
     mine = hvd.rank() == 0 and snapshot is not None
     # By default it would be named by its type, which differs between ranks with and without one.
-    no_values = hvd.broadcast_object(
-        snapshot.without_tensors() if mine and snapshot else None, name="snapshot"
-    )
+    with exchange.waiting():
+        no_values = hvd.broadcast_object(
+            snapshot.without_tensors() if mine and snapshot else None, name="snapshot"
+        )
     if no_values is None:
         return None
     known = snapshot if mine and snapshot is not None else no_values.empty()
     for number, tensor in enumerate(known.tensors()):
         # As [n], because not every transport can send a tensor without dimensions.
-        hvd.broadcast_(tensor.view(-1), root_rank=0, name=f"snapshot.{number}")
+        with exchange.waiting():
+            hvd.broadcast_(tensor.view(-1), root_rank=0, name=f"snapshot.{number}")
     return known
