@@ -37,6 +37,7 @@ _LOOK_S = 0.2
 # A replica that dies at once is not started again at once.
 _PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _WELL_S = 30.0
+_START_S = 300.0
 
 
 def run(settings: Settings) -> int:
@@ -153,11 +154,17 @@ class _Supervisor:
         for one in self._replicas:
             if one.pid and _has_ended(one.pid):
                 self._note_death(one, now)
-            elif one.pid and now - _MOMENT.unpack(one.beat[:])[0] > self._settings.serve.stall_s:
+            elif one.pid and self._is_still(one, now):
                 log.warning("replica %d is still; it is replaced", one.number)
                 _kill(one.pid, signal.SIGKILL)
             elif not one.pid and now >= one.not_before:
                 self._start(one, now)
+
+    def _is_still(self, one: _Process, now: float) -> bool:
+        (last,) = _MOMENT.unpack(one.beat[:])
+        stall_s = self._settings.serve.stall_s
+        # Before its first beat it loads the libraries and the model, which may take long.
+        return bool(now - last > (stall_s if last > one.started else max(stall_s, _START_S)))
 
     def _note_death(self, one: _Process, now: float) -> None:
         one.failures = 0 if now - one.started > _WELL_S else one.failures + 1

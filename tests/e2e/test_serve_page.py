@@ -66,12 +66,11 @@ def test_the_page_runs_as_it_stands(clone: Path) -> None:
     # What it leaves running after a failure ends with it.
     script = f"trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n{PAGE.script()}"
     ended = subprocess.run(
-        ["bash", "-c", script],
+        ["timeout", str(_TIMEOUT_S), "bash", "-c", script],
         cwd=clone,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=_TIMEOUT_S,
         check=False,
     )
     logs = "".join(path.read_text() for path in clone.glob("*.log"))

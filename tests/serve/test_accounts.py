@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from jobs.lake.ledger import read_ledger
-from jobs.serve.accounts import OUTCOMES, RECEIVED, Accounts
+from jobs.serve.accounts import Accounts
+from jobs.serve.left import OUTCOMES, RECEIVED
 from jobs.serve.request.errors import RequestError, Shed
 from tests.builders.models import lake_of
 from tests.builders.servers import serving
