@@ -94,7 +94,7 @@ class Steps:
 
     def forget_training(self, runs: Sequence[str]) -> None:
         """Removes what runs that nobody goes on with left to go on from."""
-        from jobs.train.job import remove_checkpoints
+        from jobs.train.attempts import remove_checkpoints
 
         for run in runs:
             remove_checkpoints(self.lake.folder("checkpoints", run))

@@ -1,4 +1,7 @@
-"""Resuming a training from a checkpoint, by the user's wish or because its ranks were lost."""
+"""Resuming a training from a checkpoint, by the user's wish or because its ranks were lost.
+
+And the end of that: a finished training leaves nothing to resume.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import fsspec
 from pyspark.sql import SparkSession
 
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
+from jobs.train.keep.checkpoint import listed
 from jobs.train.keep.resume import newest_of_run, select
 from jobs.train.launch.failures import RankLost, forget
 from jobs.train.launch.rank_job import RankResult, TrainJob
@@ -80,3 +85,15 @@ def trained(job: TrainJob, spark: SparkSession) -> list[RankResult]:
             forget(job.folder)
             job = replace(job, resume=found)
     raise AssertionError("unreachable")
+
+
+def remove_checkpoints(folder: str) -> None:
+    """Removes what a run kept to go on from; the registry has its own copy of the model.
+
+    The best epoch's model goes last: a checkpoint without it would be resumed in vain.
+    """
+    fs, path = fsspec.core.url_to_fs(folder)
+    for checkpoint in listed(folder):
+        fs.rm(checkpoint, recursive=True)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)

@@ -32,8 +32,7 @@ from jobs.models.spec import ModelSpec
 from jobs.registry.registry import Registry
 from jobs.registry.version import as_tag
 from jobs.settings.settings import Settings
-from jobs.train.attempts import resumed, trained
-from jobs.train.keep.checkpoint import listed
+from jobs.train.attempts import remove_checkpoints, resumed, trained
 from jobs.train.keep.warm_start import find_source
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import IdMaps
@@ -252,18 +251,6 @@ def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_
     assert trained.history.best is not None
     best = job.best_folder(trained.history.best.epoch)
     return Registry(settings, lake).register(best, curves, tags, params)
-
-
-def remove_checkpoints(folder: str) -> None:
-    """Removes what a run kept to go on from; the registry has its own copy of the model.
-
-    The best epoch's model goes last: a checkpoint without it would be resumed in vain.
-    """
-    fs, path = fsspec.core.url_to_fs(folder)
-    for checkpoint in listed(folder):
-        fs.rm(checkpoint, recursive=True)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
 
 
 def _result(
