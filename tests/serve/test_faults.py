@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from jobs.lake.ledger import new_run_id
+from jobs.settings.load import load_settings
 from tests.builders.servers import Server, serving
 from tests.serve.conftest import Served
 from tests.serve.test_same_numbers import COLUMNS
@@ -63,7 +64,6 @@ def own_scores(served: Served, folder: Path) -> dict[str, tuple[float, ...]]:
     from jobs.serve.champion import load_champion
     from jobs.serve.live import Live
     from jobs.serve.request.rows import raw_rows
-    from jobs.settings.load import load_settings
     from tests.builders.models import lake_of
 
     settings = load_settings(served.raw.config, [served.parents])
@@ -158,10 +158,11 @@ def test_a_replica_that_dies_or_freezes_is_replaced(
 @pytest.mark.slow
 def test_a_store_that_is_away_stops_no_answers(served: Served, tmp_path: Path) -> None:
     """The ledger and `served` cannot be written, the registry cannot be read: it serves on."""
-    lake = Path(served.settings.lake_url)
+    raw = served.raw.copy(tmp_path / "copy")
+    lake = Path(load_settings(raw.config).lake_url)
     options = (served.parents, "serve.watch_s=0.1", "serve.account_s=0.1", "serve.log_fraction=1")
     away = lake.with_name("lake-away")
-    with serving(served.raw.config, tmp_path / "log", *options) as server:
+    with serving(raw.config, tmp_path / "log", *options) as server:
         first = server.invoke(rows_of(served))
         lake.rename(away)
         # A file in its place, so that nothing can be made there.
