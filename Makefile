@@ -17,7 +17,7 @@ dev := $(VENV)/.millstream-dev-$(digest)
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
-	bench-etl bench-stream bench-train bench-quality bench-recovery bench-score
+	bench-etl bench-stream bench-train bench-quality bench-recovery bench-score bench-serve
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 
@@ -75,6 +75,10 @@ petastorm-tests: $(dev)
 # BENCH="--code CHECKOUT" measures another checkout beside this one, here and in bench-etl.
 bench-score: $(dev)
 	@$(bin)/python -m benchmarks.bench_score $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# BENCH="--mlserver PYTHON" has MLServer beside it.
+bench-serve: $(dev)
+	@$(bin)/python -m benchmarks.bench_serve $(if $(ROWS),--rows $(ROWS)) $(BENCH)
 
 # Three declarations beside DuckDB, 10 M rows each; ROWS=1000000 BENCH="--only a,b1" for a short run.
 bench-etl: $(dev)

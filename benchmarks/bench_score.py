@@ -197,7 +197,7 @@ class Line:
         return self.folder / "lake"
 
     @property
-    def _overrides(self) -> list[str]:
+    def overrides(self) -> list[str]:
         rest = round(1 - TRAINED_SHARE - 0.05, 2)
         return [
             f"lake={self.lake}",
@@ -208,7 +208,7 @@ class Line:
         ]
 
     @cached_property
-    def _config(self) -> str:
+    def config(self) -> str:
         if not self.case.drafted:
             return str(self.code.folder / "conf" / f"{self.case.dataset}.yaml")
         config = self.folder / f"{self.case.dataset}.yaml"
@@ -220,16 +220,16 @@ class Line:
         return str(config)
 
     def settings(self) -> Settings:
-        return load_settings(self._config, self._overrides)
+        return load_settings(self.config, self.overrides)
 
     def train(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self._run("etl", "--date", FIRST)
-        self._run("train")
+        self.run("etl", "--date", FIRST)
+        self.run("train")
 
     def score(self, day: str) -> Cost:
-        command_s = self._run("score", "--date", day, "--model", "latest")
+        command_s = self.run("score", "--date", day, "--model", "latest")
         ledger = DeltaTable(str(self.lake / self.case.dataset / "ledger")).file_uris()
         ((run_s, predicted_rows),) = duckdb.execute(
             "SELECT seconds, counts['predicted'] FROM read_parquet($files) "
@@ -238,9 +238,9 @@ class Line:
         ).fetchall()
         return Cost(command_s, run_s, predicted_rows)
 
-    def _run(self, command: str, *options: str) -> float:
-        overrides = [part for text in self._overrides for part in ("--set", text)]
-        config = ["--config", self._config, *overrides]
+    def run(self, command: str, *options: str) -> float:
+        overrides = [part for text in self.overrides for part in ("--set", text)]
+        config = ["--config", self.config, *overrides]
         return self.code.run(*self.code.millstream, command, *config, *options).seconds
 
 

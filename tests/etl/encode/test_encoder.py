@@ -18,6 +18,7 @@ from jobs.etl.fit.states import state_entries
 from jobs.etl.raw.sources import source_paths
 from jobs.lake.state import load_state
 from jobs.settings.load import load_settings
+from schemas.dataset import struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID
 from tests.builders.fitting import entries_of
 from tests.builders.judged import encoded, judged
@@ -103,7 +104,9 @@ def test_the_log_is_that_of_the_pass_whatever_others_commit_meanwhile(
         again = held.set_column(2, "id", pc.add(held["id"], 1_000).cast(pa.int32()))
         files = stage_entries(again.select(ENTRIES.names), log, "elsewhere")
         info = {"run": "elsewhere"}
-        log.replace(files, ID_LOG, ["run"], {"run": ["elsewhere"]}, info, "etl", one.lock.token)
+        log.replace(
+            files, struct_type(ID_LOG), ["run"], {"run": ["elsewhere"]}, info, "etl", one.lock.token
+        )
         return whole(one, *rest)
 
     monkeypatch.setattr(job.Pass, "_stage_examples", meanwhile)

@@ -1,0 +1,361 @@
+"""Serving: requests at rising rates to `millstream serve`, beside MLServer and a bare FastAPI.
+
+    python -m benchmarks.bench_serve [--rows 200000] [--seconds 5] [--mlserver PYTHON]
+
+A DLRM on click logs, made by this checkout's commands and promoted; MLServer and FastAPI run its
+ONNX export, the server here both engines. Then a declaration that `init` writes, on raw rows.
+Arrivals are Poisson and open-loop: a latency is counted from the moment when the request was due,
+whether or not it could be sent then. The rate rises until p99 is over 20 ms or the server cannot
+keep up; the table has the last rate that it kept. The generator is a process beside the server, so
+on few cores both are slower than alone, all servers alike.
+
+`--mlserver` is a Python with MLServer, which does not install beside our packages:
+`python -m venv V && V/bin/pip install mlserver==1.7.1 onnxruntime`. Without it that row lacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.csv as csv
+import torch
+
+from benchmarks.bench_score import CLICK_LOGS, INIT_MADE, LATER, Case, Line
+from benchmarks.common import machine, print_figures, print_table
+from benchmarks.etl_cases import REPOSITORY, Code
+from benchmarks.serve_peers import FASTAPI, MLSERVER_MODEL, MLSERVER_SETTINGS
+from jobs.evaluate.predict.exported import batch_of
+from jobs.evaluate.predict.predict import Predictor, forward_of
+from jobs.lake.lake import Lake
+from jobs.lake.ledger import new_run_id
+from jobs.registry.registry import Registry
+from jobs.registry.version import ModelVersion
+from jobs.settings.load import load_settings
+
+P99_MS, KEPT = 20.0, 0.95
+RISE, FIRST_RATE = 1.4, 40.0
+RAW_P99_MS, RAW_RATE = 50.0, 100.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=200_000, help="of each raw day")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each rate")
+    parser.add_argument("--work", type=Path, help="a temporary folder when absent")
+    parser.add_argument("--mlserver", help="a Python that has MLServer and ONNX Runtime")
+    asked = parser.parse_args()
+    work = (asked.work or Path(tempfile.mkdtemp(prefix="bench-serve-"))).resolve()
+    try:
+        _measure(asked, work)
+    finally:
+        if asked.work is None:
+            shutil.rmtree(work)
+
+
+def _measure(asked: argparse.Namespace, work: Path) -> None:
+    print(f"{machine('torch', 'onnxruntime', 'duckdb')}, load {os.getloadavg()[0]:.1f}\n")
+    clicks, flights = (_champion(case, asked.rows, work) for case in (CLICK_LOGS, INIT_MADE))
+    found: dict[str, Any] = {}
+    rows = []
+    for count in (1, 64):
+        body = clicks.encoded(count)
+        for name, server in _servers(clicks, asked.mlserver):
+            with server as served:
+                best = _rising(served, served.path, body, count, asked.seconds)
+            found[f"{name} {count}"] = best.json()
+            rows.append((name, count, *best.cells()))
+    _print("Encoded rows of click logs, DLRM, JSON tensors", rows)
+    limit = clicks.loop_rows_per_s()
+    print(f"The forward loop over tensors in memory, one thread: {limit:,.0f} rows/s.\n")
+    found["loop rows/s"] = round(limit)
+    rows = []
+    with flights.serving("torch") as served:
+        for count, rate in ((1, RAW_RATE), (64, 0.0)):
+            body = flights.raw(count)
+            path = "/invocations"
+            best = (
+                _at(served, path, body, count, rate, 3 * asked.seconds)
+                if rate
+                else _rising(served, path, body, count, asked.seconds, RAW_P99_MS)
+            )
+            name = f"{rate:.0f} requests/s" if rate else "rising"
+            found[f"raw {count}"] = best.json()
+            rows.append((name, count, *best.cells()))
+    _print("Raw rows of flights, what `init` proposes, /invocations", rows)
+    print_figures(found)
+
+
+def _print(title: str, rows: Sequence[Sequence[object]]) -> None:
+    print(f"{title}\n")
+    heads = ("", "rows a request", "requests/s", "rows/s", "p50, ms", "p99, ms", "CPU us a row")
+    print_table(heads, [tuple(map(str, row)) for row in rows])
+    print(flush=True)
+
+
+# The servers
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server: its port, the path that is asked, and its process."""
+
+    port: int
+    path: str
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        family = [self.process, *self.process.children(recursive=True)]
+        return sum(sum(one.cpu_times()[:2]) for one in family)
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A line with a promoted model."""
+
+    line: Line
+    version: ModelVersion
+
+    def encoded(self, count: int) -> bytes:
+        """A request of encoded rows, as JSON tensors."""
+        spec = self._loaded().spec
+        draw = np.random.default_rng(7)
+        dense = draw.normal(size=(count, spec.num_dense)).astype(np.float32)
+        limits = np.array(spec.table_rows)
+        sparse = (1 + draw.random((count, len(limits))) * (limits - 1)).astype(np.int64)
+        inputs = [
+            {
+                "name": "dense",
+                "datatype": "FP32",
+                "shape": list(dense.shape),
+                "data": [round(float(v), 6) for v in dense.reshape(-1)],
+            },
+            {
+                "name": "sparse",
+                "datatype": "INT64",
+                "shape": list(sparse.shape),
+                "data": sparse.reshape(-1).tolist(),
+            },
+        ]
+        return json.dumps({"inputs": inputs}).encode()
+
+    def raw(self, count: int) -> bytes:
+        """A request of raw rows, texts by column."""
+        table = csv.read_csv(self.line.raw / f"{LATER[0]}.csv", csv.ReadOptions(block_size=1 << 20))
+        dataset = self.line.settings().dataset()
+        names = [c.name for c in dataset.row_source.columns if not c.of_label]
+        rows = table.select(names).slice(100, count).to_pylist()
+        texts = [{k: None if v is None else str(v) for k, v in row.items()} for row in rows]
+        return json.dumps({"dataframe_records": texts}).encode()
+
+    def _loaded(self) -> Any:
+        from jobs.evaluate.predict.predict import loaded
+
+        return loaded(self.version.folder_url, self.version.tags["weights_digest"])
+
+    def loop_rows_per_s(self) -> float:
+        """Of the plain forward, 64 rows at a time, in one thread."""
+        torch.set_num_threads(1)
+        digest = self.version.tags["weights_digest"]
+        dataset = self.line.settings().dataset()
+        forward = forward_of(Predictor(self.version.folder_url, digest, dataset, 64), 1)
+        inputs = {one["name"]: one for one in json.loads(self.encoded(64))["inputs"]}
+        kinds = {"FP32": torch.float32, "INT64": torch.int64}
+        batch = batch_of(
+            {
+                name: torch.tensor(one["data"], dtype=kinds[one["datatype"]]).reshape(one["shape"])
+                for name, one in inputs.items()
+            }
+        )
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < 3:
+            forward(batch)
+            count += 64
+        return count / (time.perf_counter() - started)
+
+    @contextmanager
+    def serving(self, engine: str) -> Iterator[Served]:
+        port, dataset = _free_port(), self.line.case.dataset
+        overrides = [*self.line.overrides, f"serve.port={port}", "serve.grpc_port=null"]
+        overrides.append(f"serve.engine={engine}")
+        options = [part for one in overrides for part in ("--set", one)]
+        command = [sys.executable, "-m", "jobs.main", "serve", "--config", self.line.config]
+        with _process([*command, *options], REPOSITORY, port, "/v2/health/ready") as process:
+            yield Served(port, f"/v2/models/{dataset}_encoded/infer", process)
+
+    def export(self) -> Path:
+        """The folder with `model.onnx`."""
+        folder = self.line.folder / "onnx"
+        if not folder.exists():
+            self.line.run("export", "--model", self.version.version, "--to", str(folder))
+        return folder
+
+
+def _champion(case: Case, rows: int, work: Path) -> Champion:
+    line = Line(case, Code.at("this checkout", REPOSITORY), case.made(work, rows), work)
+    line.train()
+    for engine in ("torch", "onnx"):
+        line.run("evaluate", "--set", f"serve.engine={engine}")
+    settings = load_settings(line.config, line.overrides)
+    registry = Registry(settings, Lake(settings.lake_url, case.dataset))
+    registry.promote("latest", new_run_id("promote"))
+    return Champion(line, registry.resolve("latest"))
+
+
+def _servers(clicks: Champion, mlserver: str | None) -> list[tuple[str, Any]]:
+    found = [
+        ("Millstream, torch", clicks.serving("torch")),
+        ("Millstream, ONNX Runtime", clicks.serving("onnx")),
+        ("FastAPI, ONNX Runtime", _fastapi(clicks)),
+    ]
+    if mlserver:
+        found.append(("MLServer, ONNX Runtime", _mlserver(clicks, mlserver)))
+    return found
+
+
+@contextmanager
+def _fastapi(clicks: Champion) -> Iterator[Served]:
+    port, folder = _free_port(), clicks.export()
+    (folder / "app.py").write_text(FASTAPI, encoding="utf-8")
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"]
+    with _process(command, folder, port, "/ready") as process:
+        yield Served(port, "/infer", process)
+
+
+@contextmanager
+def _mlserver(clicks: Champion, python: str) -> Iterator[Served]:
+    port, folder = _free_port(), clicks.export()
+    settings = {
+        **MLSERVER_SETTINGS,
+        "http_port": port,
+        "grpc_port": _free_port(),
+        "metrics_port": _free_port(),
+    }
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "runtime.py").write_text(MLSERVER_MODEL, encoding="utf-8")
+    model = {"name": "clicks", "implementation": "runtime.Onnx"}
+    (folder / "model-settings.json").write_text(json.dumps(model), encoding="utf-8")
+    command = [python, "-c", "from mlserver.cli.main import main; main()", "start", "."]
+    with _process(command, folder, port, "/v2/models/clicks/ready") as process:
+        yield Served(port, "/v2/models/clicks/infer", process)
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], folder: Path, port: int, ready: str
+) -> Iterator[psutil.Process]:
+    """A server from the moment when it is ready to its end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    with Path(os.devnull).open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            _until_ready(process, f"http://127.0.0.1:{port}{ready}")
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit(f"{url} does not answer")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+# The load
+
+
+@dataclass(frozen=True)
+class Result:
+    """A rate that was offered, and what came of it."""
+
+    requests_per_s: float
+    rows_per_s: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us_per_row: float
+    failed: int
+    kept: bool
+
+    def cells(self) -> tuple[str, ...]:
+        times = (f"{self.p50_ms:.1f}", f"{self.p99_ms:.1f}", f"{self.cpu_us_per_row:,.0f}")
+        return (f"{self.requests_per_s:,.0f}", f"{self.rows_per_s:,.0f}", *times)
+
+    def json(self) -> dict[str, float]:
+        return {
+            "rows_per_s": round(self.rows_per_s),
+            "p50_ms": round(self.p50_ms, 2),
+            "p99_ms": round(self.p99_ms, 2),
+            "cpu_us_per_row": round(self.cpu_us_per_row),
+            "failed": self.failed,
+        }
+
+
+def _rising(
+    served: Served, path: str, body: bytes, rows: int, seconds: float, p99_ms: float = P99_MS
+) -> Result:
+    """The highest rate that was kept with p99 within the bound; the first one where none was."""
+    _at(served, path, body, rows, FIRST_RATE, 1.0)
+    rate, best = FIRST_RATE, None
+    while True:
+        found = _at(served, path, body, rows, rate, seconds)
+        within = found.kept and found.p99_ms <= p99_ms and not found.failed
+        if best is None or within:
+            best = found
+        if not within:
+            return best
+        rate *= RISE
+
+
+def _at(served: Served, path: str, body: bytes, rows: int, rate: float, seconds: float) -> Result:
+    """Offers one rate, by a process of its own."""
+    order = {"port": served.port, "path": path, "rate": rate, "seconds": seconds}
+    before = served.cpu_s()
+    command = [sys.executable, "-m", "benchmarks.serve_load", json.dumps(order)]
+    done = subprocess.run(command, input=body, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY)
+    cpu_s, found = served.cpu_s() - before, json.loads(done.stdout)
+    latencies = np.array(found["latencies_ms"] or [np.inf])
+    answered = len(found["latencies_ms"])
+    achieved = answered / max(found["seconds"], seconds)
+    return Result(
+        achieved,
+        achieved * rows,
+        float(np.percentile(latencies, 50)),
+        float(np.percentile(latencies, 99)),
+        1e6 * cpu_s / max(1, answered * rows),
+        found["failed"],
+        achieved >= KEPT * found["due"] / seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()
