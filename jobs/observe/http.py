@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+
+def address(url: str | None, environment: str | None) -> str:
+    """The URL that the settings have, or that they name a variable of the environment for.
+
+    Raises:
+        OSError: there is no such variable.
+    """
+    found = url or os.environ.get(environment or "", "")
+    if not found:
+        raise OSError(f"the environment has no variable {environment}")
+    return found
+
+
+def without_user(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The URL as it is asked for, and its user and password, which go into a header."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, None
+    host = parts.netloc.rpartition("@")[2]
+    user, password = unquote(parts.username), unquote(parts.password or "")
+    return urlunsplit(parts._replace(netloc=host)), (user, password)
 
 
 def post_json(
     url: str, value: Any, timeout_s: float, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Posts the value.
+    """Posts the value; a user and password in the URL become Basic authentication.
 
     Raises:
         OSError: nobody answered within `timeout_s`, or not with a 2xx; the URL is not in it,
             which may hold a secret.
     """
+    url, user = without_user(url)
+    basic = {}
+    if user is not None:
+        basic["Authorization"] = f"Basic {b64encode(':'.join(user).encode()).decode()}"
     request = urllib.request.Request(
         url,
         json.dumps(value, default=str).encode(),
-        {"Content-Type": "application/json", **(headers or {})},
+        {"Content-Type": "application/json", **basic, **(headers or {})},
         method="POST",
     )
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.observe.event import Event, Subject
-from jobs.observe.http import post_json
+from jobs.observe.http import address, post_json
 
 PRODUCER = "urn:millstream"
 _SPEC = "https://openlineage.io/spec"
@@ -56,15 +56,19 @@ class LineageServer:
 
     name = "lineage_url"
 
-    def __init__(self, url: str, namespace: str, timeout_s: float) -> None:
-        self._url, self._namespace, self._timeout_s = url, namespace, timeout_s
+    def __init__(
+        self, url: str | None, environment: str | None, namespace: str, timeout_s: float
+    ) -> None:
+        self._url, self._environment = url, environment
+        self._namespace, self._timeout_s = namespace, timeout_s
 
     def tell(self, event: Event) -> None:
         if event.kind in _TYPES:
             # The name that OpenLineage's own clients read.
             key = os.environ.get("OPENLINEAGE_API_KEY")
             headers = {"Authorization": f"Bearer {key}"} if key else {}
-            post_json(self._url, run_event(event, self._namespace), self._timeout_s, headers)
+            url = address(self._url, self._environment)
+            post_json(url, run_event(event, self._namespace), self._timeout_s, headers)
 
 
 def run_event(event: Event, namespace: str) -> dict[str, Any]:

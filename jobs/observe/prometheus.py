@@ -7,11 +7,15 @@ only. A set replaces itself alone, so that a failure leaves what the last succes
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway, write_to_textfile
+from prometheus_client.exposition import basic_auth_handler, default_handler
 
 from jobs.observe.event import Event
+from jobs.observe.http import address, without_user
 
 JOB = "millstream"
 _LABELS = ("dataset", "stage")
@@ -40,14 +44,27 @@ class Pushgateway:
 
     name = "pushgateway_url"
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        self._url, self._timeout_s = url, timeout_s
+    def __init__(self, url: str | None, environment: str | None, timeout_s: float) -> None:
+        self._url, self._environment, self._timeout_s = url, environment, timeout_s
 
     def tell(self, event: Event) -> None:
         subject = event.subject
         group = {"dataset": subject.dataset, "stage": subject.stage}
+        url, user = without_user(address(self._url, self._environment))
+        handler = default_handler if user is None else _basic(*user)
         for registry in metric_sets(event).values():
-            pushadd_to_gateway(self._url, JOB, registry, group, timeout=self._timeout_s)
+            pushadd_to_gateway(url, JOB, registry, group, self._timeout_s, handler)
+
+
+def _basic(user: str, password: str) -> Callable[..., Any]:
+    """prometheus_client's way to ask as a user."""
+
+    def handler(
+        url: str, method: str, timeout: float | None, headers: Any, data: bytes
+    ) -> Callable[[], None]:
+        return basic_auth_handler(url, method, timeout, headers, data, user, password)
+
+    return handler
 
 
 def metric_sets(event: Event) -> dict[str, CollectorRegistry]:

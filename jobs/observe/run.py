@@ -166,14 +166,15 @@ def observers_of(settings: Settings) -> list[Observer]:
         found.append(JsonLines())
     if wanted.prometheus_folder:
         found.append(prometheus.Textfile(settings.path(wanted.prometheus_folder)))
-    if wanted.pushgateway_url:
-        found.append(prometheus.Pushgateway(wanted.pushgateway_url, timeout_s))
+    if wanted.pushgateway_url or wanted.pushgateway_url_env:
+        gateway = wanted.pushgateway_url, wanted.pushgateway_url_env
+        found.append(prometheus.Pushgateway(*gateway, timeout_s))
     if wanted.lineage_file:
         path = settings.path(wanted.lineage_file)
         found.append(lineage.LineageFile(path, wanted.lineage_namespace))
-    if wanted.lineage_url:
-        url = wanted.lineage_url
-        found.append(lineage.LineageServer(url, wanted.lineage_namespace, timeout_s))
+    if wanted.lineage_url or wanted.lineage_url_env:
+        server = wanted.lineage_url, wanted.lineage_url_env
+        found.append(lineage.LineageServer(*server, wanted.lineage_namespace, timeout_s))
     if wanted.webhook_url or wanted.webhook_url_env:
         found.append(webhook.Webhook(wanted.webhook_url, wanted.webhook_url_env, timeout_s))
     return found

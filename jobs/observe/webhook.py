@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from jobs.observe.event import Event
-from jobs.observe.http import post_json
+from jobs.observe.http import address, post_json
 
 _MOST_CHARACTERS = 2_000
 
@@ -29,17 +28,12 @@ class Webhook:
 
     def tell(self, event: Event) -> None:
         if event.kind == "promotion" or (event.kind == "fail" and not self._is_told(event)):
-            post_json(self._address(), message_of(event), self._timeout_s)
+            url = address(self._url, self._environment)
+            post_json(url, message_of(event), self._timeout_s)
 
     @staticmethod
     def _is_told(event: Event) -> bool:
         return event.told or event.is_locked
-
-    def _address(self) -> str:
-        url = self._url or os.environ.get(self._environment or "", "")
-        if not url:
-            raise OSError(f"the environment has no variable {self._environment}")
-        return url
 
 
 def message_of(event: Event) -> dict[str, Any]:

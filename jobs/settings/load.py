@@ -67,7 +67,15 @@ def _explain(error: ValidationError) -> Iterable[str]:
             yield f"setting {place!r} is missing"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            yield f"setting {place or 'file'}: {message} (found {_short(problem.get('input'))})"
+            yield f"{f'setting {place}: ' if place else ''}{message}{_found(problem, place)}"
+
+
+def _found(problem: Mapping[str, Any], place: str) -> str:
+    """The value that is wrong; not a whole section, and no URL, which may hold a secret."""
+    value = problem.get("input")
+    if isinstance(value, Mapping | BaseModel) or place.endswith("_url"):
+        return ""
+    return f" (found {_short(value)})"
 
 
 def _short(value: Any) -> str:

@@ -36,6 +36,11 @@ def load_object(reference: str, base: str) -> Any:
         raise ConfigError(
             f"{reference!r} cannot be loaded: {error}", "module:NAME or ./file.py:NAME"
         ) from error
+    except SyntaxError as error:
+        raise ConfigError(
+            f"{reference!r} cannot be loaded: {error.filename}, line {error.lineno}: {error.msg}",
+            "Python that can be read",
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{reference!r} cannot be used: {error}") from error
 

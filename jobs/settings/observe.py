@@ -20,6 +20,9 @@ class ObserveSettings(Section):
         None, description="of node_exporter's textfile collector; a few files for each stage"
     )
     pushgateway_url: str | None = Field(None, description="as in http://host:9091")
+    pushgateway_url_env: str | None = Field(
+        None, description="name of the environment variable that holds that URL"
+    )
     lineage_file: str | None = Field(
         None, description="file that OpenLineage events are appended to, as JSON lines"
     )
@@ -27,6 +30,9 @@ class ObserveSettings(Section):
         None,
         description="OpenLineage events are posted to, as in http://host:5000/api/v1/lineage; "
         "with OPENLINEAGE_API_KEY of the environment, where there is one",
+    )
+    lineage_url_env: str | None = Field(
+        None, description="name of the environment variable that holds that URL"
     )
     lineage_namespace: str = Field("millstream", description="of jobs in OpenLineage events")
     webhook_url: str | None = Field(
@@ -45,6 +51,8 @@ class ObserveSettings(Section):
             raise ValueError("give a URL http://... or https://...")
         if "@" in parts.netloc:
             raise ValueError("a user or password is no setting; see the *_env settings")
+        if parts.query:
+            raise ValueError("a query may hold a secret; see the *_env settings")
         return url
 
     @field_validator("json_log", "prometheus_folder", "lineage_file")

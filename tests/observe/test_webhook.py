@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,22 @@ def test_a_webhook_whose_variable_is_not_set_is_named(
     with run_of(settings_of(tmp_path, webhook_url_env=ENV), "nightly") as night:
         night.promoted("1")
     assert f"no variable {ENV}" in warned(caplog)
+
+
+def test_a_user_in_the_url_is_authentication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of all three services; the address is asked for without them."""
+    names = ("webhook_url_env", "lineage_url_env", "pushgateway_url_env")
+    with serving(Server()) as server:
+        url = server.url.replace("://", "://me:pass%2Fword@")
+        monkeypatch.setenv(ENV, url)
+        settings = settings_of(tmp_path, **dict.fromkeys(names, ENV))
+        with run_of(settings, "nightly") as night:
+            night.promoted("1")
+    asked = {request.path: request.headers for request in server.requests}
+    assert len(asked) >= 2
+    assert any(path.startswith("/metrics/job/") for path in asked)
+    expected = f"Basic {b64encode(b'me:pass/word').decode()}"
+    assert {headers.get("Authorization") for headers in asked.values()} == {expected}
+    assert "pass" not in caplog.text

@@ -15,6 +15,7 @@ from tests.observe.runs import settings_of
     ("wrong", "named"),
     [
         ({"webhook_url": "https://user:pass@host/x"}, "a user or password is no setting"),
+        ({"lineage_url": "https://host/x?token=abc"}, "a query may hold a secret"),
         ({"pushgateway_url": "host:9091"}, "give a URL"),
         ({"lineage_url": "ftp://host/x"}, "give a URL"),
         ({"json_log": "s3://bucket/log"}, "give a path"),

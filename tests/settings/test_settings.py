@@ -76,6 +76,29 @@ def test_what_is_wrong_is_named(tmp_path: Path, override: str, named: str) -> No
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.parametrize("url", ["https://me:hidden@host/x", "https://host/x?token=hidden"])
+@pytest.mark.parametrize("name", ["webhook_url", "pushgateway_url", "lineage_url"])
+def test_a_secret_in_a_url_is_refused_and_not_shown(tmp_path: Path, name: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=f"setting observe.{name}: .*_env") as refused:
+        load_settings(written(tmp_path, MINIMAL), [f"observe.{name}={url}"])
+    assert "hidden" not in str(refused.value)
+
+
+def test_what_is_wrong_among_settings_does_not_show_all_of_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(written(tmp_path, MINIMAL), ["train.batch_rows=100"])
+    text = str(refused.value)
+    assert "train.batch_rows is 100" in text
+    assert "found" not in text and "{" not in text
+
+
+def test_a_declaration_that_is_no_python_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("X = 1\nY = (\n")
+    with pytest.raises(ConfigError, match=r"mine\.py, line 2: ") as refused:
+        load_settings(written(tmp_path, MINIMAL), ["schema=./mine.py:X"]).dataset()
+    assert refused.value.exit_code == 2
+
+
 @pytest.mark.parametrize("text", ["", "- a list", "a: [", "lake: x"])
 def test_files_that_hold_no_settings_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.yaml"
