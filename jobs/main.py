@@ -14,7 +14,7 @@ from click.shell_completion import shell_complete
 from jobs.base.errors import ConfigError, MillstreamError
 from jobs.base.output import flush, say
 from jobs.base.quiet import start_log
-from jobs.base.termination import Terminated, terminable
+from jobs.base.termination import Terminated, interruption, terminable
 from jobs.commands import draft, line, models, tables
 from jobs.commands.options import EXIT_CODES, Call, CommandGroup
 
@@ -81,15 +81,16 @@ def _ran(call: Call) -> int:
     except MillstreamError as error:
         say(f"millstream: {error}", sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt as error:
+    except (Exception, KeyboardInterrupt) as error:
+        interrupt = interruption(error)
+        if interrupt is None:
+            return _unexpected(error)
         say("millstream: interrupted; nothing half-written is visible", sys.stderr)
-        return error.exit_code if isinstance(error, Terminated) else 130
-    except Exception as error:
-        return _unexpected(error)
+        return interrupt.exit_code if isinstance(interrupt, Terminated) else 130
     return 0
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: BaseException) -> int:
     # Only here: it loads fsspec, which help and completion need not wait for.
     from jobs.lake.store import is_of_client, store_failed
 

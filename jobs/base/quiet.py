@@ -65,7 +65,14 @@ def quiet_libraries() -> None:
         warnings.simplefilter("default")
         return
     logging.getLogger().setLevel(logging.ERROR)
+    # It logs what it raises, and what an interrupt cuts short; partly by the root's logger.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_is_not_of_py4j)
     warnings.simplefilter("ignore")
+
+
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    return "py4j" not in Path(record.pathname).parts
 
 
 def is_verbose() -> bool:

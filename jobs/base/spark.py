@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
@@ -70,11 +74,26 @@ def session(app_name: str, properties_file: str | None = None) -> SparkSession:
         for name, value in properties.items():
             builder = builder.config(name, value)
         _start_jvm(properties)
-    spark = builder.getOrCreate()
+    with _interrupts_kept():
+        spark = builder.getOrCreate()
     for name, value in SEMANTICS.items():
         spark.conf.set(name, value)
     spark.sparkContext.setLogLevel("WARN" if quiet.is_verbose() else "ERROR")
     return spark
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Leaves Ctrl-C to the command. Pyspark's handler asks the JVM for something while another
+    question of this thread is open, and so ends in errors of py4j's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _start_jvm(properties: dict[str, str]) -> None:

@@ -15,6 +15,15 @@ class Terminated(KeyboardInterrupt):
     exit_code = 128 + signal.SIGTERM
 
 
+def interruption(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that led to an error: itself, or what was being handled when another came, as
+    when the JVM got the same signal and no longer answers."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__cause__ or found.__context__
+    return found
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """While the block runs SIGTERM raises Terminated: locks are freed, and observers told.
