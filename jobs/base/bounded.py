@@ -6,17 +6,15 @@ import threading
 from collections.abc import Callable
 
 
-class TooLong(Exception):
-    """The act had not ended in its time."""
-
-
 def attempt(act: Callable[[], object], seconds: float) -> Exception | None:
     """Calls `act` in another thread and waits for it at most so many seconds.
 
-    When these are over the thread is left to itself, and does not keep the process.
+    When these are over the thread is left to itself, and does not keep the process. A deadline of a
+    socket's would not do: none covers the look-up of a host's name, or a peer that sends a byte now
+    and then.
 
     Returns:
-        Why it did not succeed; None where it did.
+        Why it did not succeed, a TimeoutError where it took longer; None where it did.
     """
     failure: list[Exception] = []
 
@@ -30,5 +28,5 @@ def attempt(act: Callable[[], object], seconds: float) -> Exception | None:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        return TooLong(f"not done in {seconds:g} s")
+        return TimeoutError(f"no end within {seconds:g} s")
     return failure[0] if failure else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+_COLUMNS = ("dense", "sparse", "label", "weight", "row_id", "is_row", "position")
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,17 @@ class Batch:
             return self
         return self._mapped(lambda t: torch.cat([t, t[:1].expand(short, *t.shape[1:])]))
 
+    @staticmethod
+    def together(batches: Sequence[Batch]) -> Batch:
+        """The rows of several batches, one batch after the other."""
+        whole: dict[str, Any] = {
+            name: torch.cat([getattr(batch, name) for batch in batches]) for name in _COLUMNS
+        }
+        names = batches[0].tensors
+        tensors = {name: torch.cat([batch.tensors[name] for batch in batches]) for name in names}
+        return Batch(**whole, tensors=tensors)
+
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        names = ("dense", "sparse", "label", "weight", "row_id", "is_row", "position")
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _COLUMNS}
         tensors = {name: change(tensor) for name, tensor in self.tensors.items()}
         return Batch(**changed, tensors=tensors)

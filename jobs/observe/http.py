@@ -1,4 +1,4 @@
-"""One JSON to one URL. Whoever calls keeps the deadline of the whole: `jobs.observe.run.within`."""
+"""One JSON to one URL. Whoever calls keeps the deadline of the whole: `jobs.base.bounded`."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from jobs.base.bounded import attempt
 from jobs.base.errors import MillstreamError
 from jobs.lake.lake import Lake
 from jobs.observe.event import Event, Kind, Observer, Subject
@@ -46,9 +46,7 @@ class Observers:
 
     def tell(self, event: Event) -> None:
         for observer in self._observers:
-            try:
-                within(self._timeout_s, partial(observer.tell, event))
-            except Exception as error:
+            if error := attempt(partial(observer.tell, event), self._timeout_s):
                 self._warn(observer.name, error)
 
     def _warn(self, name: str, error: Exception) -> None:
@@ -198,29 +196,3 @@ def _subject(
         dates=tuple(sorted(dates)),
         parent=outer[-1].subject if outer else None,
     )
-
-
-def within(timeout_s: float, call: Callable[[], None]) -> None:
-    """Makes a call that may not take longer; it is left alone when it does.
-
-    A thread, because no deadline of the socket's covers the look-up of a host's name, or a peer
-    that sends a byte now and then.
-
-    Raises:
-        TimeoutError: it took longer. And what the call raises.
-    """
-    raised: list[BaseException] = []
-
-    def called() -> None:
-        try:
-            call()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=called, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
-        raise TimeoutError(f"no end within {timeout_s:g} s")
-    if raised:
-        raise raised[0]

@@ -25,11 +25,10 @@ from jobs.lake.lake import Lake
 from jobs.lake.state import load_state
 from jobs.registry.registry import Registry
 from jobs.registry.version import ModelVersion
+from jobs.rows.base.arrays import without_dictionaries
 from jobs.rows.base.names import DS, RAW
-from jobs.rows.judge.parents import parent_rows
 from jobs.rows.judge.resident import ResidentEngine
-from jobs.rows.read.files import find_files
-from jobs.serve.live import refuse_bad_parents
+from jobs.serve.live import looked_up, parent_files, refuse_bad_parents
 from jobs.serve.request.errors import RequestError
 from jobs.serve.request.rows import raw_rows
 from jobs.settings.settings import Settings
@@ -139,7 +138,9 @@ def _judged_again(
     settings: Settings, dataset: Dataset, served: pa.Table
 ) -> tuple[pa.Table, dict[str, int]]:
     """The valid rows with their fields' values and places; why others could not be read."""
-    parents = _parents(settings, dataset)
+    refuse_bad_parents(settings)
+    files = parent_files(settings)
+    parents = {name: looked_up(dataset, name, of) for name, of in files.items()}
     engine = ResidentEngine(dataset, (), parents, None, False)
     groups: dict[tuple[str, ...], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     for place, text in enumerate(served[RAW].to_pylist()):
@@ -158,27 +159,7 @@ def _judged_again(
         tables.append(judged.valid.append_column(_SERVED, places))
     if not tables:
         raise DataRefused(f"no served row can be judged: {next(iter(unread))}")
-    return pa.concat_tables([_plain(table) for table in tables]), unread
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """Without dictionaries, which differ from table to table."""
-    columns = [
-        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        for column in table.columns
-    ]
-    return pa.table(columns, table.column_names)
-
-
-def _parents(settings: Settings, dataset: Dataset) -> dict[str, pa.Table]:
-    refuse_bad_parents(settings)
-    joins = {join.source: join for join in dataset.joins}
-    return {
-        name: parent_rows(
-            tuple(find_files(settings.path(path), [])), dataset.source(name), joins[name]
-        )
-        for name, path in settings.serve.parents.items()
-    }
+    return pa.concat_tables([without_dictionaries(table) for table in tables]), unread
 
 
 def _drift(

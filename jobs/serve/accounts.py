@@ -40,7 +40,6 @@ class Accounts:
         self._lock = threading.Lock()
         self._counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._since = time.monotonic()
-        self.dropped = 0
         own = CollectorRegistry()
         self._registry = own
         if shared:
@@ -103,7 +102,6 @@ class Accounts:
         self._waiting.set(rows)
 
     def drop(self, rows: int) -> None:
-        self.dropped += rows
         self._dropped.inc(rows)
 
     def page(self) -> bytes:

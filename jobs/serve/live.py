@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from jobs.rows.judge.parents import parent_rows
 from jobs.rows.read.files import RawFile, find_files
 from jobs.serve.champion import Champion, load_champion
 from jobs.settings.settings import Settings
+from schemas.dataset import Dataset
 
 log = logging.getLogger("millstream.serve")
 
@@ -39,9 +40,9 @@ class Live:
         self._registry = Registry(settings, self._lake)
         self._refused = ""
         self._files: dict[str, tuple[RawFile, ...]] = {}
+        self._parents: dict[str, pa.Table] = {}
         self._looked_at = 0.0
         self._lock = threading.Lock()
-        refuse_bad_parents(settings)
 
     async def watch(self) -> None:
         """Looks every `serve.watch_s`, in a thread of its own, until it is cancelled."""
@@ -64,17 +65,17 @@ class Live:
         target = self._registry.alias_target()
         if target is None:
             return self._say("the registry has no champion")
-        parents = self._newer_parents()
-        live = self.champion
+        # Before the version, since the one that stays must have them too where the new one fails.
+        newer, live = self._read_parents(), self.champion
+        if live is not None and newer:
+            live = self.champion = live.with_parents(self._parents)
         if live is not None and live.version.version == target.version:
             self.problem = ""
-            if parents is not None:
-                self.champion = live.with_parents({**live.engine.parents, **parents})
             return None
         started = time.monotonic()
-        held = {**(live.engine.parents if live else {}), **(parents or {})}
-        settings = self._settings.serve
-        found = load_champion(settings, self._dataset, self._lake, target, held, self._folder)
+        found = load_champion(
+            self._settings.serve, self._dataset, self._lake, target, self._parents, self._folder
+        )
         # Requests under way end on the version that they began with.
         self.champion, self.problem, self._refused = found, "", ""
         seconds = time.monotonic() - started
@@ -88,20 +89,34 @@ class Live:
             log.warning("version %s stays live: %s", live, problem)
             self._refused = problem
 
-    def _newer_parents(self) -> dict[str, pa.Table] | None:
-        """Rows of parents whose files are others than those that were read; None: all as before."""
+    def _read_parents(self) -> bool:
+        """Reads parents whose files are others than before; whether there were any."""
         settings, now = self._settings.serve, time.monotonic()
         if self._looked_at and now - self._looked_at < settings.parents_refresh_s:
-            return None
-        found = {}
-        for name, path in settings.parents.items():
-            files = tuple(find_files(self._settings.path(path), []))
-            if files != self._files.get(name):
-                join = next(one for one in self._dataset.joins if one.source == name)
-                found[name] = parent_rows(files, self._dataset.source(name), join)
-                self._files[name] = files
+            return False
+        files = parent_files(self._settings)
+        changed = {name: of for name, of in files.items() if of != self._files.get(name)}
+        for name, of in changed.items():
+            self._parents = {**self._parents, name: looked_up(self._dataset, name, of)}
+            self._files[name] = of
         self._looked_at = now
-        return found or None
+        return bool(changed)
+
+
+def parent_files(settings: Settings) -> dict[str, tuple[RawFile, ...]]:
+    """The files of parents that rows are looked up in, by source."""
+    paths = settings.serve.parents
+    return {name: tuple(find_files(settings.path(path), [])) for name, path in paths.items()}
+
+
+def looked_up(dataset: Dataset, name: str, files: Sequence[RawFile]) -> pa.Table:
+    """A parent's rows, as the row engine joins them.
+
+    Raises:
+        DataRefused: a row does not parse, or a key stands twice.
+    """
+    join = next(one for one in dataset.joins if one.source == name)
+    return parent_rows(files, dataset.source(name), join)
 
 
 def refuse_bad_parents(settings: Settings) -> None:

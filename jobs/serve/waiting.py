@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import torch
 
 from jobs.batch.batch import Batch
 from jobs.serve.accounts import Accounts
@@ -163,13 +162,4 @@ def _together(parts: list[Rows]) -> Rows:
     if raw:
         return RawRows(pa.concat_tables(raw).combine_chunks())
     batches = [part.batch for part in parts if isinstance(part, EncodedRows)]
-    return EncodedRows(_concatenated(batches))
-
-
-def _concatenated(batches: list[Batch]) -> Batch:
-    names = ("dense", "sparse", "label", "weight", "row_id", "is_row", "position")
-    whole = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-    tensors = {
-        name: torch.cat([batch.tensors[name] for batch in batches]) for name in batches[0].tensors
-    }
-    return Batch(**whole, tensors=tensors)
+    return EncodedRows(Batch.together(batches))

@@ -75,13 +75,22 @@ def declared(*more: Field, **changes: Any) -> Dataset:
     return Dataset(**{**whole, **changes})
 
 
+def refused(dataset: Dataset) -> str:
+    """Why a declaration cannot be used; empty where it can."""
+    try:
+        refuse_bad_expressions(dataset)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize(
     "dataset",
     [*SHIPPED, VISITS, BASKETS, PHOTOS, CLICKS, LINES, EVERY, FEW, POISON_PARQUET],
     ids=lambda dataset: dataset.name,
 )
 def test_declarations_of_ours_pass(dataset: Dataset) -> None:
-    refuse_bad_expressions(dataset)
+    assert refused(dataset) == ""
 
 
 @pytest.mark.parametrize(
@@ -163,7 +172,7 @@ def test_what_does_not_follow_from_the_row_is_refused(sql: str, cause: str) -> N
     ],
 )
 def test_what_follows_from_the_row_passes(sql: str) -> None:
-    refuse_bad_expressions(declared(Numeric("f", sql)))
+    assert refused(declared(Numeric("f", sql))) == ""
 
 
 @pytest.mark.parametrize(

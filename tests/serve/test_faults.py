@@ -193,3 +193,4 @@ def test_it_ends_with_its_supervisor(served: Served, tmp_path: Path) -> None:
         server.process.kill()
         server.process.wait()
         replica.wait(timeout=60)
+        assert not replica.is_running()

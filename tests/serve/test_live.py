@@ -153,6 +153,35 @@ def test_parents_are_read_again_when_their_files_change(
     assert len(scores(champion_of(live), served)) == 50
 
 
+def test_newer_parents_stay_where_a_new_champion_fails(
+    served: Served, settings: Settings, tmp_path: Path
+) -> None:
+    """They were read, and dropped with the version that could not be loaded."""
+    shops = tmp_path / "shops.csv"
+    shutil.copy(served.raw.folder / "shops.csv", shops)
+    own = load_settings(
+        served.raw.config, [f"serve.parents={{shops: {shops}}}", "serve.parents_refresh_s=0.001"]
+    )
+    live = live_of(own, tmp_path)
+    first = scores(champion_of(live), served)
+    digest = served.registry.resolve(served.models[1]).tags["weights_digest"]
+    probe = Path(lake_of(settings).folder("probes", digest, "torch.safetensors"))
+    kept = probe.read_bytes()
+    lines = shops.read_text().splitlines()
+    try:
+        probe.unlink()
+        served.registry.promote(served.models[1], new_run_id("promote"))
+        larger = [f"{line.split(',')[0]},5000" for line in lines[1:]]
+        shops.write_text("\n".join([lines[0], *larger, ""]))
+        live.look()
+        assert "no probe" in live.problem
+        live.look()
+        assert champion_of(live).version.version == served.models[0]
+        assert scores(champion_of(live), served) != first
+    finally:
+        probe.write_bytes(kept)
+
+
 def test_parents_that_cannot_be_looked_up_are_refused(served: Served) -> None:
     for parents, why in (
         ("{none: x.csv}", "sources that the declaration joins"),

@@ -29,7 +29,7 @@ from jobs.etl.judge.judging import JudgedRows
 from jobs.etl.judge.tasks import REPEATED
 from jobs.etl.parcels import PARCELS, Ints, exchanged, received, stream_parcels, streamed
 from jobs.lake.store import write_stream
-from jobs.rows.base.arrays import whole
+from jobs.rows.base.arrays import whole, without_dictionaries
 from jobs.rows.base.names import DS, DUPLICATE_KEY, RAW, SOURCE_FILE, SPLIT
 from jobs.rows.judge.identity import row_ids_of_lines
 from jobs.rows.judge.judged import REFUSED
@@ -164,19 +164,13 @@ def _needed(dataset: Dataset, held: Sequence[str]) -> list[str]:
 def _placed(table: pa.Table, dataset: Dataset, number: int, places: Ints) -> pa.Table:
     """The rows with the number of their file and their places in it; of lines, the values' hash."""
     if dataset.key:
-        found = pa.table([_plain(column) for column in table.columns], table.column_names)
+        found = without_dictionaries(table)
     else:
         values = [whole(table[f.name]) for f in dataset.fields]
         hashed = xxhash64_of_rows([value for value in values if is_hashed(value.type)])
         found = table.select([ROW_ID]).append_column(_VALUES, pa.array(hashed))
     found = found.append_column(_FILE, pa.array(np.full(len(places), number)))
     return found.append_column(_ROW, pa.array(places))
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without a dictionary, which tables of several files do not share."""
-    is_dictionary = pa.types.is_dictionary(column.type)
-    return column.cast(column.type.value_type) if is_dictionary else column
 
 
 # The tasks that put them in order

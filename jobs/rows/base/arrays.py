@@ -34,6 +34,15 @@ def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return found.chunk(0) if found.num_chunks else pa.array([], found.type)
 
 
+def without_dictionaries(table: pa.Table) -> pa.Table:
+    """The same values, in columns that agree in type with those of other tables."""
+    columns = [
+        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        for column in table.columns
+    ]
+    return pa.table(columns, table.column_names)
+
+
 def at(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
     """The column's values in these rows, ascending."""
     return whole(column if len(rows) == len(column) else column.take(pa.array(rows)))

@@ -14,6 +14,7 @@ from functools import cached_property
 import duckdb
 import pyarrow as pa
 
+from jobs.rows.base.arrays import without_dictionaries
 from jobs.rows.judge.engine import Engine
 from jobs.rows.judge.statement import INPUT
 
@@ -34,7 +35,7 @@ class ResidentEngine(Engine):
         return OrderedDict()
 
     def _evaluated(self, sql: str, table: pa.Table) -> pa.Table:
-        table = _without_dictionaries(table)
+        table = without_dictionaries(table)
         key = (sql, str(table.schema))
         plan = self._plans.pop(key, None)
         if plan is None or plan.uses >= _MOST_USES:
@@ -62,11 +63,3 @@ class _Plan:
         self._duck.execute(f"DELETE FROM {INPUT}")
         self._duck.from_arrow(table).insert_into(INPUT)
         return self._duck.execute("EXECUTE __plan").to_arrow_table()
-
-
-def _without_dictionaries(table: pa.Table) -> pa.Table:
-    columns = [
-        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        for column in table.columns
-    ]
-    return pa.table(columns, table.column_names)
