@@ -31,7 +31,7 @@ def rollback(settings: Settings, to: str | None) -> str:
 def models(settings: Settings) -> str:
     from jobs.registry.listing import models_table
 
-    return models_table(registry_of(settings), settings.evaluate.split)
+    return models_table(registry_of(settings))
 
 
 @command("answer requests with the champion, until SIGTERM")

@@ -57,13 +57,18 @@ class EvaluateResult:
     def version(self) -> str:
         return self.model.version
 
+    @property
+    def measured_on(self) -> str:
+        """The rows, in words: a model has other metrics on others."""
+        return f"{self.selection}, {self.metrics.rows:,} rows"
+
     def summary(self) -> str:
         """One line: what was measured, where the report is."""
         names = ("auc", "accuracy", "log_loss", "base_rate", "rmse", "mae")
         values = [f"{n} {self.metrics.values[n]:.4f}" for n in names if n in self.metrics.values]
         return (
-            f"model version {self.version}, {self.selection}, {self.metrics.rows:,} rows: "
-            f"{', '.join(values)}; report {self.report_url}"
+            f"model version {self.version}, {self.measured_on}: {', '.join(values)}; "
+            f"report {self.report_url}"
         )
 
 
@@ -231,7 +236,7 @@ class Evaluation:
         """Writes the HTML report."""
         report = Report(
             title=f"{self.dataset.name}, model version {measured.version}",
-            subtitle=f"{measured.selection}, {measured.metrics.rows:,} rows",
+            subtitle=measured.measured_on,
             metrics=measured.metrics,
             curves=self.registry.metrics_by_epoch(measured.model),
             facts=_facts(self.run_id, measured, champion),
@@ -260,6 +265,7 @@ class Evaluation:
             },
             metrics=measured.metrics.values,
             seconds=measured.seconds,
+            message=measured.measured_on,
         )
         rows = [row]
         if verdict is not None:

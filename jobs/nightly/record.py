@@ -62,6 +62,7 @@ class Record:
         run: of the `nightly` that worked on it last.
         ended_at: when its last step ended; empty while a step is open.
         caught_up: earlier dates that this night caught up, whose refusals are its own.
+        stands: the same night as it was finished before, until doing it again is finished too.
     """
 
     ds: str
@@ -71,6 +72,7 @@ class Record:
     steps: Mapping[str, StepRecord] = field(
         default_factory=lambda: dict.fromkeys(STEPS, StepRecord())
     )
+    stands: Record | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -105,13 +107,15 @@ class Record:
         return sum(step.seconds for step in self.steps.values())
 
     def with_step(self, name: str, step: StepRecord) -> Record:
-        return replace(self, steps={**self.steps, name: step})
+        changed = replace(self, steps={**self.steps, name: step})
+        return replace(changed, stands=None) if changed.is_finished else changed
 
     def reopened(self, first: str) -> Record:
         """The same night with nothing known of a step and those after it."""
         later = STEPS[STEPS.index(first) :]
         steps = {name: StepRecord() if name in later else step for name, step in self.steps.items()}
-        return replace(self, steps=steps, ended_at="")
+        stands = self if self.is_finished else self.stands
+        return replace(self, steps=steps, ended_at="", stands=stands)
 
     def first_changed(
         self, inputs: Mapping[str, Mapping[str, str]]
@@ -146,6 +150,10 @@ def load(lake: Lake, ds: str) -> Record:
             f"format {_FORMAT}",
             "use the version that wrote it, or remove the file to do the night anew",
         )
+    return _of_json(found)
+
+
+def _of_json(found: Mapping[str, Any]) -> Record:
     steps = {
         name: StepRecord(**{**step, "runs": tuple(step["runs"])})
         for name, step in found["steps"].items()
@@ -156,6 +164,7 @@ def load(lake: Lake, ds: str) -> Record:
         ended_at=found["ended_at"],
         caught_up=tuple(found["caught_up"]),
         steps={name: steps.get(name, StepRecord()) for name in STEPS},
+        stands=_of_json(found["stands"]) if found.get("stands") else None,
     )
 
 
@@ -168,6 +177,7 @@ def save(lake: Lake, record: Record) -> None:
 def to_json(record: Record) -> dict[str, Any]:
     """The record as plain JSON values; a value that is no number is null."""
     plain = {**asdict(record), "exit_code": record.exit_code, "seconds": record.seconds}
+    plain["stands"] = to_json(record.stands) if record.stands is not None else None
     finite: dict[str, Any] = _finite(plain)
     return finite
 

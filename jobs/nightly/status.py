@@ -40,23 +40,36 @@ def rendered(records: Sequence[Record], live: Set[str], width: int | None) -> st
         width: columns of the terminal; None where there is none.
     """
     measure = _measure(records)
-    heads = ("date", *STEPS, "rows", "refused", measure, "champion", "seconds", "exit")
-    lines = [_cells(record, live, measure) for record in records]
+    counted = ("rows", "refused", measure, "measured on")
+    heads = ("date", *STEPS, *counted, "champion", "seconds", "exit")
+    lines = [line for record in records for line in _lines(record, live, measure)]
     table = text_table(heads, lines)
     if width is None or max(map(len, table.splitlines())) <= width:
         return table
     return "\n".join(_narrow(dict(zip(heads, line, strict=True)), width) for line in lines)
 
 
-def _cells(night: Record, live: Set[str], measure: str) -> tuple[str, ...]:
+def _lines(night: Record, live: Set[str], measure: str) -> list[tuple[str, ...]]:
+    """The night; one that is done again, and not finished yet, has a line for each."""
+    if night.stands is None:
+        return [_cells(night.ds, night, live, measure)]
+    return [
+        _cells(night.ds, night.stands, live, measure),
+        _cells(f"{night.ds} again", night, live, measure),
+    ]
+
+
+def _cells(title: str, night: Record, live: Set[str], measure: str) -> tuple[str, ...]:
     counts = night.steps["etl"].values.get("counts", {})
-    value = night.steps["evaluate"].values.get("metrics", {}).get(measure)
+    measured = night.steps["evaluate"].values
+    value = measured.get("metrics", {}).get(measure)
     return (
-        night.ds,
+        title,
         *(_word(night, name, live) for name in STEPS),
         f"{counts['raw']:,}" if "raw" in counts else "",
         f"{counts['quarantined']:,}" if "quarantined" in counts else "",
         f"{value:.4f}" if value is not None else "",
+        measured.get("measured_on", ""),
         night.champion,
         f"{night.seconds:,.0f}",
         str(night.exit_code) if night.is_finished or night.exit_code else "",

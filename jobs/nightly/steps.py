@@ -117,6 +117,7 @@ class Steps:
             "checks": list(verdict.checks),
             "reasons": list(verdict.reasons),
             "report": measured.report_url,
+            "measured_on": measured.measured_on,
         }
         return [Outcome(measured.summary(), values)]
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from jobs.lake.ledger import read_ledger
 from jobs.registry.promotions import champions, dates_scored_by, moves
 from jobs.registry.registry import Registry
 
-_COLUMNS = ("version", "trained over", "rows measured on", "metric", "weights", "run", "champion")
+_COLUMNS = ("version", "trained over", "metric", "measured on", "weights", "run", "champion")
 
 
-def models_table(registry: Registry, split: str) -> str:
-    """One line a version, oldest first: what it is, how good, and when it was champion."""
+def models_table(registry: Registry) -> str:
+    """One line a version, oldest first: what it is, how good, and when it was champion.
+
+    How good is what was measured last, and on which rows: as a challenger, as the champion beside
+    a challenger, or by `millstream evaluate`.
+    """
     stack = champions(registry.lake)
     promoted = {
         move["versions"]["to"]: f"{move['recorded_at']:%Y-%m-%d %H:%M}"
         for move in moves(registry.lake)
         if move["status"] == "done"
+    }
+    measured = {
+        row["versions"]["model"]: row for row in read_ledger(registry.lake, stage="evaluate")
     }
     lines = []
     for version in registry.versions():
@@ -24,13 +32,13 @@ def models_table(registry: Registry, split: str) -> str:
         if version.version in promoted:
             now = bool(stack) and stack[-1] == version.version
             standing = f"{'now, ' if now else ''}since {promoted[version.version]}"
-        measured = registry.evaluation(version)
+        row = measured.get(version.version)
         lines.append(
             (
                 version.version,
                 version.tags["dates"],
-                split if measured else "",
-                _quality(measured, split),
+                _quality(row["metrics"]) if row else "",
+                row["message"] if row else "",
                 version.tags["weights_digest"][:12],
                 version.tags["run_id"],
                 standing,
@@ -39,10 +47,9 @@ def models_table(registry: Registry, split: str) -> str:
     return text_table(_COLUMNS, lines) if lines else f"no model of {registry.name} is registered"
 
 
-def _quality(measured: dict[str, float], split: str) -> str:
-    names = ("auc", "log_loss", "accuracy", "rmse")
-    known = [n for n in names if f"{split}.{n}" in measured]
-    return ", ".join(f"{n} {measured[f'{split}.{n}']:.4f}" for n in known[:2])
+def _quality(metrics: Mapping[str, float]) -> str:
+    known = [name for name in ("auc", "log_loss", "accuracy", "rmse") if name in metrics]
+    return ", ".join(f"{name} {metrics[name]:.4f}" for name in known[:2])
 
 
 def text_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -59,21 +59,29 @@ def rollback_target(lake: Lake, to: str | None) -> str:
     stack = champions(lake)
     if to is None:
         if len(stack) < 2:
+            later = ", ".join(_others(lake, stack))
             raise DataRefused(
-                f"there is no earlier champion than {stack[0] if stack else 'none at all'}",
+                f"version {stack[0]} is the first champion" if stack else "there is no champion",
                 "a champion before the one of now",
-                "train another model; only the gate makes a first champion",
+                f"give one that was champion later: --to {later}"
+                if later
+                else "train another model; only the gate makes a first champion",
             )
         return stack[-2]
-    ever = {move["versions"]["to"] for move in moves(lake) if move["status"] == "done"}
-    if to not in ever or to == stack[-1]:
-        others = sorted(ever - {stack[-1]}, key=int) if stack else []
+    others = _others(lake, stack)
+    if to not in others:
         raise DataRefused(
             f"version {to} {'is the champion now' if stack and to == stack[-1] else 'never was'}",
             f"a version that was champion before: {', '.join(others) or 'there is none'}",
             "only the gate makes a new champion",
         )
     return to
+
+
+def _others(lake: Lake, stack: Sequence[str]) -> list[str]:
+    """The versions that were champion and are not now, in order."""
+    ever = {move["versions"]["to"] for move in moves(lake) if move["status"] == "done"}
+    return sorted(ever.difference(stack[-1:]), key=int)
 
 
 def dates_scored_by(lake: Lake, versions: Sequence[str]) -> dict[str, list[str]]:

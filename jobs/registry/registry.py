@@ -88,15 +88,6 @@ class Registry:
         found = self._client.versions()
         return [self._version(one) for one in sorted(found, key=lambda one: int(one.version))]
 
-    def evaluation(self, version: ModelVersion) -> dict[str, float]:
-        """What `log_metrics` was last given of a version, by `SPLIT.METRIC`."""
-        values = self._client.metrics(version.mlflow_run)
-        return {
-            name.removeprefix(_MEASURED): value
-            for name, value in values.items()
-            if name.startswith(_MEASURED)
-        }
-
     def metrics_by_epoch(self, version: ModelVersion) -> dict[str, list[float]]:
         """The training curves: for each metric, its value by epoch."""
         values = self._client.metrics_by_step(version.mlflow_run)

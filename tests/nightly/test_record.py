@@ -31,6 +31,9 @@ def assert_kept(lake: Lake) -> None:
     assert dates_of(lake) == []
     assert load(lake, DATES[1]) == Record(DATES[1])
     save(lake, Record(DATES[1]))
+    again = NIGHT.reopened("gate")
+    save(lake, again)
+    assert load(lake, DATES[1]) == again and again.stands == NIGHT
     save(lake, NIGHT)
     save(lake, Record(DATES[0]))
     assert load(lake, DATES[1]) == NIGHT

@@ -11,6 +11,7 @@ import pytest
 from jobs.base.errors import DataRefused
 from jobs.lake.ledger import read_ledger
 from jobs.lake.lock import stage_lock
+from jobs.main import main
 from jobs.nightly.names import STEPS
 from jobs.nightly.record import save
 from tests.builders.lakes import lake_of
@@ -106,6 +107,32 @@ def test_from_and_force_do_finished_steps_again(nights: Nights) -> None:
     assert nights.steps_done() == ["gate", "score", "report"]
     assert nights.run("--date", FIRST, "--force") == 0
     assert nights.steps_done() == list(STEPS)
+
+
+@pytest.mark.parametrize("how", ["--force", "changed"])
+def test_a_finished_night_stands_until_doing_it_again_is_finished(
+    nights: Nights, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert nights.run("--date", FIRST) == 0
+    before = nights.record(FIRST)
+    if how == "changed":
+        nights.land(FIRST, rows=4)
+    for step in ("train", "score"):
+        nights.fails[step, FIRST] = RuntimeError("no disk")
+        force = ["--force"] if (how, step) == ("--force", "train") else []
+        assert nights.run("--date", FIRST, *force) == 1
+        cut_short = nights.record(FIRST)
+        assert cut_short.stands == before
+        assert cut_short.steps[step].status == "failed"
+    capsys.readouterr()
+    assert main(["status", "--config", str(nights.raw.config)]) == 0
+    _, finished, again = capsys.readouterr().out.splitlines()
+    assert finished.split()[1:7] == ["done"] * 6
+    assert again.split()[:8] == [FIRST, "again", *["done"] * 4, "failed", "-"]
+
+    assert nights.run("--date", FIRST) == 0
+    assert nights.steps_done() == ["score", "report"]
+    assert nights.record(FIRST).stands is None and nights.record(FIRST).is_finished
 
 
 def test_refused_data_ends_with_3_after_the_champion_scored_and_again(

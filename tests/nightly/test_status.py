@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ DONE = StepRecord("done", seconds=1.5)
 
 def night(ds: str, **steps: StepRecord) -> Record:
     etl = replace(DONE, values={"counts": {"raw": 12_345, "quarantined": 67}})
-    evaluate = replace(DONE, values={"metrics": {"auc": 0.71234, "log_loss": float("nan")}})
+    measured = {"auc": 0.71234, "log_loss": float("nan")}
+    evaluate = replace(DONE, values={"metrics": measured, "measured_on": "test, 99 rows"})
     score = replace(DONE, values={"versions": {"model": "4"}})
     known = {**dict.fromkeys(STEPS, DONE), "etl": etl, "evaluate": evaluate, "score": score}
     return Record(ds, run=f"nightly-{ds}", steps={**known, **steps})
@@ -33,10 +35,20 @@ STOPPED = night(DATES[2], score=StepRecord("started"), report=StepRecord())
 
 def test_a_line_a_night() -> None:
     head, *lines = rendered([night(DATES[0]), REFUSED], frozenset(), None).splitlines()
-    assert head.split() == ["date", *STEPS, "rows", "refused", "auc", "champion", "seconds", "exit"]
-    assert lines[0].split() == [DATES[0], *["done"] * 6, "12,345", "67", "0.7123", "4", "9", "0"]
+    heads = ["date", *STEPS, "rows", "refused", "auc", "measured on", "champion", "seconds", "exit"]
+    assert re.split(r"\s{2,}", head) == heads
+    counted = ["12,345", "67", "0.7123", "test, 99 rows"]
+    assert re.split(r"\s{2,}", lines[0]) == [DATES[0], *["done"] * 6, *counted, "4", "9", "0"]
     assert lines[1].split()[4] == "refused"
     assert lines[1].split()[-1] == "4"
+
+
+def test_a_night_that_is_done_again_has_a_line_for_each() -> None:
+    before = night(DATES[0])
+    again = before.reopened("gate").with_step("gate", StepRecord("failed", exit_code=1))
+    lines = rendered([again], frozenset(), None).splitlines()[1:]
+    assert lines[0].split() == rendered([before], frozenset(), None).splitlines()[1].split()
+    assert lines[1].split()[:8] == [DATES[0], "again", *["done"] * 3, "failed", "-", "-"]
 
 
 def test_a_step_that_has_begun_is_running_or_killed() -> None:
