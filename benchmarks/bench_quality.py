@@ -72,7 +72,7 @@ def trained(job: TrainJob, model_name: str) -> tuple[float, float]:
     step = Step(model, settings, Alone())
     written = RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds))
     started = time.monotonic()
-    stream = job.stream("train", Alone())
+    stream = job.stream("train", 0, 1)
     fit(step, stream, None, settings, written, lambda best: None, Console(False))
     seconds = time.monotonic() - started
     test = Stream.from_settings(

@@ -284,9 +284,7 @@ def _inference(settings: Settings) -> dict[str, float]:
     spark = session("bench score", settings.path(properties) if properties else None)
     dataset, lake = settings.dataset(), Lake(settings.lake_url, settings.dataset().name)
     model = Registry(settings, lake).resolve("latest")
-    predictor = Predictor(
-        model.folder_url, model.tags["weights_digest"], dataset, settings.score.batch_rows
-    )
+    predictor = Predictor.of(model, dataset, settings.score.batch_rows)
     paths = DeltaTable(lake.table("examples").url).file_uris()
     rows = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
     examples = spark.read.parquet(*paths)

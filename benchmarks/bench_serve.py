@@ -167,16 +167,12 @@ class Champion:
         return json.dumps({"dataframe_records": texts}).encode()
 
     def _loaded(self) -> Any:
-        from jobs.evaluate.predict.predict import loaded
-
-        return loaded(self.version.folder_url, self.version.tags["weights_digest"])
+        return Predictor.of(self.version, self.line.settings().dataset(), 64).model
 
     def loop_rows_per_s(self) -> float:
         """Of the plain forward, 64 rows at a time, in one thread."""
         torch.set_num_threads(1)
-        digest = self.version.tags["weights_digest"]
-        dataset = self.line.settings().dataset()
-        forward = forward_of(Predictor(self.version.folder_url, digest, dataset, 64), 1)
+        forward = forward_of(Predictor.of(self.version, self.line.settings().dataset(), 64), 1)
         inputs = {one["name"]: one for one in json.loads(self.encoded(64))["inputs"]}
         kinds = {"FP32": torch.float32, "INT64": torch.int64}
         batch = batch_of(

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, cast
 
 from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
@@ -47,6 +49,36 @@ SEMANTICS = {
     # Rows are kept for a few passes only, which do not earn the compressing back.
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
 }
+
+
+class _OnUse:
+    """Stands for a session, and starts it when it is first used."""
+
+    def __init__(self, start: Callable[[], SparkSession]) -> None:
+        self._start = start
+
+    @cached_property
+    def _session(self) -> SparkSession:
+        return self._start()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def session_on_use(app_name: str, properties_file: str | None = None) -> SparkSession:
+    """As `session`, but Spark is started when something is first asked of it.
+
+    So a job refuses at once what it can refuse without Spark. Under spark-submit, whose JVM is
+    there already, and which waits for a session, it is started here.
+
+    Raises:
+        ConfigError: the properties file is missing.
+    """
+    _properties(properties_file)
+    start = partial(session, app_name, properties_file)
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        return start()
+    return cast("SparkSession", _OnUse(start))
 
 
 def session(app_name: str, properties_file: str | None = None) -> SparkSession:

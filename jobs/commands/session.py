@@ -20,10 +20,11 @@ def chosen(date: str | None, dates: Sequence[str] | None) -> list[str]:
 
 
 def spark_of(settings: Settings, stage: str) -> SparkSession:
-    from jobs.base.spark import session
+    """A session that is started when it is first used."""
+    from jobs.base.spark import session_on_use
 
     properties = settings.spark.properties_file
-    return session(f"millstream {stage}", settings.path(properties) if properties else None)
+    return session_on_use(f"millstream {stage}", settings.path(properties) if properties else None)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from jobs.base.command import run_command
 from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.gate.gate import Verdict, decide
-from jobs.evaluate.measure.metrics import Metrics, measure
+from jobs.evaluate.measure.metrics import measure
 from jobs.evaluate.measure.selection import (
     LABEL,
     WEIGHT,
@@ -25,11 +25,13 @@ from jobs.evaluate.measure.selection import (
     fresh,
     read_alike,
 )
-from jobs.evaluate.predict.compatible import id_maps_of
-from jobs.evaluate.predict.predict import IdMaps, Predictor, forward_of, predicted
+from jobs.evaluate.measure.slices import check_slices
+from jobs.evaluate.predict.compatible import id_maps_of, refuse_other_declaration
+from jobs.evaluate.predict.predict import IdMaps, Predictor, check_model, forward_of, predicted
 from jobs.evaluate.predict.probe import probe_rows, write_probe
 from jobs.evaluate.report.read import read_by_etl
 from jobs.evaluate.report.report import Report, write_report
+from jobs.evaluate.result import Comparison, EvaluateResult
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
@@ -41,44 +43,6 @@ from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
 
 log = logging.getLogger("millstream.evaluate")
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """What was measured, of which model, on which rows."""
-
-    model: ModelVersion
-    selection: Selection
-    metrics: Metrics
-    report_url: str
-    seconds: float
-
-    @property
-    def version(self) -> str:
-        return self.model.version
-
-    @property
-    def measured_on(self) -> str:
-        """The rows, in words: a model has other metrics on others."""
-        return f"{self.selection}, {self.metrics.rows:,} rows"
-
-    def summary(self) -> str:
-        """One line: what was measured, where the report is."""
-        names = ("auc", "accuracy", "log_loss", "base_rate", "rmse", "mae")
-        values = [f"{n} {self.metrics.values[n]:.4f}" for n in names if n in self.metrics.values]
-        return (
-            f"model version {self.version}, {self.measured_on}: {', '.join(values)}; "
-            f"report {self.report_url}"
-        )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A challenger and the champion, measured on the same rows, and what the gate says."""
-
-    challenger: EvaluateResult
-    champion: EvaluateResult | None
-    verdict: Verdict
 
 
 def run(
@@ -99,7 +63,7 @@ def run(
         DataRefused: no such model, version or rows; other examples than the model can read.
     """
     evaluation = Evaluation(settings, spark, run_id)
-    version = evaluation.registry.resolve(model)
+    version = evaluation.checked(evaluation.registry.resolve(model))
     measured = evaluation.measure(version, evaluation.selection(version, dates))
     evaluation.report(measured)
     evaluation.record(measured)
@@ -115,9 +79,11 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
         DataRefused: see `run`.
     """
     evaluation = Evaluation(settings, spark, run_id)
-    version = evaluation.registry.resolve(challenger)
+    version = evaluation.checked(evaluation.registry.resolve(challenger))
     champion = evaluation.rival(version)
-    rival = champion if champion and read_alike(evaluation.lake, champion, version) else None
+    rival = None
+    if champion is not None and read_alike(evaluation.lake, champion, version):
+        rival = evaluation.checked(champion)
     selection = evaluation.gate_rows(version, rival)
     measured = evaluation.measure(version, selection)
     against = None
@@ -155,6 +121,16 @@ class Evaluation:
     def registry(self) -> Registry:
         return Registry(self.settings, self.lake)
 
+    def checked(self, model: ModelVersion) -> ModelVersion:
+        """The model, when nothing speaks against measuring it that Spark is not needed to see."""
+        check_slices(self.dataset, self.settings.evaluate.slices)
+        refuse_other_declaration(model, self.dataset, self.lake)
+        check_model(self.predictor(model))
+        return model
+
+    def predictor(self, model: ModelVersion) -> Predictor:
+        return Predictor.of(model, self.dataset, self.settings.evaluate.batch_rows)
+
     def rival(self, challenger: ModelVersion) -> ModelVersion | None:
         """The champion that a challenger is compared with.
 
@@ -167,10 +143,16 @@ class Evaluation:
         return self.registry.resolve(others[-1]) if others else None
 
     def selection(self, model: ModelVersion, dates: tuple[str, str] | None) -> Selection:
-        """Rows of the examples version that the model was trained on."""
+        """Rows of the examples version that the model was trained on.
+
+        Raises:
+            DataRefused: there are none.
+        """
         table = self.lake.table("examples")
         examples = Examples.open(table.url, int(model.tags["examples_version"]))
-        return Selection(examples, self.settings.evaluate.split, *(dates or model.dates))
+        found = Selection(examples, self.settings.evaluate.split, *(dates or model.dates))
+        found.shards()
+        return found
 
     def gate_rows(self, challenger: ModelVersion, champion: ModelVersion | None) -> Selection:
         """The rows on which both models are compared: see `gate.rows`."""
@@ -187,12 +169,7 @@ class Evaluation:
         """Scores the rows once, keeps the scores, and measures them."""
         started = time.monotonic()
         id_maps = id_maps_of(self.lake, self.dataset, model, selection.examples)
-        predictor = Predictor(
-            model.folder_url,
-            model.tags["weights_digest"],
-            self.dataset,
-            self.settings.evaluate.batch_rows,
-        )
+        predictor = self.predictor(model)
         # What is judged are the scores that will be served.
         judged = with_engine(self.lake, predictor, self.settings.score.engine)
         chosen = self.settings.evaluate
@@ -225,7 +202,7 @@ class Evaluation:
         shard = selection.shards()[0]
         rows = probe_rows(f"{selection.examples.url}/{shard.path}", self.dataset, id_maps)
         forward = forward_of(predictor, threads=1)
-        write_probe(self.lake, predictor.weights_digest, engine, forward, rows)
+        write_probe(self.lake, predictor.digest, engine, forward, rows)
 
     def report(
         self,
@@ -239,7 +216,7 @@ class Evaluation:
             subtitle=measured.measured_on,
             metrics=measured.metrics,
             curves=self.registry.metrics_by_epoch(measured.model),
-            facts=_facts(self.run_id, measured, champion),
+            facts=measured.facts(self.run_id, champion),
             champion=champion.metrics if champion else None,
             verdict=verdict,
             read=read_by_etl(self.spark, self.lake, measured.selection),
@@ -273,32 +250,6 @@ class Evaluation:
             message = "; ".join(verdict.reasons or verdict.checks)
             rows.append(replace(row, stage="gate", status=status, seconds=0.0, message=message))
         record(self.lake, rows)
-
-
-def _facts(
-    run_id: str, measured: EvaluateResult, champion: EvaluateResult | None
-) -> dict[str, str]:
-    tags, selection = measured.model.tags, measured.selection
-    return {
-        "run": run_id,
-        "model version": measured.version,
-        "champion": champion.version if champion else "none compared",
-        "trained by": tags["run_id"],
-        "trained over": tags["dates"],
-        "examples": f"{selection.examples.url}, version {selection.examples.version}",
-        "weights": tags["weights_digest"],
-        "state": tags["state_digest"],
-        "declaration": tags["declaration"],
-        "code": " ".join(filter(None, (tags.get("code", ""), tags.get("commit", "")))),
-        **_early(selection),
-    }
-
-
-def _early(selection: Selection) -> dict[str, str]:
-    share = selection.early_share
-    if share is None:
-        return {}
-    return {"ids encoded before their value had one": f"{share:.2%} (counted in train rows)"}
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from jobs.evaluate.predict.accounts import (
     refuse_lost,
 )
 from jobs.evaluate.predict.compatible import refuse_other_declaration
-from jobs.evaluate.predict.predict import Predictor, check_weights
+from jobs.evaluate.predict.predict import Predictor, check_model
 from jobs.evaluate.predict.predictions import (
     Content,
     contents,
@@ -138,8 +138,7 @@ class Scoring:
 
     @cached_property
     def predictor(self) -> Predictor:
-        digest, rows = self.model.tags["weights_digest"], self.settings.score.batch_rows
-        found = Predictor(self.model.folder_url, digest, self.dataset, rows)
+        found = Predictor.of(self.model, self.dataset, self.settings.score.batch_rows)
         return with_engine(self.lake, found, self.settings.score.engine)
 
     def run(self) -> ScoreResult:
@@ -172,7 +171,7 @@ class Scoring:
     def _checked_state(self) -> State:
         """The state that the model was trained with; both are what their digests say."""
         refuse_other_declaration(self.model, self.dataset, self.lake)
-        check_weights(self.predictor)
+        check_model(self.predictor)
         return load_state(self.lake, self.model.tags["state_digest"])
 
     def _raw(self) -> RawSources:

@@ -22,6 +22,7 @@ from torch import Tensor
 from jobs.base.errors import DataRefused
 from jobs.lake.store import folder_to_write, local_file
 from jobs.models.build import Model, build_model
+from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
 from jobs.models.spec import ModelSpec
 
 WEIGHTS, MOMENTS, CARD = "model.safetensors", "optimizer.safetensors", "model.json"
@@ -79,6 +80,7 @@ def save_model(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     digest = weights_digest(weights)
     card = {"format": FORMAT, "weights_digest": digest, "model": name, "spec": spec.to_json()}
+    card["source"] = model.source
     tensors = {WEIGHTS: weights}
     if moments is not None:
         card["moments_digest"] = weights_digest(moments)
@@ -92,14 +94,25 @@ def save_model(
     return digest
 
 
-def load_model(folder_url: str) -> LoadedModel:
-    """Reads a model's folder.
+def load_model(
+    folder_url: str, identity: Identity | None = None, *, any_source: bool = False
+) -> LoadedModel:
+    """Reads a model's folder. Code that its card names is imported after all was checked.
+
+    Args:
+        identity: that it must have, from the registry; versions of before it was kept have none.
+        any_source: take a model of the user's own whose source was changed since.
 
     Raises:
-        DataRefused: a file is missing or torn, or the weights are not those that were saved.
+        DataRefused: a file is missing or torn, the weights are not those that were saved, or the
+            card or source was changed.
         ConfigError: a model of the user's own is not to be found.
     """
     card = _card(folder_url)
+    if identity is not None:
+        refuse_changed_card(card, identity, folder_url)
+    if not any_source:
+        refuse_changed_source(card, folder_url)
     weights = _tensors(folder_url, WEIGHTS, card["weights_digest"])
     spec = ModelSpec.from_json(card["spec"])
     model = build_model(card["model"], spec, card.get("base", "."))

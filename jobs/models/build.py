@@ -29,7 +29,7 @@ from jobs.models.dlrm import DLRM
 from jobs.models.mlp import MLP
 from jobs.models.spec import ModelSpec
 from jobs.models.wide_deep import WideDeep
-from jobs.settings.objects import load_object
+from jobs.settings.objects import load_object, source_of
 from schemas.field import Task
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -42,12 +42,13 @@ MODELS: dict[str, type[nn.Module]] = {
 
 
 class Model(nn.Module):
-    """A network and the task that its logits are for."""
+    """A network, the task that its logits are for, and the user's source that it was made by."""
 
-    def __init__(self, net: nn.Module, task: Task) -> None:
+    def __init__(self, net: nn.Module, task: Task, source: str = "") -> None:
         super().__init__()
         self.net = net
         self.task: Task = task
+        self.source = source
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b], or [b, classes]."""
@@ -72,6 +73,8 @@ def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
             f"train.model is {name!r}",
             f"one of {', '.join(MODELS)}, or module:Class or ./file.py:Class",
         )
+    # Read first: a file that is changed after it was imported must not pass for the imported one.
+    source = "" if name in MODELS else source_of(name, base)
     maker = MODELS[name] if name in MODELS else load_object(name, base)
     net = maker(spec)
     if not isinstance(net, nn.Module):
@@ -85,7 +88,7 @@ def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
                 "leave max_norm out; train.clip_norm limits gradients",
             )
         table.sparse = True
-    return Model(net, spec.task)
+    return Model(net, spec.task, source)
 
 
 def embedding_tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding | nn.EmbeddingBag]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from jobs.etl.job import EtlResult
-    from jobs.evaluate.job import EvaluateResult
+    from jobs.evaluate.result import EvaluateResult
     from jobs.evaluate.score import ScoreResult
     from jobs.train.job import TrainResult
 

@@ -1,4 +1,4 @@
-"""Files of registered models in the lake: folders named by their weights, long texts, a guard."""
+"""Files of registered models in the lake: folders named by identity, long texts, a guard."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
 from jobs.base.errors import ConfigError, DataRefused, Locked
 from jobs.lake.lake import Lake
 from jobs.lake.store import is_object_store, read_json
+from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
+from jobs.registry.version import ModelVersion
 
 # Tracking servers take tags of 5,000 characters; longer texts go to the lake, by their digest.
 LONGEST_TAG = 5_000
@@ -23,16 +26,33 @@ _POINTER = "lake:"
 GUARD_TIMEOUT_S = 120.0
 
 
-def weights_digest(folder: str) -> str:
-    """What a saved model's card says of its weights.
+def identity_of(folder: str) -> Identity:
+    """The identity of a saved model, by its card.
 
     Raises:
         DataRefused: there is no card.
     """
+    return Identity.of_card(_card(folder))
+
+
+def refuse_changed_model(version: ModelVersion) -> None:
+    """Refuses a version whose card or source was changed since it was registered.
+
+    Raises:
+        DataRefused: names what was changed, or that there is no card.
+    """
+    card = _card(version.folder_url)
+    if version.identity is not None:
+        refuse_changed_card(card, version.identity, version.folder_url)
+    refuse_changed_source(card, version.folder_url)
+
+
+def _card(folder: str) -> dict[str, Any]:
     try:
-        return str(read_json(f"{folder.rstrip('/')}/model.json")["weights_digest"])
-    except (FileNotFoundError, KeyError) as error:
+        card: dict[str, Any] = read_json(f"{folder.rstrip('/')}/model.json")
+    except FileNotFoundError as error:
         raise DataRefused(f"no saved model in {folder}", "a folder with model.json") from error
+    return card
 
 
 def model_folder(lake: Lake, digest: str) -> str:
@@ -40,7 +60,7 @@ def model_folder(lake: Lake, digest: str) -> str:
 
 
 def keep_model(lake: Lake, folder: str, digest: str) -> None:
-    """Copies a model's folder to where its digest says, whole or not at all."""
+    """Copies a model's folder to where its identity's digest says, whole or not at all."""
     fs, path = fsspec.core.url_to_fs(model_folder(lake, digest))
     if not fs.exists(f"{path}/model.json"):
         # An object store shows files one by one; the card comes last and says that all are there.

@@ -1,7 +1,7 @@
 """The model registry: versions of a data set's models, and which one is the champion.
 
 MLflow keeps what a model is (tags), how it was made (parameters, curves) and the alias of the
-champion (`client.py`). The files lie in the lake, named by the digest of the weights.
+champion (`client.py`). The files lie in the lake, named by the digest of the model's identity.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from jobs.lake.lock import stage_lock
 from jobs.registry import promotions
 from jobs.registry.client import RegistryClient
 from jobs.registry.files import (
+    identity_of,
     keep_model,
     lengthen,
     model_folder,
+    refuse_changed_model,
     shorten,
-    weights_digest,
 )
-from jobs.registry.version import CHAMPION, LATEST, REQUIRED_TAGS, ModelVersion
+from jobs.registry.version import CHAMPION, LATEST, REQUIRED_TAGS, ModelVersion, digest_of_model
 from jobs.settings.settings import Settings
 
 # Before the names of metrics that were measured later, beside those of training.
@@ -106,7 +107,7 @@ class Registry:
     ) -> str:
         """Copies a saved model into the lake and registers it.
 
-        The same weights with the same tags (but for `run_id`) are registered once: a replay gets
+        The same model with the same tags (but for `run_id`) are registered once: a replay gets
         the version that stands.
 
         Args:
@@ -120,11 +121,11 @@ class Registry:
         """
         if missing := [name for name in REQUIRED_TAGS if not tags.get(name)]:
             raise ValueError(f"register: tags are missing: {', '.join(missing)}")
-        digest = weights_digest(folder)
+        identity = identity_of(folder)
+        tags = {**tags, "identity": identity.as_text(), "weights_digest": identity.weights}
         stored = {name: shorten(self.lake, text) for name, text in tags.items()}
-        stored["weights_digest"] = digest
         with self._client.registering():
-            keep_model(self.lake, folder, digest)
+            keep_model(self.lake, folder, identity.digest)
             for found in self._client.versions():
                 if _same_but_run(found.tags, stored):
                     return str(found.version)
@@ -141,10 +142,12 @@ class Registry:
         completed by the next look at the champion.
 
         Raises:
-            DataRefused: no such version.
+            DataRefused: no such version, or it was changed since it was registered.
             Locked: another run is promoting.
         """
-        to = self.resolve(version).version
+        found = self.resolve(version)
+        refuse_changed_model(found)
+        to = found.version
         with stage_lock(self.lake, promotions.STAGE, run):
             before = self._find(CHAMPION)
             if before is not None and before.version == to:
@@ -161,14 +164,15 @@ class Registry:
             The version that was the champion, and the one that is.
 
         Raises:
-            DataRefused: there is no such champion.
+            DataRefused: there is no such champion, or it was changed since it was registered.
             Locked: another run is promoting.
         """
         self.champion()
         with stage_lock(self.lake, promotions.STAGE, run):
             target = promotions.rollback_target(self.lake, to)
+            refuse_changed_model(self.resolve(target))
             before = self._find(CHAMPION)
-            self._intend(run, before, self.resolve(target).version, promotions.ROLLBACK)
+            self._intend(run, before, target, promotions.ROLLBACK)
         return before.version if before else "", target
 
     # Promotions
@@ -198,7 +202,7 @@ class Registry:
 
     def _version(self, found: Any) -> ModelVersion:
         tags = {name: lengthen(self.lake, text) for name, text in found.tags.items()}
-        folder = model_folder(self.lake, tags["weights_digest"])
+        folder = model_folder(self.lake, digest_of_model(tags))
         return ModelVersion(str(found.version), folder, found.run_id, tags)
 
 

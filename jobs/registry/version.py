@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from jobs.models.identity import Identity
 
 CHAMPION = "champion"
 
@@ -31,7 +34,7 @@ class ModelVersion:
         version: number in the registry, as text.
         folder_url: of `model.safetensors` and `model.json`.
         mlflow_run: the run with its parameters and curves.
-        tags: `weights_digest`, REQUIRED_TAGS and whatever else was given.
+        tags: `weights_digest`, `identity`, REQUIRED_TAGS and whatever else was given.
     """
 
     version: str
@@ -40,10 +43,27 @@ class ModelVersion:
     tags: dict[str, str]
 
     @property
+    def identity(self) -> Identity | None:
+        """None of a version that was registered before identities were kept."""
+        text = self.tags.get("identity")
+        return Identity.of_text(text) if text else None
+
+    @property
+    def digest(self) -> str:
+        """By which what is kept of it is named: of its identity, or of its weights."""
+        return digest_of_model(self.tags)
+
+    @property
     def dates(self) -> tuple[str, str]:
         """First and last date that it was trained over."""
         first, _, last = self.tags["dates"].partition("..")
         return first, last or first
+
+
+def digest_of_model(tags: Mapping[str, str]) -> str:
+    """See `ModelVersion.digest`."""
+    text = tags.get("identity")
+    return Identity.of_text(text).digest if text else tags["weights_digest"]
 
 
 def as_tag(value: Any) -> str:

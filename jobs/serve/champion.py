@@ -18,7 +18,7 @@ from jobs.etl.fit.states import state_entries
 from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.predict.blocks import block_scores
 from jobs.evaluate.predict.compatible import refuse_other_declaration
-from jobs.evaluate.predict.predict import Forward, Predictor, forward_of, loaded
+from jobs.evaluate.predict.predict import Forward, Predictor, forward_of
 from jobs.evaluate.predict.probe import check_probe, read_probe
 from jobs.lake.lake import Lake
 from jobs.lake.state import load_state
@@ -120,25 +120,25 @@ def load_champion(
         folder: on this host, for what its replicas share.
 
     Raises:
-        DataRefused: it belongs to another declaration; its weights, state or id log are not what
-            it names; other scores than those of its probe come out.
+        DataRefused: it belongs to another declaration; its card, source, weights, state or id log
+            are not what it names; other scores than those of its probe come out.
         ConfigError: ONNX Runtime is asked for and not there.
     """
     refuse_other_declaration(version, dataset, lake)
     state = load_state(lake, version.tags["state_digest"])
-    digest = version.tags["weights_digest"]
-    predictor = Predictor(version.folder_url, digest, dataset, settings.block_rows)
+    predictor = Predictor.of(version, dataset, settings.block_rows)
+    model = predictor.model
     predictor = with_engine(lake, predictor, settings.engine)
     torch.set_num_threads(settings.threads)
     forward = forward_of(predictor, settings.threads)
-    check_probe(read_probe(lake, digest, settings.engine), forward)
+    check_probe(read_probe(lake, predictor.digest, settings.engine), forward)
     names = {f.log_name for f in dataset.counted}
     entries = state_entries(lake, state) if names else None
     url = str(folder / state.digest)
     vocabularies = stage_vocabularies(entries, names, url) if entries is not None else {}
     return Champion(
         version=version,
-        spec=loaded(version.folder_url, digest).spec,
+        spec=model.spec,
         dataset=dataset,
         engine=ResidentEngine(dataset, (), dict(parents), None, False),
         encoder=Encoder(dataset, vocabularies, state.ds),

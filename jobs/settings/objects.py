@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +46,53 @@ def load_object(reference: str, base: str) -> Any:
         ) from error
     except ValueError as error:
         raise ConfigError(f"{reference!r} cannot be used: {error}") from error
+
+
+def source_of(reference: str, base: str) -> str:
+    """What a reference's code is, without importing it: a digest of its file.
+
+    Of a module of an installed distribution also that one's name and version.
+
+    Args:
+        reference, base: as of `load_object`.
+
+    Raises:
+        ConfigError: no such file or module.
+    """
+    place = reference.rpartition(":")[0]
+    try:
+        if place.endswith(".py"):
+            return _digest(Path(base, place).read_bytes())
+        spec = _found(place)
+        assert spec.loader is not None and spec.origin is not None
+        content = spec.loader.get_data(spec.origin)  # type: ignore[attr-defined]
+        return " ".join([*_distributions(place.partition(".")[0]), _digest(content)])
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"{reference!r} cannot be found: {error}", "module:NAME or ./file.py:NAME"
+        ) from error
+
+
+def _found(module: str) -> ModuleSpec:
+    """Where a module is; packages above it are not imported, as `find_spec` would."""
+    top, *parts = module.split(".")
+    spec, name = importlib.util.find_spec(top), top
+    for part in parts:
+        name = f"{name}.{part}"
+        within = spec.submodule_search_locations if spec else None
+        spec = PathFinder.find_spec(name, list(within)) if within else None
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {module}")
+    return spec
+
+
+def _distributions(package: str) -> list[str]:
+    names = sorted(set(metadata.packages_distributions().get(package, ())))
+    return [f"{name} {metadata.version(name)}" for name in names]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _load_file(place: str, base: str) -> Any:

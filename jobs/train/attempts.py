@@ -11,16 +11,20 @@ from dataclasses import replace
 from functools import partial
 
 import fsspec
+import torch
 from pyspark.sql import SparkSession
 
+from jobs.base.errors import MillstreamError
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
+from jobs.models.build import build_model
 from jobs.train.keep.checkpoint import listed
 from jobs.train.keep.resume import newest_of_run, select
 from jobs.train.launch.failures import RankLost, forget
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
 from jobs.train.rank import train_rank
+from jobs.train.step.step import refuse_unfit
 
 log = logging.getLogger("millstream.train")
 
@@ -50,6 +54,25 @@ def resumed(
         job = started_from(source)
     examples = Examples.open(job.examples.url, found.identity["examples_version"])
     return replace(job, examples=examples, folder=folder, resume=found)
+
+
+def refuse_unfit_job(job: TrainJob) -> None:
+    """Refuses what the ranks would, before Spark and they are started.
+
+    Raises:
+        ConfigError: the model, or the stream's memory, does not do for the settings and data.
+    """
+    settings = job.settings.train
+    job.stream("train", 0, settings.workers)
+    # Without memory for weights, which may be large.
+    with torch.device("meta"):
+        try:
+            refuse_unfit(settings, build_model(settings.model, job.spec, job.settings.base))
+        except MillstreamError:
+            raise
+        except Exception as error:
+            # A model of the user's own may need real tensors to be made.
+            log.debug("the model was not checked before the ranks build it: %r", error)
 
 
 def trained(job: TrainJob, spark: SparkSession) -> list[RankResult]:

@@ -30,9 +30,9 @@ from jobs.lake.lock import stage_lock
 from jobs.lake.state import State, load_state
 from jobs.models.spec import ModelSpec
 from jobs.registry.registry import Registry
-from jobs.registry.version import as_tag
+from jobs.registry.version import ModelVersion, as_tag
 from jobs.settings.settings import Settings
-from jobs.train.attempts import remove_checkpoints, resumed, trained
+from jobs.train.attempts import refuse_unfit_job, remove_checkpoints, resumed, trained
 from jobs.train.keep.warm_start import find_source
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import IdMaps
@@ -110,11 +110,12 @@ def run(
         fresh = _job(settings, lake, examples, dates, state, run_id)
         fresh = replace(fresh, claim=lock.claim)
         job = resumed(fresh, lake, resume, partial(_started_from, fresh, lake, state))
+        refuse_unfit_job(job)
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
         lock.check()
         version = _register(lake, job, state, first, run_id)
-        result = _result(lake, run_id, version, dates, first, time.monotonic() - started)
+        result = _result(run_id, version, dates, first, time.monotonic() - started)
         record(lake, [_ledger_row(result, job.examples, state)])
         lock.check()
         remove_checkpoints(job.folder)
@@ -226,7 +227,9 @@ def _id_maps(
     return id_map(lake, dataset, state, examples.info["versions"]["id_log"])
 
 
-def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_id: str) -> str:
+def _register(
+    lake: Lake, job: TrainJob, state: State, trained: RankResult, run_id: str
+) -> ModelVersion:
     settings = job.settings
     tags = {
         "run_id": run_id,
@@ -250,13 +253,13 @@ def _register(lake: Lake, job: TrainJob, state: State, trained: RankResult, run_
     curves = [epoch.metrics() for epoch in trained.history.epochs]
     assert trained.history.best is not None
     best = job.best_folder(trained.history.best.epoch)
-    return Registry(settings, lake).register(best, curves, tags, params)
+    registry = Registry(settings, lake)
+    return registry.resolve(registry.register(best, curves, tags, params))
 
 
 def _result(
-    lake: Lake,
     run_id: str,
-    version: str,
+    version: ModelVersion,
     dates: list[str],
     trained: RankResult,
     seconds: float,
@@ -265,8 +268,8 @@ def _result(
     assert trained.digest is not None and history.best is not None
     return TrainResult(
         run=run_id,
-        version=version,
-        folder=lake.folder("models", trained.digest),
+        version=version.version,
+        folder=version.folder_url,
         digest=trained.digest,
         dates=(dates[0], dates[-1]),
         history=tuple(history.epochs),

@@ -42,7 +42,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
         step = Step(model, settings, exchange)
         # Each rank draws dropout masks of its own, as its rows are its own.
         torch.manual_seed(settings.seed + 1 + exchange.rank)
-        train = job.stream("train", exchange)
+        train = job.stream("train", exchange.rank, exchange.size)
         reporter = _reporter(job, exchange)
         if job.warm_start is not None and job.resume is None and memory.last is None:
             reporter.say(warm_moments(step, job.warm_start, origins, settings.optimizer))
@@ -60,7 +60,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
         history = fit(
             step,
             train,
-            job.stream("val", exchange) if job.has_validation else None,
+            job.stream("val", exchange.rank, exchange.size) if job.has_validation else None,
             settings,
             RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds)),
             keep,

@@ -45,7 +45,7 @@ def register_model(
     state = load_state(lake, examples.info["states"][as_of])
     spec = ModelSpec.of(dataset, state, settings.train)
     torch.manual_seed(seed)
-    model = build_model(settings.train.model, spec)
+    model = build_model(settings.train.model, spec, settings.base)
     with torch.no_grad():
         for weights in model.parameters():
             # Fresh embeddings are near zero, where a wrong id would go unnoticed.
@@ -53,7 +53,7 @@ def register_model(
         if change is not None:
             change(model)
     folder = str(Path(lake.folder("checkpoints", f"made-{as_of}-{seed}")))
-    save_model(folder, model, settings.train.model, spec, {})
+    save_model(folder, model, settings.train.model, spec, {"base": settings.base})
     tags = {
         "run_id": f"train-{seed}",
         "state_digest": state.digest,

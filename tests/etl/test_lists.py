@@ -231,7 +231,7 @@ def test_a_model_older_than_the_examples_gives_one_score_everywhere(
     scored = made.lake.table("predictions").read_arrow().to_pandas()
     in_scoring = scored.set_index("row_id")["score"]
 
-    predictor = Predictor(model.folder_url, model.tags["weights_digest"], BASKETS, 7)
+    predictor = Predictor.of(model, BASKETS, 7)
     schema = struct_type((c.name, c.spark_type) for c in BASKETS.stored_columns())
     paths = [f"{made.examples.url}/{s.path}" for s in made.examples.shards(first_ds=SECOND)]
     rows = spark.read.schema(schema).parquet(*paths)

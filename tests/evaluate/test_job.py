@@ -125,8 +125,8 @@ def test_the_gate_judges_by_the_engine_that_will_score(spark: SparkSession, line
     results = []
     for version in (line.model, other):
         results.append(job.run(settings, spark, run_id=f"onnx-{version}", model=version))
-        weights = Registry(settings, _lake(line)).resolve(version).tags["weights_digest"]
-        urls += Path(_lake(line).folder("exports", weights)).glob("*/model.onnx")
+        digest = Registry(settings, _lake(line)).resolve(version).digest
+        urls += Path(_lake(line).folder("exports", digest)).glob("*/model.onnx")
     (before, wanted), (ours, theirs) = results, urls
     content = ours.read_bytes()
     ours.write_bytes(theirs.read_bytes())

@@ -26,6 +26,7 @@ from jobs.main import main
 from jobs.models.artifact import load_model, save_model
 from jobs.models.build import build_model, predict
 from jobs.registry.files import keep_model
+from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.train import job
 from jobs.train.read.reader import StoreTimeout
@@ -236,11 +237,13 @@ def test_a_model_is_trained_on_a_lake_on_s3(spark: SparkSession, s3: S3, tmp_pat
     url = s3.upload(raw.lake, f"{tmp_path.name}/lake")
     registry = f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db"
 
-    far = job.run(load_settings(raw.config, [f"lake={url}", registry]), spark, run_id="train-far")
+    settings = load_settings(raw.config, [f"lake={url}", registry])
+    far = job.run(settings, spark, run_id="train-far")
     near = job.run(load_settings(raw.config), spark, run_id="train-near")
 
     assert far.digest == near.digest
-    assert far.folder == f"{url}/visits/models/{far.digest}"
+    known = Registry(settings, Lake(url, "visits")).resolve(far.version)
+    assert far.folder == known.folder_url == f"{url}/visits/models/{known.digest}"
     assert load_model(far.folder).digest == far.digest
     (row,) = read_ledger(Lake(url, "visits"), run="train-far")
     assert row["digests"]["weights"] == far.digest

@@ -45,7 +45,7 @@ def test_training_evaluation_and_scoring_agree(spark: SparkSession, tmp_path: Pa
     in_training = pd.Series(scores_of(settings, version, rows), rows["visit"])
 
     model = Registry(settings, lake).resolve(version)
-    predictor = Predictor(model.folder_url, model.tags["weights_digest"], dataset, 16)
+    predictor = Predictor.of(model, dataset, 16)
     examples = examples_of(raw)
     stored = spark.read.schema(
         struct_type((c.name, c.spark_type) for c in dataset.stored_columns())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.base.errors import ConfigError, DataRefused, Locked
+from jobs.base.quiet import of_processes
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, read_ledger, record
 from jobs.lake.lock import stage_lock
@@ -64,7 +67,7 @@ def test_a_registered_model_is_whole(registry: Registry, tmp_path: Path, lake: L
     found = registry.resolve(version)
 
     assert found == registry.resolve("latest")
-    assert found.folder_url == lake.folder("models", "aaaa")
+    assert found.folder_url == lake.folder("models", found.digest)
     assert Path(found.folder_url, "model.safetensors").read_bytes() == b"aaaa"
     assert json.loads(Path(found.folder_url, "model.json").read_text()) == {
         "weights_digest": "aaaa"
@@ -95,6 +98,35 @@ def test_a_replay_gets_the_version_that_stands(registry: Registry, tmp_path: Pat
     assert _register(registry, tmp_path, "aaaa", examples_version="9") != first
     assert _register(registry, tmp_path, "bbbb") != first
     assert registry.resolve("latest").tags["weights_digest"] == "bbbb"
+
+
+def test_a_model_that_was_changed_is_no_champion(registry: Registry, tmp_path: Path) -> None:
+    first, second = (_register(registry, tmp_path, content) for content in ("aaaa", "bbbb"))
+    registry.promote(first, "nightly-1")
+    registry.promote(second, "nightly-2")
+    card = Path(registry.resolve(first).folder_url, "model.json")
+    card.write_text(card.read_text().replace("{", '{"model": "os:system", ', 1))
+
+    with pytest.raises(DataRefused, match=r"model\.json in \S+ was changed: model\n"):
+        registry.rollback("rollback-1")
+    with pytest.raises(DataRefused, match="was changed: model"):
+        registry.promote(first, "nightly-3")
+    champion = registry.champion()
+    assert champion is not None and champion.version == second
+
+
+def test_a_version_of_before_identities_were_kept_stays(
+    registry: Registry, tmp_path: Path, lake: Lake
+) -> None:
+    tags = _tags(weights_digest="aaaa")
+    shutil.copytree(_saved(tmp_path, "aaaa"), lake.folder("models", "aaaa"))
+    version = registry._client.create_version("train-1", CURVES, {}, tags)
+
+    registry.promote(version, "nightly-1")
+
+    found = registry.resolve("champion")
+    assert (found.identity, found.digest) == (None, "aaaa")
+    assert found.folder_url == lake.folder("models", "aaaa")
 
 
 def test_long_tags_come_back_whole(registry: Registry, tmp_path: Path) -> None:
@@ -193,6 +225,7 @@ def test_several_processes_create_the_database_at_once(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={**os.environ, **of_processes()},
         )
         for _ in range(3)
     ]

@@ -77,7 +77,7 @@ def test_a_broken_champion_never_answers(
     live = live_of(settings, tmp_path)
     first = scores(champion_of(live), served)
     version = served.registry.resolve(served.models[1])
-    digest = version.tags["weights_digest"]
+    digest = version.digest
     model = Path(version.folder_url) / "model.safetensors"
     probe = Path(lake_of(settings).folder("probes", digest, "torch.safetensors"))
     broken = probe if "probe" in damage or damage == "other scores" else model
@@ -115,7 +115,7 @@ def test_on_another_processor_scores_may_be_a_millionth_apart(
     served: Served, settings: Settings, tmp_path: Path
 ) -> None:
     champion = champion_of(live_of(settings, tmp_path))
-    digest = champion.version.tags["weights_digest"]
+    digest = champion.version.digest
     probe = read_probe(lake_of(settings), digest, "torch")
     check_probe(probe, champion.forward)
     near = probe.scores + np.float32(3e-7)
@@ -164,7 +164,7 @@ def test_newer_parents_stay_where_a_new_champion_fails(
     )
     live = live_of(own, tmp_path)
     first = scores(champion_of(live), served)
-    digest = served.registry.resolve(served.models[1]).tags["weights_digest"]
+    digest = served.registry.resolve(served.models[1]).digest
     probe = Path(lake_of(settings).folder("probes", digest, "torch.safetensors"))
     kept = probe.read_bytes()
     lines = shops.read_text().splitlines()

@@ -34,7 +34,7 @@ from jobs.base.code import code_digest, digest_of
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.batch.layout import Layout
 from jobs.evaluate.predict.exported import Inputs, batch_of, scores, session
-from jobs.evaluate.predict.predict import Predictor, loaded
+from jobs.evaluate.predict.predict import Predictor
 from jobs.lake.lake import Lake
 from jobs.lake.state import load_state
 from jobs.lake.store import write_folder, write_whole
@@ -110,7 +110,7 @@ def export(
         content = make(network, inputs)
     except Exception as error:
         raise ConfigError(
-            f"model {loaded.card['name']!r} cannot be exported as {format_}: {_first_line(error)}",
+            f"model {loaded.card['model']!r} cannot be exported as {format_}: {_first_line(error)}",
             "a model that torch can trace, without branches on its values",
             "export it in the other format, or score with engine torch",
         ) from error
@@ -239,7 +239,7 @@ def export_version(
         "state.json": json.dumps(asdict(state), indent=1).encode(),
         "vocabulary.parquet": target.getvalue().to_pybytes(),
     }
-    found = loaded(model.folder_url, model.tags["weights_digest"])
+    found = Predictor.of(model, dataset, batch_rows=1).model
     write_folder(folder_url, export(found, dataset, format_, beside))
 
 
@@ -251,11 +251,10 @@ def with_engine(lake: Lake, predictor: Predictor, engine: str) -> Predictor:
     """
     if engine != "onnx":
         return predictor
-    url = lake.folder("exports", predictor.weights_digest, _maker("onnx"), FILES["onnx"])
+    url = lake.folder("exports", predictor.digest, _maker("onnx"), FILES["onnx"])
     fs, path = fsspec.core.url_to_fs(url)
     if not fs.exists(path):
-        found = loaded(predictor.folder_url, predictor.weights_digest)
-        write_whole(url, export(found, predictor.dataset, "onnx", {})[FILES["onnx"]])
+        write_whole(url, export(predictor.model, predictor.dataset, "onnx", {})[FILES["onnx"]])
     digest = hashlib.sha256(fs.cat_file(path)).hexdigest()
     return replace(predictor, onnx_url=url, onnx_digest=digest)
 

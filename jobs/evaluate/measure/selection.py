@@ -54,6 +54,14 @@ class Selection:
         some = f"{len(self.only)} dates within " if self.only is not None else ""
         return f"split {self.split!r} of {some}{dates}"
 
+    @property
+    def early_fact(self) -> dict[str, str]:
+        """The early share for the report; nothing where it was not asked for."""
+        share = self.early_share
+        if share is None:
+            return {}
+        return {"ids encoded before their value had one": f"{share:.2%} (counted in train rows)"}
+
     def has(self, ds: str) -> bool:
         within = self.first_ds <= ds <= self.last_ds
         return within and (self.only is None or ds in self.only)
@@ -88,7 +96,7 @@ class Selection:
             DS: F.regexp_extract("_metadata.file_path", f"/{DS}=([^/]+)/", 1),
             "block": _block(dataset),
         }
-        return with_slices(rows.withColumns(own), dataset, settings.slices, settings.most_values)
+        return with_slices(rows.withColumns(own), settings.slices, settings.most_values)
 
 
 def _block(dataset: Dataset) -> Column:

@@ -14,9 +14,7 @@ from schemas.dataset import Dataset
 from schemas.field import Carried
 
 
-def with_slices(
-    rows: DataFrame, dataset: Dataset, slices: Sequence[SliceSettings], most_values: int
-) -> DataFrame:
+def with_slices(rows: DataFrame, slices: Sequence[SliceSettings], most_values: int) -> DataFrame:
     """Adds `slices`, the keys of a row's groups: see `Group.of_key`.
 
     Of a declared slice the `most_values` largest groups are kept, ties by key; the other rows are
@@ -24,32 +22,39 @@ def with_slices(
 
     Args:
         rows: the stored columns and `ds`.
+        slices: see `check_slices`.
 
-    Raises:
-        ConfigError: a slice is by a column that is not stored readably.
     """
-    keys = [_kept(rows, one, _values(dataset, one), most_values) for one in slices]
+    keys = [_kept(rows, one, _values(one), most_values) for one in slices]
     return rows.withColumn("slices", F.array(*keys).cast("array<string>"))
 
 
-def _values(dataset: Dataset, one: SliceSettings) -> list[Column]:
-    """The texts of a slice's columns, null where there is no value."""
+def check_slices(dataset: Dataset, slices: Sequence[SliceSettings]) -> None:
+    """
+    Raises:
+        ConfigError: a slice is by a column that is not stored readably.
+    """
     known = {"ds", *dataset.key, *(f.name for f in dataset.of_kind(Carried))}
     numeric = {f.name for f in dataset.numeric}
-    values = []
-    for name in one.by:
-        if name in one.buckets and name in numeric | known:
-            values.append(_bucket(F.col(name), one.buckets[name]))
-        elif name in known:
-            values.append(F.col(name).cast("string"))
-        else:
-            raise ConfigError(
-                f"evaluate.slices: {name!r} of slice {one.name!r}",
-                f"one of {', '.join(sorted(known))}, or a numeric field with its buckets "
-                f"({', '.join(sorted(numeric)) or 'there is none'})",
-                "let the declaration carry the raw column (Carried) to slice by it",
-            )
-    return values
+    for one in slices:
+        for name in one.by:
+            if name not in known and not (name in one.buckets and name in numeric):
+                raise ConfigError(
+                    f"evaluate.slices: {name!r} of slice {one.name!r}",
+                    f"one of {', '.join(sorted(known))}, or a numeric field with its buckets "
+                    f"({', '.join(sorted(numeric)) or 'there is none'})",
+                    "let the declaration carry the raw column (Carried) to slice by it",
+                )
+
+
+def _values(one: SliceSettings) -> list[Column]:
+    """The texts of a slice's columns, null where there is no value."""
+    return [
+        _bucket(F.col(name), one.buckets[name])
+        if name in one.buckets
+        else F.col(name).cast("string")
+        for name in one.by
+    ]
 
 
 def _bucket(value: Column, edges: Sequence[float]) -> Column:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.base.errors import DataRefused
+from jobs.models.identity import Identity
 from schemas.dataset import Dataset, struct_type
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from jobs.batch.batch import Batch
     from jobs.models.artifact import LoadedModel
+    from jobs.registry.version import ModelVersion
 
 SCORE, PREDICTED_CLASS, SCORES = "score", "predicted_class", "scores"
 # A Python task costs about as much as a few thousand rows.
@@ -44,6 +46,7 @@ class Predictor:
         weights_digest: that its weights must have.
         dataset: the declaration that the model was trained with.
         batch_rows: rows a forward.
+        identity: that the model must have; None of versions that were registered without one.
         onnx_url, onnx_digest: an exported model that ONNX Runtime scores with, and the digest of
             its bytes; empty where torch does.
     """
@@ -52,8 +55,28 @@ class Predictor:
     weights_digest: str
     dataset: Dataset
     batch_rows: int
+    identity: Identity | None = None
     onnx_url: str = ""
     onnx_digest: str = ""
+
+    @classmethod
+    def of(cls, model: ModelVersion, dataset: Dataset, batch_rows: int) -> Predictor:
+        weights = model.tags["weights_digest"]
+        return cls(model.folder_url, weights, dataset, batch_rows, model.identity)
+
+    @property
+    def digest(self) -> str:
+        """By which what is made of the model is named, as `ModelVersion.digest`."""
+        return self.identity.digest if self.identity else self.weights_digest
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model, loaded once a process.
+
+        Raises:
+            DataRefused, ConfigError: see `load_model`.
+        """
+        return loaded(self.folder_url, self.weights_digest, self.identity)
 
 
 def score_columns(dataset: Dataset) -> list[tuple[str, str]]:
@@ -160,7 +183,7 @@ def forward_of(predictor: Predictor, threads: int) -> Forward:
 
     from jobs.models.build import predict
 
-    model = loaded(predictor.folder_url, predictor.weights_digest).model
+    model = predictor.model.model
     return lambda batch: predict(model, batch).numpy()
 
 
@@ -184,15 +207,11 @@ def loaded_onnx(url: str, digest: str, threads: int) -> Any:
 
 
 @lru_cache(maxsize=2)
-def loaded(folder_url: str, weights_digest: str) -> LoadedModel:
-    """The model, loaded once a process; two are kept: champion and challenger.
-
-    Raises:
-        DataRefused: the weights are not those that the registry names.
-    """
+def loaded(folder_url: str, weights_digest: str, identity: Identity | None) -> LoadedModel:
+    """Two are kept: champion and challenger."""
     from jobs.models.artifact import load_model
 
-    model = load_model(folder_url)
+    model = load_model(folder_url, identity)
     if model.digest != weights_digest:
         raise DataRefused(
             f"the weights in {folder_url} have digest {model.digest}",
@@ -202,9 +221,9 @@ def loaded(folder_url: str, weights_digest: str) -> LoadedModel:
     return model
 
 
-def check_weights(predictor: Predictor) -> None:
+def check_model(predictor: Predictor) -> None:
     """Loads the model here, so that a refusal is not buried in a worker's stack trace."""
-    loaded(predictor.folder_url, predictor.weights_digest)
+    _ = predictor.model
 
 
 def _task_cores() -> int:

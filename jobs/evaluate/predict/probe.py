@@ -51,7 +51,7 @@ def write_probe(lake: Lake, digest: str, engine: str, forward: Forward, batch: B
     come out: another version of torch, or of the exporter, may give other bits.
 
     Args:
-        digest: of the model's weights.
+        digest: of the model, see `Predictor.digest`.
         engine: torch or onnx.
     """
     with suppress(DataRefused):

@@ -26,6 +26,7 @@ from jobs.lake.state import State, load_state
 from jobs.lake.store import read_json
 from jobs.models.artifact import CARD, load_model, load_moments
 from jobs.models.build import Model
+from jobs.models.identity import Identity, refuse_changed_card
 from jobs.models.layers import Embeddings
 from jobs.models.lists import PooledEmbeddings
 from jobs.models.spec import ModelSpec
@@ -54,12 +55,14 @@ class WarmStart:
         columns: names of the categorical fields, in the order of the columns of `Batch.sparse`.
         id_maps: field -> int32 [ids of the new model], the source's id of the same value. Only
             fields in which the source lacks ids are there.
+        identity: that its card must have.
     """
 
     version: str
     folder: str
     columns: tuple[str, ...]
     id_maps: Mapping[str, npt.NDArray[np.int32]]
+    identity: Identity | None = None
 
     def spec(self, spec: ModelSpec, model: str) -> ModelSpec:
         """The new model's spec, with those parts taken from the source that must be the same.
@@ -70,8 +73,11 @@ class WarmStart:
 
         Raises:
             ConfigError: the source is another model, or has layers of other shapes.
+            DataRefused: its card was changed.
         """
         card = read_json(f"{self.folder}/{CARD}")
+        if self.identity is not None:
+            refuse_changed_card(card, self.identity, self.folder)
         source = ModelSpec.from_json(card["spec"])
         ours, theirs = spec.to_json(), source.to_json()
         misfits = [name for name in ours if name not in _FREE and ours[name] != theirs[name]]
@@ -133,7 +139,7 @@ def find_source(
     if any(state.vocabulary[f].rows > source.vocabulary[f].rows for f in state.vocabulary):
         maps = id_map(lake, dataset, source, examples.info["versions"]["id_log"])
     columns = tuple(f.name for f in dataset.categorical)
-    return WarmStart(version.version, version.folder_url, columns, maps)
+    return WarmStart(version.version, version.folder_url, columns, maps, version.identity)
 
 
 def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
@@ -146,7 +152,8 @@ def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
         DataRefused: the source's files are missing or damaged.
         ConfigError: a table of a model of the user's own has grown, and its field is not clear.
     """
-    source = load_model(start.folder)
+    # Its aim may be to go on with new code.
+    source = load_model(start.folder, start.identity, any_source=True)
     weights = source.model.state_dict()
     origins = dict(_origins(model, spec, source.model, source.spec, start))
     for name, origin in origins.items():

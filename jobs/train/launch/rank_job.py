@@ -14,7 +14,6 @@ from jobs.lake.examples import Examples
 from jobs.lake.lock import Claim
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
-from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.best import best_folder
 from jobs.train.keep.checkpoint import Checkpoint
 from jobs.train.keep.commits import Recovery
@@ -95,16 +94,16 @@ class TrainJob:
         """The folder of the model of an epoch that was the best so far."""
         return best_folder(self.folder, epoch)
 
-    def stream(self, split: Literal["train", "val"], exchange: Exchange) -> MappedStream:
-        """This rank's batches of a split."""
+    def stream(self, split: Literal["train", "val"], rank: int, size: int) -> MappedStream:
+        """A rank's batches of a split."""
         stream = Stream.from_settings(
             self.examples,
             self.dataset,
             self.settings.stream,
             split=split,
             batch_rows=self.settings.train.batch_rows,
-            rank=exchange.rank,
-            size=exchange.size,
+            rank=rank,
+            size=size,
             first_ds=self.first_ds,
             last_ds=self.last_ds,
         )

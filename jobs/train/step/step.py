@@ -69,7 +69,7 @@ class Step:
     """
 
     def __init__(self, model: Model, settings: TrainSettings, exchange: Exchange) -> None:
-        _refuse_unfit(settings, model)
+        refuse_unfit(settings, model)
         self.model = model
         self.exchange = exchange
         self._settings = settings
@@ -213,7 +213,7 @@ _MOST_ROWS = 2**31 - 1
 _SENT_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def _refuse_unfit(settings: TrainSettings, model: Model) -> None:
+def refuse_unfit(settings: TrainSettings, model: Model) -> None:
     """Checks the model's tables, and the settings that only some tasks have.
 
     Raises:

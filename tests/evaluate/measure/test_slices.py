@@ -16,7 +16,7 @@ from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.jackknife import BLOCKS, margin, standard_error
 from jobs.evaluate.measure.metrics import measure
 from jobs.evaluate.measure.ranking import rank
-from jobs.evaluate.measure.slices import with_slices
+from jobs.evaluate.measure.slices import check_slices, with_slices
 from jobs.settings.evaluate import SliceSettings
 from tests.builders.visits import VISITS
 
@@ -120,11 +120,11 @@ def test_groups_are_told_apart_by_their_values_alone(spark: SparkSession) -> Non
     rows = spark.createDataFrame([(shop, 1.0) for shop in shops], "shop string, age_years double")
     slices = [SliceSettings.model_validate("shop")]
 
-    found = with_slices(rows, VISITS, slices, most_values=20).collect()
+    found = with_slices(rows, slices, most_values=20).collect()
 
     groups = [Group.of_key(row["slices"][0]) for row in found]
     assert groups == [Group(("shop",), (shop,)) for shop in shops]
-    kept = with_slices(rows, VISITS, slices, most_values=2).collect()
+    kept = with_slices(rows, slices, most_values=2).collect()
     rest = Group(("shop",), None)
     assert [Group.of_key(row["slices"][0]) for row in kept].count(rest) == len(shops) - 2
 
@@ -140,7 +140,7 @@ def test_groups_buckets_crosses_and_the_rest(spark: SparkSession) -> None:
         SliceSettings(by=("age_years",), buckets={"age_years": (3, 8)}),
     ]
 
-    found = _groups(with_slices(rows, VISITS, slices, most_values=2))
+    found = _groups(with_slices(rows, slices, most_values=2))
 
     assert [groups[0] for groups in found] == [
         *["shop=a"] * 5,
@@ -154,12 +154,10 @@ def test_groups_buckets_crosses_and_the_rest(spark: SparkSession) -> None:
         *["age_years=>=8"] * 3,
     ]
     crossed = [SliceSettings(by=("shop", "age_years"), buckets={"age_years": (3,)})]
-    names = {groups[0] for groups in _groups(with_slices(rows, VISITS, crossed, 20))}
+    names = {groups[0] for groups in _groups(with_slices(rows, crossed, 20))}
     assert {"shop=a,age_years=<3", "shop=b,age_years=>=3", "shop=a,age_years=(null)"} <= names
 
 
-def test_a_column_that_is_not_stored_is_refused(spark: SparkSession) -> None:
-    rows = spark.createDataFrame([("a",)], "shop string")
-
+def test_a_column_that_is_not_stored_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'shop_id' of slice 'shop_id'[\s\S]*Carried"):
-        with_slices(rows, VISITS, [SliceSettings.model_validate("shop_id")], 20)
+        check_slices(VISITS, [SliceSettings.model_validate("shop_id")])

@@ -20,7 +20,7 @@ from jobs.evaluate.predict.predict import (
     Predictor,
     _rebatched,
     _score_rows,
-    check_weights,
+    check_model,
     loaded,
     predicted,
 )
@@ -35,8 +35,7 @@ from tests.evaluate.conftest import Line
 def _predictor(line: Line, batch_rows: int = 64) -> Predictor:
     lake = Lake(line.settings.lake_url, "visits")
     model = Registry(line.settings, lake).resolve(line.model)
-    dataset = line.settings.dataset()
-    return Predictor(model.folder_url, model.tags["weights_digest"], dataset, batch_rows)
+    return Predictor.of(model, line.settings.dataset(), batch_rows)
 
 
 def _stored(spark: SparkSession, line: Line, rows: pd.DataFrame) -> DataFrame:
@@ -118,7 +117,7 @@ def test_other_weights_than_the_registered_ones_are_refused(line: Line, tmp_path
     other = Predictor(predictor.folder_url, "0" * 32, predictor.dataset, 8)
 
     with pytest.raises(DataRefused, match=f"expected: digest {'0' * 32}"):
-        check_weights(other)
+        check_model(other)
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [5], [3, 0, 9, 1], [10, 10], [1] * 11])

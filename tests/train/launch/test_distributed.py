@@ -51,7 +51,7 @@ def traced(
 
     Last, the weights of a training over batches that the reference loop takes too.
     """
-    stream = job.stream("train", exchange)
+    stream = job.stream("train", exchange.rank, exchange.size)
     steps = [
         {
             int(position): int(row_id)
