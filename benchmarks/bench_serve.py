@@ -6,8 +6,10 @@ A DLRM on click logs, made by this checkout's commands and promoted; MLServer an
 ONNX export, the server here both engines. Then a declaration that `init` writes, on raw rows.
 Arrivals are Poisson and open-loop: a latency is counted from the moment when the request was due,
 whether or not it could be sent then. The rate rises until p99 is over 20 ms or the server cannot
-keep up; the table has the last rate that it kept. The generator is a process beside the server, so
-on few cores both are slower than alone, all servers alike.
+keep up, and the limit is then halved in; the table has the highest rate that was kept. Tensors are
+JSON, which all take, and binary, which Triton's client sends unasked and MLServer's HTTP does not
+take. The generator is a process beside the server, so on few cores both are slower than alone, all
+servers alike.
 
 `--mlserver` is a Python with MLServer, which does not install beside our packages:
 `python -m venv V && V/bin/pip install mlserver==1.7.1 onnxruntime`. Without it that row lacks.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import shutil
 import socket
@@ -26,9 +29,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,10 +50,13 @@ from jobs.lake.lake import Lake
 from jobs.lake.ledger import new_run_id
 from jobs.registry.registry import Registry
 from jobs.registry.version import ModelVersion
+from jobs.serve.request.body import HEADER_LENGTH
+from jobs.serve.request.tensors import NamedTensor, as_bytes, as_json
 from jobs.settings.load import load_settings
 
 P99_MS, KEPT = 20.0, 0.95
-RISE, FIRST_RATE = 1.5, 100.0
+# A rate that was not kept is followed by so many between it and the last that was.
+RISE, FIRST_RATE, HALVINGS = 1.5, 100.0, 3
 RAW_P99_MS, RAW_RATE = 50.0, 100.0
 
 
@@ -77,13 +83,12 @@ def _measure(asked: argparse.Namespace, work: Path) -> None:
     found: dict[str, Any] = {}
     rows = []
     for count in (1, 64):
-        body = clicks.encoded(count)
-        for name, server in _servers(clicks, asked.mlserver):
+        for name, server, body in _servers(clicks, asked.mlserver, count):
             with server as served:
-                best = _rising(served, served.path, body, count, asked.seconds)
+                best = _rising(served, served.path, body, asked.seconds)
             found[f"{name} {count}"] = best.json()
             rows.append((name, count, *best.cells()))
-    _print("Encoded rows of click logs, DLRM, JSON tensors", rows)
+    _print("Encoded rows of click logs, DLRM", rows)
     limit = clicks.loop_rows_per_s()
     print(f"The forward loop over tensors in memory, one thread: {limit:,.0f} rows/s.\n")
     found["loop rows/s"] = round(limit)
@@ -93,9 +98,9 @@ def _measure(asked: argparse.Namespace, work: Path) -> None:
             body = flights.raw(count)
             path = "/invocations"
             best = (
-                _at(served, path, body, count, rate, 3 * asked.seconds)
+                _at(served, path, body, rate, 3 * asked.seconds)
                 if rate
-                else _rising(served, path, body, count, asked.seconds, RAW_P99_MS)
+                else _rising(served, path, body, asked.seconds, RAW_P99_MS)
             )
             name = f"{rate:.0f} requests/s" if rate else "rising"
             found[f"raw {count}"] = best.json()
@@ -112,6 +117,15 @@ def _print(title: str, rows: Sequence[Sequence[object]]) -> None:
 
 
 # The servers
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a request of `rows` rows brings."""
+
+    rows: int
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,37 +148,47 @@ class Champion:
     line: Line
     version: ModelVersion
 
-    def encoded(self, count: int) -> bytes:
-        """A request of encoded rows, as JSON tensors."""
-        spec = self._loaded().spec
-        draw = np.random.default_rng(7)
-        dense = draw.normal(size=(count, spec.num_dense)).astype(np.float32)
-        limits = np.array(spec.table_rows)
-        sparse = (1 + draw.random((count, len(limits))) * (limits - 1)).astype(np.int64)
+    def encoded(self, count: int, binary: bool = False) -> Body:
+        """A request of encoded rows."""
+        arrays = self.inputs(count)
+        tensors = [
+            NamedTensor(name, "FP32" if array.dtype == np.float32 else "INT64", array.shape, array)
+            for name, array in arrays.items()
+        ]
+        if not binary:
+            content = json.dumps({"inputs": [as_json(one) for one in tensors]}).encode()
+            return Body(count, content)
+        parts = [as_bytes(one) for one in tensors]
         inputs = [
             {
-                "name": "dense",
-                "datatype": "FP32",
-                "shape": list(dense.shape),
-                "data": [round(float(v), 6) for v in dense.reshape(-1)],
-            },
-            {
-                "name": "sparse",
-                "datatype": "INT64",
-                "shape": list(sparse.shape),
-                "data": sparse.reshape(-1).tolist(),
-            },
+                "name": one.name,
+                "datatype": one.datatype,
+                "shape": one.shape,
+                "parameters": {"binary_data_size": len(part)},
+            }
+            for one, part in zip(tensors, parts, strict=True)
         ]
-        return json.dumps({"inputs": inputs}).encode()
+        outputs = {"parameters": {"binary_data_output": True}}
+        head = json.dumps({"inputs": inputs, **outputs}).encode()
+        return Body(count, b"".join([head, *parts]), {HEADER_LENGTH: str(len(head))})
 
-    def raw(self, count: int) -> bytes:
+    def inputs(self, count: int) -> dict[str, np.ndarray]:
+        """Encoded rows: `dense` float32 [count, D] and `sparse` int64 [count, C]."""
+        spec = self._loaded().spec
+        draw = np.random.default_rng(7)
+        dense = draw.normal(size=(count, spec.num_dense)).round(6).astype(np.float32)
+        limits = np.array(spec.table_rows)
+        sparse = (1 + draw.random((count, len(limits))) * (limits - 1)).astype(np.int64)
+        return {"dense": dense, "sparse": sparse}
+
+    def raw(self, count: int) -> Body:
         """A request of raw rows, texts by column."""
         with (self.line.raw / f"{LATER[0]}.csv").open(newline="") as file:
             lines = list(islice(csv.DictReader(file), 100, 100 + count))
         dataset = self.line.settings().dataset()
         names = [c.name for c in dataset.row_source.columns if not c.of_label]
         texts = [{name: line[name] for name in names} for line in lines]
-        return json.dumps({"dataframe_records": texts}).encode()
+        return Body(count, json.dumps({"dataframe_records": texts}).encode())
 
     def _loaded(self) -> Any:
         return Predictor.of(self.version, self.line.settings().dataset(), 64).model
@@ -173,14 +197,7 @@ class Champion:
         """Of the plain forward, 64 rows at a time, in one thread."""
         torch.set_num_threads(1)
         forward = forward_of(Predictor.of(self.version, self.line.settings().dataset(), 64), 1)
-        inputs = {one["name"]: one for one in json.loads(self.encoded(64))["inputs"]}
-        kinds = {"FP32": torch.float32, "INT64": torch.int64}
-        batch = batch_of(
-            {
-                name: torch.tensor(one["data"], dtype=kinds[one["datatype"]]).reshape(one["shape"])
-                for name, one in inputs.items()
-            }
-        )
+        batch = batch_of({name: torch.from_numpy(a) for name, a in self.inputs(64).items()})
         started, count = time.perf_counter(), 0
         while time.perf_counter() - started < 3:
             forward(batch)
@@ -216,14 +233,18 @@ def _champion(case: Case, rows: int, work: Path) -> Champion:
     return Champion(line, registry.resolve("latest"))
 
 
-def _servers(clicks: Champion, mlserver: str | None) -> list[tuple[str, Any]]:
+def _servers(clicks: Champion, mlserver: str | None, count: int) -> list[tuple[str, Any, Body]]:
+    """What is compared: a name, the server, and what it is asked."""
+    text, binary = clicks.encoded(count), clicks.encoded(count, binary=True)
     found = [
-        ("Millstream, torch", clicks.serving("torch")),
-        ("Millstream, ONNX Runtime", clicks.serving("onnx")),
-        ("FastAPI, ONNX Runtime", _fastapi(clicks)),
+        ("Millstream, torch, binary", clicks.serving("torch"), binary),
+        ("Millstream, ONNX Runtime, binary", clicks.serving("onnx"), binary),
+        ("Millstream, torch, JSON", clicks.serving("torch"), text),
+        ("Millstream, ONNX Runtime, JSON", clicks.serving("onnx"), text),
+        ("FastAPI, ONNX Runtime, JSON", _fastapi(clicks), text),
     ]
     if mlserver:
-        found.append(("MLServer, ONNX Runtime", _mlserver(clicks, mlserver)))
+        found.append(("MLServer, ONNX Runtime, JSON", _mlserver(clicks, mlserver), text))
     return found
 
 
@@ -318,37 +339,53 @@ class Result:
 
 
 def _rising(
-    served: Served, path: str, body: bytes, rows: int, seconds: float, p99_ms: float = P99_MS
+    served: Served, path: str, body: Body, seconds: float, p99_ms: float = P99_MS
 ) -> Result:
     """The highest rate that was kept with p99 within the bound; the first one where none was."""
-    _at(served, path, body, rows, FIRST_RATE, 1.0)
-    rate, best = FIRST_RATE, None
+    _at(served, path, body, FIRST_RATE, 1.0)
+    rate, kept, too_high = FIRST_RATE, 0.0, math.inf
+    best: Result | None = None
+    halvings = 0
     while True:
-        found = _at(served, path, body, rows, rate, seconds)
-        within = found.kept and found.p99_ms <= p99_ms and not found.failed
-        if best is None or within:
-            best = found
-        if not within:
+        found = _at(served, path, body, rate, seconds)
+        if found.kept and found.p99_ms <= p99_ms and not found.failed:
+            best, kept = found, rate
+        else:
+            too_high = rate
+        best = best or found
+        if math.isinf(too_high):
+            rate *= RISE
+        elif not kept or halvings == HALVINGS:
             return best
-        rate *= RISE
+        else:
+            rate, halvings = (kept + too_high) / 2, halvings + 1
 
 
-def _at(served: Served, path: str, body: bytes, rows: int, rate: float, seconds: float) -> Result:
+def _at(served: Served, path: str, body: Body, rate: float, seconds: float) -> Result:
     """Offers one rate, by a process of its own."""
-    order = {"port": served.port, "path": path, "rate": rate, "seconds": seconds}
+    headers = {"Content-Type": "application/json", **body.headers}
+    order = {
+        "port": served.port,
+        "path": path,
+        "headers": headers,
+        "rate": rate,
+        "seconds": seconds,
+    }
     before = served.cpu_s()
     command = [sys.executable, "-m", "benchmarks.serve_load", json.dumps(order)]
-    done = subprocess.run(command, input=body, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        command, input=body.content, stdout=subprocess.PIPE, check=True, cwd=REPOSITORY
+    )
     cpu_s, found = served.cpu_s() - before, json.loads(done.stdout)
     latencies = np.array(found["latencies_ms"] or [np.inf])
     answered = len(found["latencies_ms"])
     achieved = answered / max(found["seconds"], seconds)
     return Result(
         achieved,
-        achieved * rows,
+        achieved * body.rows,
         float(np.percentile(latencies, 50)),
         float(np.percentile(latencies, 99)),
-        1e6 * cpu_s / max(1, answered * rows),
+        1e6 * cpu_s / max(1, answered * body.rows),
         found["failed"],
         achieved >= KEPT * found["due"] / seconds,
     )

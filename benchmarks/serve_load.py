@@ -1,6 +1,7 @@
 """The load of `bench_serve`: Poisson arrivals over kept connections, latencies from when due.
 
-python -m benchmarks.serve_load '{"port": 1, "path": "/", "rate": 100, "seconds": 5}' < BODY
+python -m benchmarks.serve_load \
+    '{"port": 1, "path": "/", "headers": {}, "rate": 100, "seconds": 5}' < BODY
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _GRACE_S = 3.0
 class Connections:
     """Connections that are kept, as many as are needed at a time."""
 
-    def __init__(self, port: int, path: str, body: bytes) -> None:
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    def __init__(self, port: int, path: str, headers: dict[str, str], body: bytes) -> None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{lines}"
         self._request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         self._port = port
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -46,7 +48,7 @@ async def run(order: dict[str, Any], body: bytes) -> dict[str, Any]:
     draw = np.random.default_rng(11)
     gaps = draw.exponential(1 / order["rate"], int(order["rate"] * order["seconds"] * 2) + 10)
     moments = [moment for moment in np.cumsum(gaps).tolist() if moment < order["seconds"]]
-    connections = Connections(order["port"], order["path"], body)
+    connections = Connections(order["port"], order["path"], order["headers"], body)
     latencies: list[float] = []
     started = time.perf_counter()
     last = [0.0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,16 +62,6 @@ class Batch:
         if short <= 0:
             return self
         return self._mapped(lambda t: torch.cat([t, t[:1].expand(short, *t.shape[1:])]))
-
-    @staticmethod
-    def together(batches: Sequence[Batch]) -> Batch:
-        """The rows of several batches, one batch after the other."""
-        whole: dict[str, Any] = {
-            name: torch.cat([getattr(batch, name) for batch in batches]) for name in _COLUMNS
-        }
-        names = batches[0].tensors
-        tensors = {name: torch.cat([batch.tensors[name] for batch in batches]) for name in names}
-        return Batch(**whole, tensors=tensors)
 
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _COLUMNS}

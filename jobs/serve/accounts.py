@@ -86,8 +86,9 @@ class Accounts:
 
     def rows(self, version: str, scored: int, refused: int) -> None:
         """Rows of an answered request."""
-        self._scored.labels("scored", version).inc(scored)
-        self._scored.labels("refused", version).inc(refused)
+        for outcome, count in (("scored", scored), ("refused", refused)):
+            if count:
+                self._scored.labels(outcome, version).inc(count)
         with self._lock:
             self._counts[version]["rows_scored"] += scored
             self._counts[version]["rows_refused"] += refused

@@ -26,7 +26,7 @@ from jobs.models.spec import ModelSpec
 from jobs.registry.version import ModelVersion
 from jobs.rows.base.names import REASONS
 from jobs.rows.judge.resident import ResidentEngine
-from jobs.serve.request.encoded import EncodedRows
+from jobs.serve.request.encoded import EncodedInputs, EncodedRows
 from jobs.serve.request.rows import RawRows
 from jobs.settings.serve import ServeSettings
 from schemas.dataset import Dataset
@@ -57,11 +57,13 @@ class Champion:
     """A version that answers; for one thread at a time.
 
     Attributes:
+        inputs: what its encoded rows are.
         block_rows: of each forward.
     """
 
     version: ModelVersion
     spec: ModelSpec
+    inputs: EncodedInputs
     dataset: Dataset
     engine: ResidentEngine
     encoder: Encoder
@@ -78,7 +80,7 @@ class Champion:
 
     def answers(self, rows: RawRows | EncodedRows) -> Answers:
         if isinstance(rows, EncodedRows):
-            return self._finite(block_scores(self.forward, rows.batch, self.block_rows), {})
+            return self._finite(block_scores(self.forward, rows.batch(), self.block_rows), {})
         judged = self.engine.judge(rows.table)
         reasons = dict(
             zip(
@@ -139,6 +141,7 @@ def load_champion(
     return Champion(
         version=version,
         spec=model.spec,
+        inputs=EncodedInputs(dataset, model.spec),
         dataset=dataset,
         engine=ResidentEngine(dataset, (), dict(parents), None, False),
         encoder=Encoder(dataset, vocabularies, state.ds),

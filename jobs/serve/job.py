@@ -8,7 +8,6 @@ or are still for `serve.stall_s`. It holds no threads of gRPC's or torch's, whic
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import mmap
 import os
@@ -222,6 +221,8 @@ def _replica(settings: Settings, process: _Process, folder: Path) -> int:
     _end_with_parent()
     try:
         # Only here: their threads would not survive the fork.
+        import uvloop
+
         from jobs.serve.replica import Replica
 
         def beat() -> None:
@@ -233,7 +234,7 @@ def _replica(settings: Settings, process: _Process, folder: Path) -> int:
         async def serve() -> None:
             await Replica(settings, process.number, folder, beat).run(listening)
 
-        asyncio.run(serve())
+        uvloop.run(serve())
     except Exception:
         log.exception("replica %d ended by an error", process.number)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import new_run_id
 from jobs.serve.access import tokens_of
 from jobs.serve.accounts import Accounts
 from jobs.serve.grpc_server import GrpcServer
+from jobs.serve.http import bounded_http
 from jobs.serve.left import account, begin, end
 from jobs.serve.live import Live
 from jobs.serve.rest import rest_app
@@ -79,6 +80,10 @@ class Replica:
             loop.add_signal_handler(name, self._ending.set)
         # The first look is before the ports are open, so that a good replica is ready at once.
         await asyncio.to_thread(self._live.look)
+        # What is loaded by now stays: without this, each full collection walks through all of
+        # torch's and Arrow's objects while requests wait.
+        gc.collect()
+        gc.freeze()
         work = [
             loop.create_task(self._waiting.run()),
             loop.create_task(self._live.watch()),
@@ -138,10 +143,9 @@ class Replica:
             if serve.tls_client_ca_file is not None:
                 tls["ssl_ca_certs"] = self._settings.path(serve.tls_client_ca_file)
                 tls["ssl_cert_reqs"] = ssl.CERT_REQUIRED
-        protocol = type("_Timed", (_TimedProtocol,), {"timeout_s": serve.body_timeout_s})
         return uvicorn.Config(
             rest_app(self._service, tokens_of(self._settings)),
-            http=protocol,
+            http=bounded_http(serve.body_timeout_s),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -149,7 +153,7 @@ class Replica:
             server_header=False,
             limit_concurrency=serve.most_connections,
             timeout_graceful_shutdown=max(1, int(serve.drain_s)),
-            h11_max_incomplete_event_size=64 << 10,
+            proxy_headers=False,
             **tls,
         )
 
@@ -182,17 +186,3 @@ class _Server(uvicorn.Server):
         from contextlib import nullcontext
 
         return nullcontext()
-
-
-class _TimedProtocol(H11Protocol):
-    """Closes a connection whose first request's headers do not come in time."""
-
-    timeout_s = 10.0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.loop.call_later(self.timeout_s, self._close_if_silent)
-
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()

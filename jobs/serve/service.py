@@ -12,7 +12,6 @@ import numpy as np
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
 from jobs.serve.live import Live
-from jobs.serve.request.encoded import encoded_rows, input_kinds
 from jobs.serve.request.errors import NotReady, RequestError, TooLarge, Unknown
 from jobs.serve.request.rows import Values, columns_of_tensors, raw_rows
 from jobs.serve.request.tensors import BYTES, NamedTensor
@@ -107,8 +106,7 @@ class Service:
             columns = columns_of_tensors(tensors)
             answered_by, answers = await self._of_columns(champion, columns, timeout_s)
         else:
-            rows = encoded_rows(tensors, self.dataset, champion.spec)
-            answered_by, answers = await self._answers(rows, timeout_s)
+            answered_by, answers = await self._answers(champion.inputs.rows(tensors), timeout_s)
         return Answered(name, answered_by.version.version, _outputs(answers), _names(answered_by))
 
     async def invocations(
@@ -159,8 +157,8 @@ class Service:
         """Name, datatype and shape of a model's inputs; -1 rows stands for any number."""
         champion = self.champion(name)
         if name != self.names[0]:
-            kinds = input_kinds(self.dataset, champion.spec)
-            return [(key, kind, [-1, *shape]) for key, (kind, shape) in kinds.items()]
+            kinds = champion.inputs.kinds.items()
+            return [(key, kind, [-1, *shape]) for key, (kind, shape) in kinds]
         columns = [c.name for c in self.dataset.row_source.columns if not c.of_label]
         for join in self.dataset.joins:
             if join.source not in champion.looked_up:

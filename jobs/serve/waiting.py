@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from jobs.batch.batch import Batch
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
 from jobs.serve.request.encoded import EncodedRows
@@ -161,5 +160,4 @@ def _together(parts: list[Rows]) -> Rows:
     raw = [part.table for part in parts if isinstance(part, RawRows)]
     if raw:
         return RawRows(pa.concat_tables(raw).combine_chunks())
-    batches = [part.batch for part in parts if isinstance(part, EncodedRows)]
-    return EncodedRows(Batch.together(batches))
+    return EncodedRows.together([part for part in parts if isinstance(part, EncodedRows)])

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.serve.grpc_server import pb, pb_grpc
-from jobs.serve.rest import HEADER_LENGTH
+from jobs.serve.request.body import HEADER_LENGTH
 from tests.builders.servers import Server, serving
 from tests.serve.conftest import Served
 
@@ -212,6 +212,13 @@ def test_large_and_slow_senders_are_cut(served: Served, tmp_path_factory: Any) -
         with socket.create_connection(("127.0.0.1", server.port), 30) as slow:
             slow.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             assert b" 408 " in slow.recv(100)
+        with socket.create_connection(("127.0.0.1", server.port), 30) as second:
+            second.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: ")
+            said = b"".join(iter(lambda: second.recv(10_000), b""))
+            assert said.count(b"HTTP/1.1 200 ") == 1
+        with socket.create_connection(("127.0.0.1", server.port), 30) as long:
+            long.sendall(b"GET /ping HTTP/1.1\r\nx: " + b"x" * (512 << 10))
+            assert b" 400 " in long.recv(100)
         with socket.create_connection(("127.0.0.1", server.port), 30) as torn:
             torn.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
             assert b" 400 " in torn.recv(100)

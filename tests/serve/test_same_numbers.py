@@ -11,8 +11,8 @@ import pytest
 
 from jobs.rows.base.names import REASONS
 from jobs.serve.grpc_server import pb, pb_grpc
+from jobs.serve.request.body import HEADER_LENGTH
 from jobs.serve.request.tensors import NamedTensor, as_bytes, of_bytes
-from jobs.serve.rest import HEADER_LENGTH
 from tests.builders.lakes import example_rows, lake_of, quarantined
 from tests.builders.models import scores_of
 from tests.builders.servers import Server

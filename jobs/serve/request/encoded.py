@@ -21,6 +21,7 @@ from jobs.serve.request.tensors import DATATYPES, NamedTensor
 from schemas.dataset import Dataset
 
 DENSE, SPARSE = "dense", "sparse"
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class EncodedRows:
     """Rows that need no judging.
 
     Attributes:
-        batch: without labels.
+        arrays: of each input, rows first.
     """
 
-    batch: Batch
+    arrays: Arrays
 
     @property
     def signature(self) -> object:
@@ -39,56 +40,88 @@ class EncodedRows:
         return "encoded"
 
     def __len__(self) -> int:
-        return len(self.batch)
+        return len(self.arrays[DENSE])
+
+    def batch(self) -> Batch:
+        """The rows without labels."""
+        return batch_of({name: torch.from_numpy(array) for name, array in self.arrays.items()})
+
+    @staticmethod
+    def together(parts: Sequence[EncodedRows]) -> EncodedRows:
+        """The rows of several requests, one after the other."""
+        names = parts[0].arrays
+        return EncodedRows(
+            {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
+        )
 
 
-def input_kinds(dataset: Dataset, spec: ModelSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Datatype and shape, without the rows, of each input by name."""
-    names = {kind: name for name, kind in DATATYPES.items()}
-    found: dict[str, tuple[str, tuple[int, ...]]] = {
-        DENSE: ("FP32", (spec.num_dense,)),
-        SPARSE: ("INT64", (len(spec.table_rows),)),
-    }
-    for name, like in sorted(Layout(dataset).padding().tensors.items()):
-        kind = names[like.numpy().dtype.type]
-        found[name] = (kind, tuple(like.shape[1:]))
-    return found
+class EncodedInputs:
+    """What a model takes as encoded rows.
 
-
-def encoded_rows(tensors: Sequence[NamedTensor], dataset: Dataset, spec: ModelSpec) -> EncodedRows:
+    Attributes:
+        kinds: datatype and shape, without the rows, of each input by name.
     """
-    Raises:
-        RequestError: an input is missing, not known, of another shape or type, or has ids that no
-            table has.
-    """
-    given = {tensor.name: tensor for tensor in tensors}
-    kinds = input_kinds(dataset, spec)
-    optional = {name for name, (_, shape) in kinds.items() if math.prod(shape) == 0}
-    if len(given) != len(tensors) or given.keys() - kinds.keys():
-        raise RequestError(f"inputs must be each once: {', '.join(kinds)}")
-    if missing := sorted(kinds.keys() - given.keys() - optional):
-        raise RequestError(f"inputs are missing: {', '.join(missing)}")
-    count = tensors[0].rows
-    arrays = {name: _array(given.get(name), name, *kinds[name], count) for name in kinds}
-    _check_ids(arrays, spec)
-    inputs = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    return EncodedRows(batch_of(inputs))
+
+    def __init__(self, dataset: Dataset, spec: ModelSpec) -> None:
+        names = {kind: name for name, kind in DATATYPES.items()}
+        self.kinds: dict[str, tuple[str, tuple[int, ...]]] = {
+            DENSE: ("FP32", (spec.num_dense,)),
+            SPARSE: ("INT64", (len(spec.table_rows),)),
+        }
+        for name, like in sorted(Layout(dataset).padding().tensors.items()):
+            self.kinds[name] = (names[like.numpy().dtype.type], tuple(like.shape[1:]))
+        self._optional = {name for name, (_, shape) in self.kinds.items() if not math.prod(shape)}
+        self._table_rows = {SPARSE: np.array(spec.table_rows, np.int64)}
+        for name, (rows, _) in spec.id_lists.items():
+            self._table_rows[name] = np.array([rows], np.int64)
+        self._longest = {
+            name: self.kinds[name.removesuffix(LENGTH)][1][0]
+            for name in self.kinds
+            if name.endswith(LENGTH) and name.removesuffix(LENGTH) in self.kinds
+        }
+
+    def rows(self, tensors: Sequence[NamedTensor]) -> EncodedRows:
+        """
+        Raises:
+            RequestError: an input is missing, not known, of another shape or type, or has ids that
+                no table has.
+        """
+        given = {tensor.name: tensor for tensor in tensors}
+        if len(given) != len(tensors) or given.keys() - self.kinds.keys():
+            raise RequestError(f"inputs must be each once: {', '.join(self.kinds)}")
+        if missing := sorted(self.kinds.keys() - given.keys() - self._optional):
+            raise RequestError(f"inputs are missing: {', '.join(missing)}")
+        count = tensors[0].rows
+        arrays = {
+            name: _array(given.get(name), name, datatype, (count, *shape))
+            for name, (datatype, shape) in self.kinds.items()
+        }
+        self._check_ids(arrays)
+        return EncodedRows(arrays)
+
+    def _check_ids(self, arrays: Arrays) -> None:
+        for name, most in self._table_rows.items():
+            if ((arrays[name] < 0) | (arrays[name] >= most)).any():
+                raise RequestError(f"input {name!r} has ids that the model has no rows for")
+        for name, longest in self._longest.items():
+            if ((arrays[name] < 0) | (arrays[name] > longest)).any():
+                raise RequestError(f"input {name!r} has lengths that no list of its tensor has")
 
 
 def _array(
-    tensor: NamedTensor | None, name: str, datatype: str, shape: tuple[int, ...], count: int
+    tensor: NamedTensor | None, name: str, datatype: str, wanted: tuple[int, ...]
 ) -> npt.NDArray[Any]:
+    """The input's values in memory of their own; zeros of one that may be absent."""
     kind = DATATYPES[datatype]
     if tensor is None:
-        return np.zeros((count, *shape), kind)
-    wanted = (count, *shape)
-    found = tensor.array() if isinstance(tensor.data, np.ndarray) else _with_nan(tensor, datatype)
+        return np.zeros(wanted, kind)
+    found = tensor.data if isinstance(tensor.data, np.ndarray) else _with_nan(tensor, datatype)
     if tensor.shape != wanted or not np.can_cast(found.dtype, kind, "same_kind"):
         raise RequestError(
             f"input {name!r} is {tensor.datatype} {list(tensor.shape)}, not {datatype} "
             f"{list(wanted)}"
         )
-    return found.astype(kind).copy()
+    return np.array(found, kind)
 
 
 def _with_nan(tensor: NamedTensor, datatype: str) -> npt.NDArray[Any]:
@@ -100,17 +133,3 @@ def _with_nan(tensor: NamedTensor, datatype: str) -> npt.NDArray[Any]:
         return np.array(values, np.float32).reshape(tensor.shape)
     except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(f"input {tensor.name!r} has values that are no numbers") from error
-
-
-def _check_ids(arrays: Mapping[str, npt.NDArray[Any]], spec: ModelSpec) -> None:
-    limits = {SPARSE: np.array(spec.table_rows, np.int64)}
-    for name, (rows, _) in spec.id_lists.items():
-        limits[name] = np.array([rows], np.int64)
-    for name, most in limits.items():
-        if arrays[name].size and ((arrays[name] < 0) | (arrays[name] >= most)).any():
-            raise RequestError(f"input {name!r} has ids that the model has no rows for")
-    for name, array in arrays.items():
-        if name.endswith(LENGTH) and name.removesuffix(LENGTH) in arrays:
-            longest = arrays[name.removesuffix(LENGTH)].shape[1]
-            if ((array < 0) | (array > longest)).any():
-                raise RequestError(f"input {name!r} has lengths that no list of its tensor has")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ DATATYPES: dict[str, type[np.generic]] = {
 BYTES = "BYTES"
 _LENGTH = struct.Struct("<I")
 _MOST_NAME, _MOST_DIMENSIONS = 256, 8
+# What values of JSON may be; of other datatypes numbers.
+_KINDS: dict[str, set[type]] = {
+    name: {bool} if kind is np.bool_ else {int}
+    for name, kind in DATATYPES.items()
+    if not issubclass(kind, np.floating)
+}
 
 
 @dataclass(frozen=True)
@@ -51,17 +58,6 @@ class NamedTensor:
     @property
     def rows(self) -> int:
         return self.shape[0]
-
-    def array(self) -> npt.NDArray[Any]:
-        """
-        Raises:
-            RequestError: it is no tensor of numbers, or lacks some.
-        """
-        if not isinstance(self.data, np.ndarray):
-            raise RequestError(
-                f"input {self.name!r} is {self.datatype}, or has nulls: give numbers"
-            )
-        return self.data
 
 
 def checked_shape(name: Any, datatype: Any, shape: Any) -> tuple[int, ...]:
@@ -93,16 +89,13 @@ def of_json(tree: Any) -> NamedTensor:
         raise RequestError("each input needs name, datatype, shape and data")
     name, datatype = tree.get("name"), tree.get("datatype")
     shape = checked_shape(name, datatype, tree.get("shape"))
-    values = list(_flat(tree["data"]))
+    values, kinds = _flat(tree["data"])
     if len(values) != math.prod(shape):
         raise RequestError(f"input {name!r} has {len(values)} values, its shape {list(shape)}")
-    if datatype == BYTES or None in values:
+    if datatype == BYTES or type(None) in kinds:
         return NamedTensor(str(name), str(datatype), shape, values)
-    kinds = bool if datatype == "BOOL" else (int, float)
-    if not all(isinstance(value, kinds) for value in values):
+    if not kinds <= _KINDS.get(str(datatype), {int, float}):
         raise RequestError(f"input {name!r}: not all of its values are of {datatype}")
-    if str(datatype).startswith(("INT", "UINT")) and any(isinstance(v, float) for v in values):
-        raise RequestError(f"input {name!r}: not all of its values are whole numbers")
     try:
         array = np.array(values, DATATYPES[str(datatype)]).reshape(shape)
     except (OverflowError, ValueError) as error:
@@ -110,13 +103,20 @@ def of_json(tree: Any) -> NamedTensor:
     return NamedTensor(str(name), str(datatype), shape, array)
 
 
-def _flat(data: Any) -> Iterator[Any]:
-    """Values of lists within lists, in order; the depth is bounded by that of the JSON."""
-    if isinstance(data, list):
-        for part in data:
-            yield from _flat(part)
-    else:
-        yield data
+def _flat(data: Any) -> tuple[list[Any], set[type]]:
+    """Values of lists within lists, in order, and their types.
+
+    Raises:
+        RequestError: the lists are deeper than a shape may be long.
+    """
+    values = data if isinstance(data, list) else [data]
+    for _ in range(_MOST_DIMENSIONS):
+        kinds = set(map(type, values))
+        if list not in kinds:
+            return values, kinds
+        parts = (one if isinstance(one, list) else (one,) for one in values)
+        values = list(chain.from_iterable(parts))
+    raise RequestError(f"data may have lists {_MOST_DIMENSIONS} deep at most")
 
 
 def of_bytes(name: str, datatype: str, shape: tuple[int, ...], content: memoryview) -> NamedTensor:

@@ -31,8 +31,8 @@ def test_numbers_come_back_with_their_bits(data: st.DataObject, datatype: str) -
     array = data.draw(hnp.arrays(DATATYPES[datatype], shape))
     tensor = NamedTensor("x", datatype, shape, array)
     found = of_bytes("x", datatype, shape, memoryview(as_bytes(tensor)))
-    assert found.array().tobytes() == array.tobytes()
-    assert found.array().shape == shape
+    assert np.asarray(found.data).tobytes() == array.tobytes()
+    assert np.asarray(found.data).shape == shape
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5))

@@ -1,0 +1,80 @@
+"""The body of an infer request over HTTP: JSON, and binary tensors behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.serve.request.errors import RequestError
+from jobs.serve.request.tensors import NamedTensor, checked_shape, of_bytes, of_json
+
+# Bytes of the JSON before binary tensors.
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+def split(content: bytes, header: str | None) -> tuple[Any, memoryview]:
+    """The JSON, and the bytes of binary tensors behind it.
+
+    Args:
+        header: the value of `HEADER_LENGTH`; None where there are no binary tensors.
+
+    Raises:
+        RequestError: the header or the JSON is malformed.
+    """
+    if header is None:
+        return parsed(content), memoryview(b"")
+    if not header.isascii() or not header.isdigit() or int(header) > len(content):
+        raise RequestError(f"{HEADER_LENGTH} must be the size of the JSON before the tensors")
+    size = int(header)
+    return parsed(content[:size]), memoryview(content)[size:]
+
+
+def parsed(content: bytes) -> Any:
+    """The JSON.
+
+    Raises:
+        RequestError: it is none; NaN and Infinity are not JSON's.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("the body is no JSON that is taken here") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def tensors_of(tree: Any, binary: memoryview) -> list[NamedTensor]:
+    """The inputs of a request's JSON, some of them in the bytes behind it.
+
+    Raises:
+        RequestError: they are not as the protocol says.
+    """
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("inputs"), list):
+        raise RequestError("a request needs a list of inputs")
+    tensors: list[NamedTensor] = []
+    place = 0
+    for one in tree["inputs"]:
+        size = parameters_of(one).get("binary_data_size")
+        if size is None:
+            tensors.append(of_json(one))
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or not size >= 0:
+            raise RequestError("binary_data_size must be a number of bytes")
+        if place + size > len(binary):
+            raise RequestError("there are fewer bytes than the inputs' binary_data_size say")
+        name, datatype = one.get("name"), one.get("datatype")
+        shape = checked_shape(name, datatype, one.get("shape"))
+        tensors.append(of_bytes(name, datatype, shape, binary[place : place + size]))
+        place += size
+    if place != len(binary):
+        raise RequestError("there are more bytes than the inputs' binary_data_size say")
+    return tensors
+
+
+def parameters_of(tree: Any) -> Mapping[str, Any]:
+    """The `parameters` of a request, an input or an output; none where they are no mapping."""
+    found = tree.get("parameters") if isinstance(tree, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
