@@ -29,13 +29,13 @@ $(stamp):
 	$(PYTHON) -m venv $(VENV)
 	$(install) 'setuptools<81' wheel packaging numpy torch cloudpickle psutil pyyaml cffi
 	tools/build_horovod.sh $(bin)/python $(WHEELS) > $(VENV)/horovod-wheel
-	$(install) --no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,horovod,onnx,s3,serve]'
+	$(install) --no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,gcs,hdfs,horovod,onnx,s3,serve]'
 	$(bin)/python -m pip check
 	@rm -f $(VENV)/.millstream-* && touch $(stamp)
 
 $(dev): $(stamp)
 	@echo "Adding what tests, style and types need: about a minute."
-	$(install) --no-build-isolation -e '.[demo,dev,horovod,onnx,s3,serve]'
+	$(install) --no-build-isolation -e '.[demo,dev,gcs,hdfs,horovod,onnx,s3,serve]'
 	$(bin)/python -m pip check
 	@touch $(dev)
 
@@ -54,7 +54,7 @@ test: $(dev)
 # Petastorm as it was, nor training of real sizes.
 test-slow: $(dev)
 	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/measure/test_size.py \
-		tests/base/test_quiet.py \
+		tests/base/test_quiet.py tests/stores \
 		tests/laws tests/faults/test_etl_kills.py tests/faults/test_score_kills.py tests/nightly/test_deaths.py
 
 test-all: $(dev)

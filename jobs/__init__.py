@@ -3,12 +3,13 @@
 Imports point up this list, and within a room up its own; `tests/test_house.py` holds that.
 
     base/        errors and exit codes, the Spark session, digests, hashes
+    stores/      files by their URLs: what a lake needs of a store, and each store's way
     rows/        the row engine: pieces of raw files to judged tables     (Arrow, DuckDB; no Spark)
       base/        names, types, the database in process
       read/        files listed, cut into pieces, parsed to texts
       judge/       types, parents, expressions, rules, values, identity
     settings/    one frozen tree of settings, from YAML and `--set`
-    lake/        tables and commits, stores, lock, ledger, manifest, examples, state
+    lake/        tables and commits, lock, ledger, manifest, examples, state
     etl/         raw files become validated, split, encoded shards        (Spark)
       raw/         the sources of a declaration and their files
       fit/         counts, the id log, states, expectations

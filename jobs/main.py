@@ -92,7 +92,7 @@ def _ran(call: Call) -> int:
 
 def _unexpected(error: BaseException) -> int:
     # Only here: it loads fsspec, which help and completion need not wait for.
-    from jobs.lake.store import is_of_client, store_failed
+    from jobs.stores.errors import is_of_client, store_failed
 
     if is_of_client(error):
         say(f"millstream: {store_failed(error)}", sys.stderr)

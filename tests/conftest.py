@@ -11,6 +11,8 @@ from hypothesis import settings
 from pyspark.sql import SparkSession
 
 if TYPE_CHECKING:
+    from tests.builders.google import Google
+    from tests.builders.hdfs import Hdfs
     from tests.builders.s3 import S3
 
 # Before the JVM starts: Spark and Horovod talk over loopback only.
@@ -55,3 +57,36 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
         monkeypatch.setenv(name, value)
     s3_server.make_bucket()
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def hdfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
+    from tests.builders.hdfs import serving
+
+    with serving(tmp_path_factory.mktemp("hdfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def hdfs(hdfs_server: Hdfs, monkeypatch: pytest.MonkeyPatch) -> Hdfs:
+    """HDFS on loopback, with one data node; shared by all tests. Ask for it in slow tests only."""
+    for name, value in hdfs_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return hdfs_server
+
+
+@pytest.fixture(scope="session")
+def google_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Google]:
+    from tests.builders.google import serving
+
+    with serving(tmp_path_factory.mktemp("google")) as server:
+        yield server
+
+
+@pytest.fixture
+def google(google_server: Google, monkeypatch: pytest.MonkeyPatch) -> Google:
+    """Google's store on loopback; the bucket is shared by all tests."""
+    for name, value in google_server.environment.items():
+        monkeypatch.setenv(name, value)
+    google_server.make_bucket()
+    return google_server

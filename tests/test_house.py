@@ -19,6 +19,7 @@ ORDER = [
     "jobs.base",
     "jobs.petastorm_legacy",
     "jobs.petastorm_arrow",
+    "jobs.stores",
     "jobs.rows.base",
     "jobs.rows.read",
     "jobs.rows.judge",

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.base.errors import DataRefused
-from jobs.lake.store import read_json, write_whole
+from jobs.stores.files import read_json, write_whole
 
 COMMON_METADATA = "_common_metadata"
 

@@ -25,7 +25,7 @@ import psutil
 from jobs.base.bounded import attempt
 from jobs.base.errors import Locked
 from jobs.lake.lake import Lake
-from jobs.lake.store import Guarded, guarded, read_json
+from jobs.stores.files import Guarded
 
 log = logging.getLogger("millstream.lake")
 
@@ -50,7 +50,7 @@ class Claim:
 
     def check(self) -> None:
         """Raises Locked when another run has taken the lock over."""
-        now, _ = _read(guarded(self.url))
+        now, _ = _read(Guarded(self.url))
         if not _is_of(now, self.token):
             raise Locked(
                 f"the lock {self.url} was taken over by {_name(now)}",
@@ -117,7 +117,7 @@ def stage_lock(lake: Lake, stage: str, run: str) -> Iterator[StageLock]:
         Locked: a live run holds it; the message names the run, host and pid.
         ConfigError: the lake's store cannot keep a lock.
     """
-    file = guarded(lake.folder("locks", f"{stage}.json"))
+    file = Guarded(lake.folder("locks", f"{stage}.json"))
     before, tag = _read(file)
     if before is not None and _is_live(before):
         raise _held(lake, stage, before)
@@ -143,8 +143,8 @@ def live_runs(lake: Lake) -> set[str]:
     """The runs that hold a lock of this data set now."""
     fs, folder = fsspec.core.url_to_fs(lake.folder("locks"))
     paths = fs.glob(f"{folder}/*.json") if fs.exists(folder) else []
-    holders = (read_json(fs.unstrip_protocol(path)) for path in paths)
-    return {holder["run"] for holder in holders if _is_live(holder)}
+    holders = (_read(Guarded(fs.unstrip_protocol(path)))[0] for path in paths)
+    return {holder["run"] for holder in holders if holder is not None and _is_live(holder)}
 
 
 def _is_of(holder: dict[str, Any] | None, token: int) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from jobs.base.errors import DataRefused
 from jobs.base.quantiles import Buckets, quantiles
 from jobs.lake.lake import Lake
-from jobs.lake.store import read_json, write_json
+from jobs.stores.files import read_json, write_json
 from schemas.dataset import Dataset
 
 

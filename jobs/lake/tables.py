@@ -20,7 +20,7 @@ from deltalake.transaction import create_table_with_add_actions
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import KEEP_LOG, add_action, schema_difference, unreadable, with_token
 from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered
-from jobs.lake.store import delta_options
+from jobs.stores.files import delta_options
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

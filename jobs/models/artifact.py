@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jobs.base.errors import DataRefused
-from jobs.lake.store import folder_to_write, local_file
 from jobs.models.build import Model, build_model
 from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
 from jobs.models.spec import ModelSpec
+from jobs.stores.files import folder_to_write, local_file
 
 WEIGHTS, MOMENTS, CARD = "model.safetensors", "optimizer.safetensors", "model.json"
 FORMAT = 1

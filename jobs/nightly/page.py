@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jobs.base import pages
 from jobs.lake.lake import Lake
-from jobs.lake.store import write_whole
 from jobs.nightly.record import Record
+from jobs.stores.files import write_whole
 
 # Counts of rows that were refused with a reason of their own.
 REFUSED_ROWS = ("quarantined", "label_absent")

@@ -16,8 +16,8 @@ import fsspec
 
 from jobs.base.errors import ConfigError
 from jobs.lake.lake import Lake
-from jobs.lake.store import read_json, write_whole
 from jobs.nightly.names import STEPS
+from jobs.stores.files import read_json, write_whole
 
 # They make the night's model and decide on it; without its data there is none.
 MODEL_STEPS = ("train", "evaluate", "gate")

@@ -16,9 +16,9 @@ import fsspec
 
 from jobs.base.errors import ConfigError, DataRefused, Locked
 from jobs.lake.lake import Lake
-from jobs.lake.store import is_object_store, read_json
 from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
 from jobs.registry.version import ModelVersion
+from jobs.stores.files import is_object_store, read_json
 
 # Tracking servers take tags of 5,000 characters; longer texts go to the lake, by their digest.
 LONGEST_TAG = 5_000

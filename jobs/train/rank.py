@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from jobs.lake.store import read_json
 from jobs.models.artifact import CARD
 from jobs.models.build import build_model
+from jobs.stores.files import read_json
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.best import save_best
 from jobs.train.keep.checkpoint import listed, load

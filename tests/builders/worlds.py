@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "millstream").expanduser()
 
 
 def interpreter(name: str) -> str:
     """Of the environment that `tools/NAME_world.txt` lists."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "millstream").expanduser()
-    command = [str(ROOT / "tools" / "world.sh"), name, sys.executable, str(cache)]
+    command = [str(ROOT / "tools" / "world.sh"), name, sys.executable, str(CACHE)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()

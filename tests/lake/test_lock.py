@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -16,23 +17,30 @@ from jobs.base.errors import ConfigError, Locked
 from jobs.lake import lock
 from jobs.lake.lake import Lake
 from jobs.lake.lock import stage_lock
-from jobs.lake.store import guarded, read_json, write_json
+from jobs.stores.files import Guarded
 from tests.builders.s3 import S3, SILENCE
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", pytest.param("hdfs", marks=pytest.mark.slow)])
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     if request.param == "local":
         return Lake(str(tmp_path), "made_up")
-    return Lake(request.getfixturevalue("s3").url(tmp_path.name), "made_up")
+    return Lake(request.getfixturevalue(request.param).url(tmp_path.name), "made_up")
 
 
 def holder(lake: Lake) -> dict[str, Any]:
-    return dict(read_json(lake.folder("locks", "etl.json")))
+    content, _ = Guarded(lake.folder("locks", "etl.json")).read()
+    assert content is not None
+    return dict(json.loads(content))
 
 
 def rewrite(lake: Lake, **changes: Any) -> None:
-    write_json(lake.folder("locks", "etl.json"), {**holder(lake), **changes})
+    file = Guarded(lake.folder("locks", "etl.json"))
+    swapped = False
+    while not swapped:
+        # A renewal may come between.
+        _, tag = file.read()
+        swapped = file.swap(json.dumps({**holder(lake), **changes}).encode(), tag)
 
 
 def test_a_second_holder_is_refused_and_told_who_the_first_is(lake: Lake) -> None:
@@ -201,7 +209,7 @@ def test_of_many_that_take_it_at_once_one_holds_it(lake: Lake) -> None:
 
 
 def test_a_write_guarded_by_what_was_read_is_refused_after_another(lake: Lake) -> None:
-    file = guarded(lake.folder("locks", "x.json"))
+    file = Guarded(lake.folder("locks", "x.json"))
     assert file.read()[0] is None
     _, absent = file.read()
     assert file.swap(b"first", absent)
@@ -217,7 +225,7 @@ def test_a_write_guarded_by_what_was_read_is_refused_after_another(lake: Lake) -
 
 def test_a_store_that_cannot_keep_a_lock_is_refused() -> None:
     with (
-        pytest.raises(ConfigError, match="cannot be guarded"),
+        pytest.raises(ConfigError, match="cannot guard a file"),
         stage_lock(Lake("memory://bucket/lake", "made_up"), "etl", "run"),
     ):
         pass

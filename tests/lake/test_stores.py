@@ -21,13 +21,13 @@ from jobs.lake.ledger import LedgerRow, read_ledger, record
 from jobs.lake.lock import stage_lock
 from jobs.lake.manifest import write_manifest
 from jobs.lake.state import State, Vocabulary, load_state, save_state
-from jobs.lake.store import read_json, write_json
 from jobs.main import main
 from jobs.models.artifact import load_model, save_model
 from jobs.models.build import build_model, predict
 from jobs.registry.files import keep_model
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
+from jobs.stores.files import read_json, write_json
 from jobs.train import job
 from jobs.train.read.reader import StoreTimeout
 from jobs.train.read.stream import Stream

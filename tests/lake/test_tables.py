@@ -15,8 +15,8 @@ from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, new_run_id, read_ledger, record
 from jobs.lake.manifest import Shard, read_manifest, write_manifest
-from jobs.lake.store import read_json, write_json
 from jobs.lake.tables import Table
+from jobs.stores.files import read_json, write_json
 from schemas.dataset import struct_type
 
 SCHEMA = struct_type([("x", "bigint"), ("ds", "string"), ("split", "string")])

@@ -17,10 +17,10 @@ from jobs.base.errors import ConfigError, DataRefused, Locked
 from jobs.lake.ledger import read_ledger
 from jobs.lake.lock import stage_lock
 from jobs.lake.state import load_state
-from jobs.lake.store import read_json, write_json
 from jobs.models.artifact import load_model
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
+from jobs.stores.files import read_json, write_json
 from jobs.train import job
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import Snapshot

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from jobs.base.xxhash import xxhash64
 from jobs.etl.parcels import local_folder
-from jobs.lake.store import write_stream
+from jobs.stores.files import write_stream
 
 Ints = npt.NDArray[np.int64]
 

@@ -29,8 +29,8 @@ from jobs.etl.fit.counting import (
     merged_numbers,
 )
 from jobs.etl.parcels import Numbers, gathered, opened, parcels
-from jobs.lake.store import write_stream
 from jobs.rows.base.names import DS
+from jobs.stores.files import write_stream
 from schemas.dataset import Dataset
 
 CONTRIBUTIONS = StructType(

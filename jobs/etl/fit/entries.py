@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from jobs.etl.fit.history import CountHistory, of_fields
 from jobs.lake.files import NewFile
-from jobs.lake.store import write_stream
 from jobs.lake.tables import Table
 from jobs.rows.base.names import DS
+from jobs.stores.files import write_stream
 from schemas.dataset import Dataset
 from schemas.field import WithIds
 

@@ -28,11 +28,11 @@ from jobs.etl.judge.files import FILE, NEW_ID, PATCHES, ROW_NUMBER, JudgedFile
 from jobs.etl.judge.judging import JudgedRows
 from jobs.etl.judge.tasks import REPEATED
 from jobs.etl.parcels import PARCELS, Ints, exchanged, received, stream_parcels, streamed
-from jobs.lake.store import write_stream
 from jobs.rows.base.arrays import whole, without_dictionaries
 from jobs.rows.base.names import DS, DUPLICATE_KEY, RAW, SOURCE_FILE, SPLIT
 from jobs.rows.judge.identity import row_ids_of_lines
 from jobs.rows.judge.judged import REFUSED
+from jobs.stores.files import write_stream
 from schemas.dataset import ROW_ID, Dataset
 
 # A key may have any name that does not begin so.

@@ -24,11 +24,11 @@ from jobs.base.xxhash import xxhash64_of_rows
 from jobs.etl.judge.said import refusal_of
 from jobs.etl.parcels import PARCELS, Numbers, exchanged, received, stream_parcels, streamed
 from jobs.etl.raw.sources import RawSources
-from jobs.lake.store import write_stream
 from jobs.rows.judge.engine import Engine
 from jobs.rows.judge.parents import keyed_rows, refuse_repeated, typed_rows
 from jobs.rows.judge.statement import PLACE, key_column
 from jobs.rows.read.pieces import Piece, cut, read_rows, shares
+from jobs.stores.files import write_stream
 from schemas.dataset import Dataset
 from schemas.source import Join, Source
 

@@ -20,9 +20,9 @@ from jobs.etl.judge.files import RowsWriter
 from jobs.etl.judge.parents import ASIDE, LargeParent, rows_by_key, with_parent
 from jobs.etl.judge.said import Said, parcel
 from jobs.etl.parcels import Ints, opened, parcels, received
-from jobs.lake.store import write_stream
 from jobs.rows.judge.engine import Engine
 from jobs.rows.read.pieces import Piece, read_rows
+from jobs.stores.files import write_stream
 from schemas.dataset import ROW_ID
 from schemas.expect import Expectation
 

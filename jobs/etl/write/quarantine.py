@@ -21,10 +21,10 @@ from jobs.base.xxhash import xxhash64_of_rows
 from jobs.etl.judge.files import JudgedFile
 from jobs.etl.parcels import PARCELS, exchanged, gathered, opened, parcels, received
 from jobs.lake.files import NewFile
-from jobs.lake.store import write_stream
 from jobs.lake.tables import Table
 from jobs.rows.base.names import DS, RAW, REASONS, SOURCE_FILE, UNDATED
 from jobs.rows.judge.judged import REFUSED
+from jobs.stores.files import write_stream
 
 STAGE = "stage"
 # Not `run`: that is a level of the folders, which Spark would take for the column.

@@ -23,9 +23,9 @@ from jobs.etl.parcels import exchanged, opened, received
 from jobs.etl.write.digests import DIGESTS, Digests, read_back
 from jobs.etl.write.layout import ShardLayout
 from jobs.lake.manifest import UINT64, Shard
-from jobs.lake.store import write_stream, write_whole
 from jobs.lake.tables import Table
 from jobs.rows.base.names import DS, SPLIT
+from jobs.stores.files import write_stream, write_whole
 from schemas.dataset import ROW_ID, Dataset, struct_type
 from schemas.stored import arrow_schema
 

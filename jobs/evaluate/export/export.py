@@ -37,11 +37,11 @@ from jobs.evaluate.predict.exported import Inputs, batch_of, scores, session
 from jobs.evaluate.predict.predict import Predictor
 from jobs.lake.lake import Lake
 from jobs.lake.state import load_state
-from jobs.lake.store import write_folder, write_whole
 from jobs.models.artifact import LoadedModel
 from jobs.models.build import Model, predict, scores_of
 from jobs.models.spec import ModelSpec
 from jobs.registry.version import ModelVersion
+from jobs.stores.files import write_folder, write_whole
 from schemas.dataset import Dataset
 
 Format = Literal["onnx", "torchscript"]

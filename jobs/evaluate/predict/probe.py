@@ -29,7 +29,7 @@ from jobs.evaluate.predict.blocks import block_scores
 from jobs.evaluate.predict.exported import batch_of, inputs_of
 from jobs.evaluate.predict.predict import Forward, IdMaps, with_model_ids
 from jobs.lake.lake import Lake
-from jobs.lake.store import write_whole
+from jobs.stores.files import write_whole
 from schemas.dataset import Dataset
 
 ROWS = 64

@@ -41,9 +41,9 @@ from jobs.evaluate.predict.predictions import (
 )
 from jobs.lake.files import NewFile, tables_of
 from jobs.lake.manifest import UINT64
-from jobs.lake.store import write_stream
 from jobs.lake.tables import Table
 from jobs.rows.base.names import DS
+from jobs.stores.files import write_stream
 from schemas.dataset import ROW_ID, Dataset
 
 _FILE_ROWS = 1_000_000

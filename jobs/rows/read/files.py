@@ -12,7 +12,8 @@ from typing import Any
 
 import fsspec
 
-from jobs.base.errors import ConfigError, DataRefused, NoRawFile
+from jobs.base.errors import DataRefused, NoRawFile
+from jobs.stores.files import store_at
 
 _GLOB = re.compile(r"[*?\[{]")
 
@@ -47,7 +48,7 @@ def find_files(path: str, dates: Sequence[str]) -> list[RawFile]:
         ConfigError: there is no client for the path's store.
     """
     days = list(dates) if "{ds}" in path else [""]
-    fs, _ = _store(path)
+    fs = store_at(path)[0].fs
     with ThreadPoolExecutor(min(16, len(days))) as threads:
         found = list(threads.map(partial(_files_of, fs, path), days))
     if missing := [
@@ -131,17 +132,6 @@ def stamp_of(info: dict[str, Any]) -> str:
 def _url(fs: Any, name: str) -> str:
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return name if protocol == "file" else str(fs.unstrip_protocol(name))
-
-
-def _store(path: str) -> tuple[Any, str]:
-    try:
-        return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"no client for the store of {path}: {error}",
-            "a path of a store that fsspec knows",
-            "install the store's package for fsspec, such as s3fs",
-        ) from error
 
 
 def refuse_changed(file: RawFile) -> None:

@@ -23,7 +23,6 @@ from jobs.etl.encode.encoder import id_map
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.lake.state import State, load_state
-from jobs.lake.store import read_json
 from jobs.models.artifact import CARD, load_model, load_moments
 from jobs.models.build import Model
 from jobs.models.identity import Identity, refuse_changed_card
@@ -33,6 +32,7 @@ from jobs.models.spec import ModelSpec
 from jobs.registry.registry import Registry
 from jobs.registry.version import CHAMPION
 from jobs.settings.settings import Settings
+from jobs.stores.files import read_json
 from jobs.train.step.moments import Origin, set_moments
 from jobs.train.step.step import Step
 

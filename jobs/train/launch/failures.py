@@ -18,7 +18,7 @@ import fsspec
 from jobs.base import errors
 from jobs.base.bounded import attempt
 from jobs.base.errors import MillstreamError
-from jobs.lake.store import read_json, write_json
+from jobs.stores.files import read_json, write_json
 from jobs.train.exchange.exchange import PeersSilent
 
 # Longest writing of a reason. The other ranks wait for this one to end.

@@ -21,8 +21,8 @@ from jobs.base.errors import DataRefused
 from jobs.batch.layout import Layout
 from jobs.batch.tensors import Words
 from jobs.lake.manifest import Shard
-from jobs.lake.store import is_of_client
 from jobs.petastorm_arrow import WorkerBase
+from jobs.stores.errors import is_of_client
 from jobs.train.order.plan import Window
 from jobs.train.read.columns_to_rows import ColumnsToRows
 from jobs.train.read.memory import MemoryBudget, WindowBuffer

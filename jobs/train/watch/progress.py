@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jobs.base.bounded import attempt
-from jobs.lake.store import read_json, write_json
+from jobs.stores.files import read_json, write_json
 
 log = logging.getLogger("millstream.train")
 SECONDS_BETWEEN_LINES = 10.0

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from jobs.base.errors import DataRefused, MillstreamError
-from jobs.lake.store import write_json
+from jobs.stores.files import write_json
 from jobs.train.exchange.exchange import PeersSilent
 from jobs.train.launch import failures
 from jobs.train.launch.failures import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.lake.store import write_json
+from jobs.stores.files import write_json
 from jobs.train.watch import progress
 from jobs.train.watch.progress import Console, Notes, relayed
 from tests.builders.s3 import S3, SILENCE

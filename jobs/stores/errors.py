@@ -1,0 +1,55 @@
+"""What stores and their clients raise, in a user's words."""
+
+from __future__ import annotations
+
+from jobs.base.errors import MillstreamError
+
+# Packages of the clients under fsspec.
+_CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs", "google")
+
+# What a store says -> what to do, the first that fits.
+_REMEDIES = {
+    "safe mode": "wait until `hdfs dfsadmin -safemode get` says OFF; a name node that stays in it "
+    "misses blocks, or its disk is full",
+    "SafeMode": "wait until `hdfs dfsadmin -safemode get` says OFF",
+    "NSQuotaExceeded": "remove files below the folder that is named (`millstream vacuum`), or have "
+    "its quota raised: `hdfs dfsadmin -setQuota`",
+    "DSQuotaExceeded": "remove files below the folder that is named (`millstream vacuum`), or have "
+    "its quota raised: `hdfs dfsadmin -setSpaceQuota`",
+    "Permission denied: user=": "let this user (HADOOP_USER_NAME, or of the Kerberos ticket) write "
+    "there: `hdfs dfs -chown` or `-setfacl`",
+    "No NameNode hosts found": "name the name node, hdfs://HOST:PORT/..., or let HADOOP_CONF_DIR "
+    "hold the hdfs-site.xml that knows the nameservice",
+    "Connection refused": "start the store, or correct host and port in the URL",
+    "failed to lookup": "correct the host in the URL, or let HADOOP_CONF_DIR hold the "
+    "hdfs-site.xml that knows the nameservice",
+    "no end within": "see whether host and port are those of the store, and whether it is well",
+}
+
+
+class StoreFailed(OSError):
+    """A store did not do what it was asked; the message names it."""
+
+
+def is_of_client(error: BaseException) -> bool:
+    """Whether an error comes from a store's client; some of what those raise is no OSError."""
+    chain = [e for e in (error, error.__cause__) if e is not None]
+    return any(
+        type(e).__module__.partition(".")[0] in _CLIENTS or isinstance(e, StoreFailed)
+        for e in chain
+    ) or (isinstance(error, PermissionError) and "hdfs://" in str(error))
+
+
+def store_failed(error: BaseException) -> MillstreamError:
+    """The same error in a user's words."""
+    return MillstreamError(
+        f"the store failed: {type(error).__name__}: {error}",
+        "a store that answers, and lets this user read and write",
+        remedy_of(str(error)),
+    )
+
+
+def remedy_of(said: str) -> str:
+    """What to do about what a store said."""
+    known = (remedy for words, remedy in _REMEDIES.items() if words in said)
+    return next(known, "look at the endpoint and the credentials in the environment")
