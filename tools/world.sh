@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes an environment of its own for what cannot be in the project's, and keeps it: `airflow`, and
-# `petastorm` with the Arrow and NumPy that it was written for.
+# Makes an environment of its own for what cannot be in the project's, and keeps it: `airflow`,
+# `petastorm` with the Arrow and NumPy that it was written for, and `clients` of other servers.
 #
 #   tools/world.sh NAME PYTHON CACHE    prints the interpreter of the environment of NAME_world.txt
 #

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
@@ -45,7 +45,10 @@ def rest_app(service: Service, tokens: Sequence[str]) -> Router:
             Route("/invocations", _Endpoint(rest.counted(rest.invocations), "POST")),
             Route("/v2/health/live", _Endpoint(rest.live)),
             Route("/v2/health/ready", _Endpoint(rest.ready)),
+            # What MLflow's servers have.
             Route("/ping", _Endpoint(rest.ready)),
+            Route("/health", _Endpoint(rest.ready)),
+            Route("/version", _Endpoint(rest.version)),
             *(Route(f"{path}/ready", _Endpoint(rest.model_ready)) for path in paths),
             *(Route(path, _Endpoint(about)) for path in paths),
             Route("/v2", _Endpoint(rest.guarded(rest.server))),
@@ -134,6 +137,9 @@ class _Rest:
         names = {"name": "millstream", "version": "2", "extensions": ["binary_tensor_data"]}
         return JSONResponse({**names, "models": list(self._service.names)})
 
+    async def version(self, request: Request) -> Response:
+        return PlainTextResponse("2")
+
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.accounts.page(), media_type="text/plain; version=0.0.4")
 
@@ -179,7 +185,8 @@ class _Rest:
 
     async def invocations(self, request: Request) -> Response:
         content = await _body(request, self._service.settings)
-        columns = invoked_columns(parsed(content))
+        # MLflow's client writes what pandas has, NaN for what is missing.
+        columns = invoked_columns(parsed(content, float))
         rows = await self._service.invocations(columns, _timeout_s(request))
         return JSONResponse({"predictions": rows})
 

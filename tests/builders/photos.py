@@ -6,6 +6,7 @@ The other fields follow from the number in a file's name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ PHOTOS = Dataset(
     ),
 )
 
+# Without its tensor, which the cnn would take for a second image.
+ALBUM = replace(PHOTOS, fields=tuple(f for f in PHOTOS.fields if f.name != "vector"))
+
 
 def pixels(number: int, shape: tuple[int, ...] = SHAPE) -> npt.NDArray[np.uint8]:
     """Of the photo of that number, in colours red, green, blue."""
@@ -60,7 +64,12 @@ def encoded(image: npt.NDArray[Any], extension: str = ".jpg") -> bytes:
     return bytes(cv2.imencode(extension, image[..., ::-1] if image.ndim == 3 else image)[1])
 
 
-def write_photos(folder: Path, files: Mapping[str, bytes], labels: Mapping[str, object]) -> Raw:
+def write_photos(
+    folder: Path,
+    files: Mapping[str, bytes],
+    labels: Mapping[str, object],
+    declaration: str = "PHOTOS",
+) -> Raw:
     """The files, their labels and the settings that read them."""
     raw = Raw(folder)
     (folder / "photos").mkdir(parents=True)
@@ -69,7 +78,7 @@ def write_photos(folder: Path, files: Mapping[str, bytes], labels: Mapping[str, 
     lines = "".join(f"{name},{kind}\n" for name, kind in labels.items())
     (folder / "labels.csv").write_text(f"file,kind\n{lines}", encoding="utf-8")
     tree = {
-        "schema": "tests.builders.photos:PHOTOS",
+        "schema": f"tests.builders.photos:{declaration}",
         "lake": "lake",
         "etl": {
             "sources": {"photos": "photos", "labels": "labels.csv"},

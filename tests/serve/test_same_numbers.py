@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -59,22 +61,45 @@ def test_invocations_in_each_form(served: Served, server: Server, expected: dict
         assert {row["model_version"] for row in found} == {served.models[0]}
 
 
+@pytest.mark.parametrize(("whole", "missing"), [(int, None), (float, math.nan)])
 def test_numbers_are_judged_as_their_texts(
-    served: Served, server: Server, expected: dict[str, Any]
+    served: Served,
+    server: Server,
+    expected: dict[str, Any],
+    whole: Callable[[str], float],
+    missing: float | None,
 ) -> None:
-    """JSON's own numbers and nulls, where the values have such."""
+    """JSON's own numbers and nulls, and what pandas makes of integers of which some are missing."""
 
     def typed(name: str, text: str) -> Any:
         if text in ("NA", ""):
-            return None
+            return missing
         try:
-            return {"visit": int, "age": int, "amount": float}.get(name, str)(text)
+            return {"visit": whole, "age": whole, "amount": float}.get(name, str)(text)
         except ValueError:
             return text
 
     rows = [{name: typed(name, row[name]) for name in COLUMNS} for row in served.night]
     found = server.invoke(rows)
     check(served, expected, [r["score"] for r in found], [r["reasons"] for r in found])
+
+
+def test_whole_numbers_come_as_floating_tensors_too(
+    served: Served, server: Server, expected: dict[str, Any]
+) -> None:
+    (row,) = [row for row in served.night if row["visit"] == "240103000"]
+    values = {"visit": 2.40103e8, "age": float(row["age"]), "amount": float(row["amount"])}
+    inputs = [
+        {"name": name, "datatype": "FP64", "shape": [1], "data": [value]}
+        for name, value in values.items()
+    ]
+    inputs += [
+        {"name": name, "datatype": "BYTES", "shape": [1], "data": [row[name]]}
+        for name in ("day", "shop")
+    ]
+    outputs = server.post("/v2/models/visits/infer", {"inputs": inputs})["outputs"]
+    by_name = {one["name"]: one["data"] for one in outputs}
+    assert by_name == {"score": [pytest.approx(expected["240103000"], abs=1e-6)], "reasons": [""]}
 
 
 def texts(served: Served) -> list[NamedTensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobs.serve.request.errors import RequestError
@@ -30,20 +30,23 @@ def split(content: bytes, header: str | None) -> tuple[Any, memoryview]:
     return parsed(content[:size]), memoryview(content)[size:]
 
 
-def parsed(content: bytes) -> Any:
-    """The JSON.
-
-    Raises:
-        RequestError: it is none; NaN and Infinity are not JSON's.
-    """
-    try:
-        return json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RequestError("the body is no JSON that is taken here") from error
-
-
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
+
+
+def parsed(content: bytes, constant: Callable[[str], float] = _refuse_constant) -> Any:
+    """The JSON.
+
+    Args:
+        constant: makes a number of NaN, Infinity and -Infinity, which are not JSON's.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return json.loads(content, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("the body is no JSON that is taken here") from error
 
 
 def tensors_of(tree: Any, binary: memoryview) -> list[NamedTensor]:

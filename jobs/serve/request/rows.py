@@ -1,7 +1,9 @@
 """Rows of a request as the row engine takes them: a text a column, as if they stood in a file.
 
 A number becomes the shortest text that means it, so that it is judged as a line of a file with this
-text would be. NaN, null in JSON, an empty text and the source's `null_value` are null.
+text would be; a whole number of an integer column has no point, since pandas makes such columns
+floating where a value is missing. NaN, null in JSON, an empty text and the source's `null_value`
+are null.
 """
 
 from __future__ import annotations
@@ -126,7 +128,7 @@ def _column(column: Column, source: Source, values: Values | None, count: int) -
         return pa.nulls(count, kind if binary else pa.string())
     if binary:
         return _binary(column, values)
-    texts = _texts(column.name, values)
+    texts = _texts(column.name, values, pa.types.is_integer(kind))
     null = pc.is_in(texts, value_set=pa.array(["", source.null_value]))
     return pc.if_else(null, pa.scalar(None, pa.string()), texts)
 
@@ -134,7 +136,11 @@ def _column(column: Column, source: Source, values: Values | None, count: int) -
 def _binary(column: Column, values: Values) -> pa.Array:
     """Bytes, or their base64 where JSON brings them."""
     try:
-        found = [b64decode(v, validate=True) if isinstance(v, str) else v for v in values]
+        # MLflow's client breaks its lines.
+        found = [
+            b64decode(v.replace("\n", ""), validate=True) if isinstance(v, str) else v
+            for v in values
+        ]
         return pa.array(found, pa.binary())
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise RequestError(
@@ -142,19 +148,24 @@ def _binary(column: Column, values: Values) -> pa.Array:
         ) from error
 
 
-def _texts(name: str, values: Values) -> pa.StringArray:
+def _texts(name: str, values: Values, whole: bool) -> pa.StringArray:
+    """
+    Args:
+        whole: of an integer column.
+    """
     if isinstance(values, np.ndarray):
-        found = pa.array(values)
-        if pa.types.is_floating(found.type):
-            found = pc.if_else(pc.is_nan(found), pa.scalar(None, found.type), found)
-        return found.cast(pa.string())
+        floating = values.dtype.kind == "f"
+        if not floating or not whole:
+            found = pa.array(values, from_pandas=floating)
+            return found.cast(pa.string())
+        values = values.tolist()
     try:
-        return pa.array([_text(value) for value in values], pa.string())
+        return pa.array([_text(value, whole) for value in values], pa.string())
     except (pa.ArrowException, UnicodeDecodeError, UnicodeEncodeError, ValueError) as error:
         raise RequestError(f"column {name!r}: a value is no text or number") from error
 
 
-def _text(value: Any) -> str | None:
+def _text(value: Any, whole: bool) -> str | None:
     match value:
         case None | str():
             return value
@@ -165,7 +176,9 @@ def _text(value: Any) -> str | None:
         case int():
             return str(value)
         case float():
-            return None if math.isnan(value) else repr(value)
+            if math.isnan(value):
+                return None
+            return str(int(value)) if whole and value.is_integer() else repr(value)
     raise ValueError
 
 
