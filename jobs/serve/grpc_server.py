@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from jobs.serve.request.tensors import (
 )
 from jobs.serve.service import Answered, Service
 from jobs.settings.settings import Settings
+
+log = logging.getLogger("millstream.serve")
 
 
 def _made_from_proto() -> tuple[Any, Any]:
@@ -106,25 +109,28 @@ class _Inference:
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         service = self._service
-        left = context.time_remaining()
         try:
             with service.accounts.request(service.version):
                 self._check_caller(context)
                 if request is None:
                     raise RequestError("the request is no message of the protocol")
                 try:
-                    answered = await service.infer(
-                        request.model_name,
-                        request.model_version,
-                        _tensors(request),
-                        math.inf if left is None else left,
-                    )
+                    return await self._answer(request, context.time_remaining())
                 except RequestError:
                     raise
                 except Exception as error:
+                    log.exception("a request failed")
                     raise Failed("the request could not be answered") from error
         except RequestError as error:
             await _abort(context, error)
+
+    async def _answer(self, request: Any, left_s: float | None) -> Any:
+        answered = await self._service.infer(
+            request.model_name,
+            request.model_version,
+            _tensors(request),
+            math.inf if left_s is None else left_s,
+        )
         return _response(request, answered)
 
     def handler(self) -> Any:
@@ -188,8 +194,7 @@ def _of_contents(one: Any, shape: tuple[int, ...]) -> NamedTensor:
 
 def _response(request: Any, answered: Answered) -> Any:
     """With raw contents where the request had them."""
-    wanted = {one.name for one in request.outputs}
-    outputs = [one for one in answered.outputs if not wanted or one.name in wanted]
+    outputs = answered.asked({one.name for one in request.outputs})
     found = pb.ModelInferResponse(
         model_name=answered.model, model_version=answered.version, id=request.id
     )

@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jobs.serve.request.tensors import BYTES, DATATYPES
+
+_JSON, _TEXT = "application/json", "text/plain"
+
 _TENSOR = {
     "type": "object",
     "required": ["name", "datatype", "shape"],
     "properties": {
-        "name": {"type": "string"},
-        "datatype": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer"}},
+        "name": {"type": "string", "minLength": 1, "maxLength": 256},
+        "datatype": {"enum": [BYTES, *DATATYPES]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
         "data": {"type": "array", "items": {}},
         "parameters": {"type": "object"},
     },
 }
-_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}}
-_INFER = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
-        "outputs": {"type": "array", "items": {"type": "object"}},
-        "parameters": {"type": "object"},
-    },
-}
+_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _INFERRED = {
     "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
     "properties": {
         "model_name": {"type": "string"},
         "model_version": {"type": "string"},
@@ -38,13 +33,11 @@ _INFERRED = {
 }
 _INVOKED = {
     "type": "object",
-    "description": "One of the three.",
-    "properties": {
-        "dataframe_split": {"type": "object"},
-        "dataframe_records": {"type": "array", "items": {"type": "object"}},
-        "inputs": {"type": "object"},
-    },
+    "required": ["predictions"],
+    "properties": {"predictions": {"type": "array", "items": {"type": "object"}}},
 }
+# A value of a raw column: text as a file has it, a number, or none.
+_VALUE = {"type": ["string", "number", "boolean", "null"]}
 _ERRORS = {
     "400": "the request is not as it must be",
     "401": "no bearer token that is known here",
@@ -57,11 +50,13 @@ _ERRORS = {
 }
 
 
-def openapi(models: Sequence[str]) -> dict[str, Any]:
+def openapi(models: Sequence[str], live: str, columns: Sequence[str]) -> dict[str, Any]:
     """The document.
 
     Args:
         models: names that paths may have.
+        live: the version that they may have; empty where none is live.
+        columns: raw columns that each row has.
     """
     name = {
         "name": "name",
@@ -69,13 +64,20 @@ def openapi(models: Sequence[str]) -> dict[str, Any]:
         "required": True,
         "schema": {"type": "string", "enum": list(models)},
     }
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+    version = {**name, "name": "version", "schema": {"type": "string", "enum": [live]}}
+    alive, ready = _operation("The process answers."), _operation("A model is live.")
     paths: dict[str, Any] = {
-        "/v2/health/live": {"get": _operation("The process answers.")},
-        "/v2/health/ready": {"get": _operation("A model is live.")},
+        "/v2/health/live": {"get": alive},
+        **{path: {"get": ready} for path in ("/v2/health/ready", "/ping", "/health")},
         "/v2": {"get": _operation("What this server is.")},
-        "/metrics": {"get": _operation("Counts and times, as Prometheus reads them.")},
-        "/invocations": {"post": _operation("Scores, as MLflow's clients ask.", _INVOKED, {})},
+        "/version": {"get": _operation("Of the protocol.", kind=_TEXT)},
+        "/metrics": {"get": _operation("Counts and times, as Prometheus reads them.", kind=_TEXT)},
+        "/invocations": {
+            "post": {
+                **_operation("Scores of raw rows, as MLflow's clients ask.", _INVOKED),
+                "requestBody": {"required": True, **_content(_invocation(columns))},
+            }
+        },
     }
     for path, parameters in (
         ("/v2/models/{name}", [name]),
@@ -83,7 +85,8 @@ def openapi(models: Sequence[str]) -> dict[str, Any]:
     ):
         paths[path] = {"parameters": parameters, "get": _operation("Inputs and outputs.")}
         paths[f"{path}/ready"] = {"parameters": parameters, "get": _operation("It is live.")}
-        infer = _operation("Scores of rows.", _INFER, _INFERRED)
+        infer = _operation("Scores of rows.", _INFERRED)
+        infer["requestBody"] = {"required": True, **_content(_inference(columns))}
         paths[f"{path}/infer"] = {"parameters": parameters, "post": infer}
     return {
         "openapi": "3.1.0",
@@ -97,20 +100,67 @@ def openapi(models: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _invocation(columns: Sequence[str]) -> dict[str, Any]:
+    """Rows in one of MLflow's three forms. Columns of the label may be there too."""
+    names = {"type": "array", "items": {"enum": list(columns)}, "uniqueItems": True}
+    rows = {"type": "array", "items": _VALUE, "minItems": len(columns), "maxItems": len(columns)}
+    forms = {
+        "dataframe_records": {"type": "array", "items": _by_column(columns, _VALUE), "minItems": 1},
+        "dataframe_split": {
+            "type": "object",
+            "required": ["columns", "data"],
+            "properties": {
+                "columns": {**names, "minItems": len(columns)},
+                "data": {"type": "array", "items": rows, "minItems": 1},
+            },
+        },
+        "inputs": _by_column(columns, {"type": "array", "items": _VALUE, "minItems": 1}),
+    }
+    return {
+        "oneOf": [
+            {"type": "object", "required": [name], "properties": {name: form}}
+            for name, form in forms.items()
+        ],
+        "example": {"dataframe_records": [dict.fromkeys(columns, "1")]},
+    }
+
+
+def _by_column(columns: Sequence[str], schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(columns),
+        "properties": dict.fromkeys(columns, schema),
+        "additionalProperties": False,
+    }
+
+
+def _inference(columns: Sequence[str]) -> dict[str, Any]:
+    """Tensors; the example has those of a raw row."""
+    row = [{"name": name, "datatype": BYTES, "shape": [1], "data": ["1"]} for name in columns]
+    return {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
+            "outputs": {"type": "array", "items": {"type": "object"}},
+            "parameters": {"type": "object"},
+        },
+        "example": {"inputs": row},
+    }
+
+
 def _operation(
-    text: str, body: dict[str, Any] | None = None, answer: dict[str, Any] | None = None
+    text: str, answer: dict[str, Any] | None = None, kind: str = _JSON
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    return {
         "summary": text,
         "responses": {
-            "200": {"description": "done", **_content(answer or {})},
+            "200": {"description": "done", **_content(answer or {}, kind)},
             **{code: {"description": why, **_content(_ERROR)} for code, why in _ERRORS.items()},
         },
     }
-    if body is not None:
-        found["requestBody"] = {"required": True, **_content(body)}
-    return found
 
 
-def _content(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
+def _content(schema: dict[str, Any], kind: str = _JSON) -> dict[str, Any]:
+    return {"content": {kind: {"schema": schema}}}

@@ -144,7 +144,10 @@ class _Rest:
         return Response(self._service.accounts.page(), media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi(self._service.names))
+        service = self._service
+        known = service.inputs(service.names[0]) if service.ready else []
+        columns = [name for name, _, _ in known]
+        return JSONResponse(openapi(service.names, service.version, columns))
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -239,13 +242,13 @@ def _timeout_s(request: Request) -> float:
 def _response(tree: Any, answered: Answered) -> Response:
     """As JSON, with the outputs behind it that were asked for in binary."""
     asked = tree.get("outputs") if isinstance(tree.get("outputs"), list) else []
-    wanted = {one.get("name"): parameters_of(one) for one in asked if isinstance(one, Mapping)}
+    names = [one.get("name") if isinstance(one, Mapping) else None for one in asked]
+    chosen = answered.asked(names)
+    wanted = dict(zip(names, map(parameters_of, asked), strict=True))
     all_binary = parameters_of(tree).get("binary_data_output") is True
     outputs: list[dict[str, Any]] = []
     parts: list[bytes] = []
-    for tensor in answered.outputs:
-        if wanted and tensor.name not in wanted:
-            continue
+    for tensor in chosen:
         if wanted.get(tensor.name, {}).get("binary_data", all_binary) is True:
             parts.append(as_bytes(tensor))
             kind = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}

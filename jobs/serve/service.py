@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,17 @@ class Answered:
     version: str
     outputs: list[NamedTensor]
     parameters: dict[str, str]
+
+    def asked(self, names: Collection[object]) -> list[NamedTensor]:
+        """The outputs of these names; all where none is named.
+
+        Raises:
+            RequestError: there is no such output.
+        """
+        known = [tensor.name for tensor in self.outputs]
+        if not all(name in known for name in names):
+            raise RequestError(f"an output that is asked for is none of {', '.join(known)}")
+        return [tensor for tensor in self.outputs if not names or tensor.name in names]
 
 
 class Service:

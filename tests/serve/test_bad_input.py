@@ -6,7 +6,9 @@ import http.client
 import json
 import random
 import socket
+import struct
 import time
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -32,6 +34,19 @@ def without(name: str) -> dict[str, Any]:
     return {key: value for key, value in GOOD.items() if key != name}
 
 
+ROW = [tensor(name, data=[str(value)]) for name, value in GOOD.items()]
+ROW_OF_GRPC = {
+    "model_name": "visits",
+    "inputs": [
+        {
+            "name": name,
+            "datatype": "BYTES",
+            "shape": [1],
+            "contents": {"bytes_contents": [str(value).encode()]},
+        }
+        for name, value in GOOD.items()
+    ],
+}
 TREES: list[tuple[str, Any, str]] = [
     (INFER, [], "list of inputs"),
     (INFER, {"inputs": []}, "needs inputs"),
@@ -43,6 +58,10 @@ TREES: list[tuple[str, Any, str]] = [
     (INFER, {"inputs": [tensor(data=["x"]), tensor("age", shape=[2], data=["1", "2"])]}, "rows"),
     (INFER, {"inputs": [tensor(shape=[0], data=[])]}, "no rows"),
     (INFER, {"inputs": [tensor(datatype="FP32", data=[1e60])]}, "columns are missing"),
+    (INFER, {"inputs": [tensor(datatype={}, data=["x"])]}, "no such datatype"),
+    (INFER, {"inputs": ROW, "outputs": [{"name": "none"}]}, "none of score, reasons"),
+    (INFER, {"inputs": ROW, "outputs": [{"name": {}}]}, "none of score, reasons"),
+    (INFER, {"inputs": ROW, "outputs": [7]}, "none of score, reasons"),
     (INFER, {"inputs": [tensor(datatype="INT64", data=[2**63])]}, "does not fit into INT64"),
     (INFER, {"inputs": [tensor(datatype="INT64", data=["7"])]}, "not all of its values"),
     (INFER, {"inputs": [tensor(datatype="BOOL", data=[2])]}, "not all of its values"),
@@ -167,23 +186,64 @@ def test_any_values_are_answered_or_refused(server: Server, changes: dict[str, A
         assert (middle["score"] is None) == bool(middle["reasons"])
 
 
-def test_any_bytes_to_grpc_are_refused(server: Server) -> None:
+def torn(chance: random.Random, content: bytes) -> bytes:
+    """With some bytes changed, left out or put in."""
+    made = bytearray(content)
+    for _ in range(chance.choice((1, 1, 1, 2, 6))):
+        place = chance.randrange(len(made))
+        match chance.choice(("out", "in", "end", *["change"] * 9)):
+            case "out":
+                del made[place]
+            case "in":
+                made.insert(place, chance.randrange(256))
+            case "end":
+                del made[place:]
+                made += chance.randbytes(chance.randint(1, 9))
+            case _:
+                made[place] = chance.randrange(256)
+    return bytes(made)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_any_bytes_to_grpc_are_answered_or_refused(server: Server, raw: bool) -> None:
     chance = random.Random(3)
-    good = pb.ModelInferRequest(model_name="visits")
-    made = good.inputs.add(name="day", datatype="BYTES", shape=[1])
-    made.contents.bytes_contents.append(b"2024-01-03")
-    content = good.SerializeToString()
-    codes = set()
+    good = pb.ModelInferRequest(model_name="visits", id="x")
+    for name, value in GOOD.items():
+        made = good.inputs.add(name=name, datatype="BYTES", shape=[1])
+        if raw:
+            good.raw_input_contents.append(struct.pack("<I", len(str(value))) + str(value).encode())
+        else:
+            made.contents.bytes_contents.append(str(value).encode())
+    (replica,) = server.replicas()
+    before = replica.memory_info().rss
+    codes = Counter[str]()
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        for _ in range(200):
-            torn = bytearray(content)
-            for _ in range(chance.randint(1, 6)):
-                torn[chance.randrange(len(torn))] = chance.randrange(256)
-            with pytest.raises(grpc.RpcError) as refused:
-                call(bytes(torn), timeout=30)
-            codes.add(refused.value.code().name)
-    assert codes <= {"INVALID_ARGUMENT", "NOT_FOUND"}, codes
+        for _ in range(300):
+            try:
+                call(torn(chance, good.SerializeToString()), timeout=30)
+                codes["OK"] += 1
+            except grpc.RpcError as error:
+                codes[error.code().name] += 1
+    print(codes, f"{(replica.memory_info().rss - before) >> 20} MiB more")
+    assert set(codes) == {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
+    assert replica.memory_info().rss - before < 64 << 20
+
+
+@pytest.mark.parametrize("name", ["ModelMetadata", "ModelReady", "ServerMetadata", "ServerLive"])
+def test_any_bytes_to_the_other_calls_are_answered_or_refused(server: Server, name: str) -> None:
+    chance = random.Random(4)
+    content = pb.ModelReadyRequest(name="visits", version="1").SerializeToString()
+    codes = Counter[str]()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/{name}")
+        for _ in range(50):
+            try:
+                call(torn(chance, content), timeout=30)
+                codes["OK"] += 1
+            except grpc.RpcError as error:
+                codes[error.code().name] += 1
+    assert set(codes) <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
 
 
 def test_wrong_tensors_to_grpc_are_refused_in_words(server: Server) -> None:
@@ -194,6 +254,7 @@ def test_wrong_tensors_to_grpc_are_refused_in_words(server: Server) -> None:
             ({"model_name": "visits", "model_version": "77"}, "NOT_FOUND", "not live"),
             ({"model_name": "visits", "raw_input_contents": [b"", b""]}, "INVALID_ARGUMENT", "one"),
             ({"model_name": "visits"}, "INVALID_ARGUMENT", "needs inputs"),
+            ({**ROW_OF_GRPC, "outputs": [{"name": "x"}]}, "INVALID_ARGUMENT", "none of score"),
         ):
             with pytest.raises(grpc.RpcError) as refused:
                 stub.ModelInfer(pb.ModelInferRequest(**change), timeout=30)

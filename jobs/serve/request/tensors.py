@@ -68,7 +68,7 @@ def checked_shape(name: Any, datatype: Any, shape: Any) -> tuple[int, ...]:
     """
     if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME:
         raise RequestError(f"an input's name must be a text of at most {_MOST_NAME} characters")
-    if datatype != BYTES and datatype not in DATATYPES:
+    if not isinstance(datatype, str) or (datatype != BYTES and datatype not in DATATYPES):
         raise RequestError(
             f"input {name!r}: no such datatype; one of BYTES, {', '.join(DATATYPES)}"
         )
