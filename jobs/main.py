@@ -92,11 +92,11 @@ def _ran(call: Call) -> int:
 
 def _unexpected(error: BaseException) -> int:
     # Only here: it loads fsspec, which help and completion need not wait for.
-    from jobs.stores.errors import is_of_client, store_failed
+    from jobs.stores.errors import store_failed
 
-    if is_of_client(error):
-        say(f"millstream: {store_failed(error)}", sys.stderr)
-        return 1
+    if (known := store_failed(error)) is not None:
+        say(f"millstream: {known}", sys.stderr)
+        return known.exit_code
     say("".join(traceback.format_exception(error)), sys.stderr)
     say(
         "millstream: this was not expected; what was committed before stands, nothing "

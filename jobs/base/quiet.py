@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -33,6 +34,13 @@ rootLogger.level = error
 # Spark would set another level for a Python shell, and say so.
 logger.python.name = org.apache.spark.api.python.PythonGatewayServer
 logger.python.level = error
+# What a task fails with is raised in Python, too.
+logger.tasks.name = org.apache.spark.scheduler.TaskSetManager
+logger.tasks.level = off
+logger.executor.name = org.apache.spark.executor.Executor
+logger.executor.level = off
+logger.blocks.name = org.apache.spark.storage.DiskBlockObjectWriter
+logger.blocks.level = off
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
 appender.stderr.name = stderr
@@ -99,7 +107,7 @@ def jvm_options(properties: Mapping[str, str]) -> Iterator[dict[str, str]]:
         return
     with tempfile.TemporaryDirectory(prefix="millstream-") as folder:
         file = Path(folder, "log4j2.properties")
-        log4j = LOG4J.replace("level = error", "level = warn") if is_verbose() else LOG4J
+        log4j = re.sub("level = (error|off)", "level = warn", LOG4J) if is_verbose() else LOG4J
         file.write_text(log4j, encoding="utf-8")
         yield {**properties, name: f"{given} -Dlog4j2.configurationFile={file.as_uri()}".strip()}
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from jobs.base.errors import MillstreamError
+import errno
+import os
+
+from jobs.base.errors import ConfigError, MillstreamError
 
 # Packages of the clients under fsspec.
 _CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs", "google")
+# What a system says of a file that cannot be written.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST)
+_SQLITE_FULL = "database or disk is full"
 
 # What a store says -> what to do, the first that fits.
 _REMEDIES = {
@@ -40,13 +47,43 @@ def is_of_client(error: BaseException) -> bool:
     ) or (isinstance(error, PermissionError) and "hdfs://" in str(error))
 
 
-def store_failed(error: BaseException) -> MillstreamError:
-    """The same error in a user's words."""
-    return MillstreamError(
-        f"the store failed: {type(error).__name__}: {error}",
-        "a store that answers, and lets this user read and write",
-        remedy_of(str(error)),
+def store_failed(error: BaseException) -> MillstreamError | None:
+    """An error of a store or a file system in a user's words; None for any other error."""
+    if isinstance(error, MillstreamError):
+        return None
+    if is_of_client(error):
+        return MillstreamError(
+            f"the store failed: {type(error).__name__}: {error}",
+            "a store that answers, and lets this user read and write",
+            remedy_of(str(error)),
+        )
+    number = _of_system(error)
+    if number is None:
+        return None
+    where = getattr(error, "filename", None)
+    found = f"{where}: {os.strerror(number)}" if where else os.strerror(number)
+    if number in _NO_SPACE:
+        return MillstreamError(
+            found,
+            "space for the lake, and for Spark's own files (spark.local.dir)",
+            "make space and run again: what was committed stands, nothing half-written is visible",
+        )
+    return ConfigError(
+        found,
+        "a place that this user can write files in",
+        "correct the path, of the lake or of what the line names, or its permissions",
     )
+
+
+def _of_system(error: BaseException) -> int | None:
+    """What the system said of a file; of a lack of space also where another program passed it on:
+    the JVM, a task, SQLite."""
+    if isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NOT_WRITABLE):
+        return error.errno
+    text = str(error)
+    if _SQLITE_FULL in text:
+        return errno.ENOSPC
+    return next((n for n in (*_NO_SPACE, errno.EROFS) if os.strerror(n) in text), None)
 
 
 def remedy_of(said: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -161,6 +162,7 @@ def test_a_run_whose_lock_was_taken_over_ends_and_removes_nothing(
     assert list(folder.glob("at-*/commit.json"))
     url = lake.folder("locks", "train.json")
     write_json(url, {**read_json(url), "released": True})
+    shutil.rmtree(folder)
 
 
 def test_early_stopping_needs_validation_rows(tmp_path: Path, spark: SparkSession) -> None:
