@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,18 +35,21 @@ class Named:
     states: set[str]
 
 
-def named(lake: Lake, registry: Registry, since: float, force: bool) -> Named:
+def named(
+    lake: Lake, registry: Registry, since: float, force: bool, given_up: Collection[str] = ()
+) -> Named:
     """What is newest, was newest at a moment of `since` or later, or is named by such a version.
 
     Args:
         since: seconds since 1970.
         force: leave out what only registered models and checkpoints name.
+        given_up: runs whose checkpoints count no more.
     """
     versions = {name: current_since(lake.table(name), since) for name in TABLES}
     states: set[str] = set()
     for info in _infos(lake, versions["examples"]):
         versions["contributions"].add(info["versions"]["contributions"])
-    for version, state in () if force else _pinned(lake, registry):
+    for version, state in () if force else _pinned(lake, registry, given_up):
         versions["examples"].add(version)
         states.add(state)
     for info in _infos(lake, versions["examples"]):
@@ -68,8 +71,8 @@ def _infos(lake: Lake, versions: set[int]) -> Iterator[dict[str, Any]]:
     return (info for info in infos if info)
 
 
-def _pinned(lake: Lake, registry: Registry) -> Iterator[tuple[int, str]]:
-    """Examples version and state of each registered model and each checkpoint."""
+def _pinned(lake: Lake, registry: Registry, given_up: Collection[str]) -> Iterator[tuple[int, str]]:
+    """Examples version and state of each registered model and each checkpoint that counts."""
     for model in registry.versions():
         yield int(model.tags["examples_version"]), model.tags["state_digest"]
     fs, folder = fsspec.core.url_to_fs(lake.folder("checkpoints"))
@@ -79,8 +82,8 @@ def _pinned(lake: Lake, registry: Registry) -> Iterator[tuple[int, str]]:
     from jobs.train.keep.checkpoint import Damaged, identity
     from jobs.train.keep.resume import runs_of
 
-    for urls in runs_of(lake).values():
-        for url in urls:
+    for run, urls in runs_of(lake).items():
+        for url in urls if run not in given_up else ():
             # A torn one is no checkpoint: nobody goes on from it.
             with suppress(Damaged):
                 found = identity(url)

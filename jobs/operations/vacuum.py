@@ -1,8 +1,9 @@
 """Vacuum: removes the files of the lake that no kept version of a table names.
 
-Files of dead runs, of versions that were replaced, and states of neither. No lock is taken for
-them: files are listed before the locks are looked at, and the locks before the tables, so that a
-file of a run that works is either its lock's or already named by a version.
+Checkpoints that nobody goes on from, files of dead runs and of replaced versions, states of
+neither. No lock is taken for files: files are listed before the locks are looked at, and the locks
+before the tables, so that a file of a run that works is either its lock's or already named by a
+version.
 """
 
 from __future__ import annotations
@@ -22,38 +23,38 @@ from jobs.lake.ledger import LedgerRow, record
 from jobs.lake.lock import live_runs, stage_lock
 from jobs.lake.manifest import MANIFESTS, Shard
 from jobs.lake.tables import Table
+from jobs.operations.checkpoints import abandoned, give_up
 from jobs.operations.named import TABLES, Named, named
 from jobs.operations.retention import retain
+from jobs.operations.stored import StoredFile, stored_files
 from jobs.registry.registry import Registry
 from jobs.settings.settings import Settings
 
 log = logging.getLogger("millstream.vacuum")
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A file on disk: its path there and below its table, its size, and when it was written."""
-
-    path: str
-    relative: str
-    bytes: int
-    written_at: float
-
-
 @dataclass
 class VacuumResult:
-    """What was removed, or would be, by place; `skipped` says what could not be looked at."""
+    """What was removed, or would be, by place.
+
+    Attributes:
+        dropped: dates past retention, by table.
+        given_up: trainings whose checkpoints are past retention.
+        skipped: what could not be looked at, and why.
+    """
 
     dry_run: bool
     files: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    given_up: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def add(self, place: str, files: Iterable[StoredFile]) -> None:
         sizes = [file.bytes for file in files]
         if sizes:
-            self.files[place], self.bytes[place] = len(sizes), sum(sizes)
+            self.files[place] = self.files.get(place, 0) + len(sizes)
+            self.bytes[place] = self.bytes.get(place, 0) + sum(sizes)
 
     def summary(self) -> str:
         did = "would remove" if self.dry_run else "removed"
@@ -63,6 +64,9 @@ class VacuumResult:
         for table, dates in sorted(self.dropped.items()):
             verb = "would drop" if self.dry_run else "dropped"
             text += f"; {verb} {len(dates)} dates of {table}, {dates[0]}..{dates[-1]}"
+        if self.given_up:
+            verb = "would give up" if self.dry_run else "gave up"
+            text += f"; {verb} unfinished trainings {', '.join(self.given_up)}"
         return "; ".join([text, *self.skipped])
 
 
@@ -85,7 +89,8 @@ def run(
     result = VacuumResult(dry_run)
     result.dropped = retain(lake, settings.retention, run_id, dry_run)
     since = time.time() - 3600 * older_than_hours
-    look = partial(named, lake, Registry(settings, lake), since, force)
+    _vacuum_checkpoints(lake, settings.retention.checkpoints_days, run_id, result)
+    look = partial(named, lake, Registry(settings, lake), since, force, result.given_up)
     for place, files in _unnamed_files(lake, since, look):
         result.add(place, files)
         if not dry_run:
@@ -99,8 +104,24 @@ def run(
     return result
 
 
+def _vacuum_checkpoints(lake: Lake, days: int | None, run_id: str, result: VacuumResult) -> None:
+    """Under the lock of training, which goes on from a run of any name."""
+    if days is None or not abandoned(lake, days):
+        return
+    try:
+        with stage_lock(lake, "train", run_id) as lock:
+            for run, files in abandoned(lake, days).items():
+                result.given_up.append(run)
+                result.add("checkpoints", files)
+                if not result.dry_run:
+                    lock.check()
+                    give_up(lake, run)
+    except Locked as error:
+        result.skipped.append(f"checkpoints were left alone: {error.found}")
+
+
 def _unnamed_files(lake: Lake, since: float, look: Any) -> Iterator[tuple[str, list[StoredFile]]]:
-    stored = {name: _stored(lake.table(name).url) for name in TABLES}
+    stored = {name: stored_files(lake.table(name).url) for name in TABLES}
     live = live_runs(lake)
     kept: Named = look()
     for name in TABLES:
@@ -161,27 +182,13 @@ def _vacuum_states(lake: Lake, since: float, look: Any, run_id: str, result: Vac
         kept = look().states
         files = [
             file
-            for file in _stored(lake.folder("states"))
+            for file in stored_files(lake.folder("states"))
             if file.relative.split("/", 1)[0] not in kept and file.written_at < since
         ]
         result.add("states", files)
         if not result.dry_run:
             lock.check()
             _remove(lake.url, files)
-
-
-def _stored(url: str) -> list[StoredFile]:
-    fs, root = fsspec.core.url_to_fs(url)
-    found = fs.find(root, detail=True) if fs.exists(root) else {}
-    return [
-        StoredFile(path, path.removeprefix(root).lstrip("/"), info["size"], _written_at(info))
-        for path, info in found.items()
-    ]
-
-
-def _written_at(info: dict[str, Any]) -> float:
-    """Local files tell their time as a number, objects as a datetime."""
-    return float(info["mtime"] if "mtime" in info else info["LastModified"].timestamp())
 
 
 def _remove(lake_url: str, files: Iterable[StoredFile]) -> None:

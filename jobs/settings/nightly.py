@@ -25,9 +25,14 @@ class NightlySettings(Section):
 
 
 class RetentionSettings(Section):
-    """Days of each table that `millstream vacuum` leaves, counted back from the table's newest
-    date; all of them when empty."""
+    """What `millstream vacuum` leaves: days of each table, counted back from the table's newest
+    date, and checkpoints by their age; all of them when empty."""
 
     examples_days: int | None = Field(None, ge=1, description="of examples")
     quarantine_days: int | None = Field(None, ge=1, description="of quarantine")
     predictions_days: int | None = Field(None, ge=1, description="of predictions")
+    checkpoints_days: int | None = Field(
+        30,
+        ge=1,
+        description="of an unfinished training, since it wrote the last one; they keep examples",
+    )

@@ -152,6 +152,41 @@ def test_what_a_model_or_checkpoint_names_stays_unless_forced(
     assert not list(Path(opened.url).glob("run=*"))
 
 
+def aged(raw: Raw, run: str, days: float) -> Path:
+    """The run's folder of checkpoints, last written so many days ago."""
+    folder = raw.lake / "visits" / "checkpoints" / run
+    moment = time.time() - 86_400 * days
+    for path in folder.rglob("*"):
+        os.utime(path, (moment, moment))
+    return folder
+
+
+def test_checkpoints_that_nobody_goes_on_from_are_given_up_and_free_their_examples(
+    raw: Raw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name_by_checkpoint(raw)
+    opened = examples_of(raw)
+    lake_of(raw).table("examples").rewrite([], {"ds": DATES}, opened.info, "etl", 99)
+    folder = aged(raw, "train-1", 29.9)
+    assert vacuum(raw) == 0
+    assert "train-1" not in capsys.readouterr().out and folder.exists()
+
+    aged(raw, "train-1", 30.1)
+    assert vacuum(raw, "--set", "retention.checkpoints_days=null") == 0
+    assert vacuum(raw, "--dry-run") == 0
+    assert "would give up unfinished trainings train-1" in capsys.readouterr().out
+    with stage_lock(lake_of(raw), "train", "train-2"):
+        # It may go on from any of them.
+        assert vacuum(raw) == 0
+    assert "checkpoints were left alone: stage 'train'" in capsys.readouterr().out
+    assert folder.exists() and list(Path(opened.url).glob("run=*"))
+
+    assert vacuum(raw) == 0
+    assert "gave up unfinished trainings train-1" in capsys.readouterr().out
+    assert not folder.exists()
+    assert not list(Path(opened.url).glob("run=*"))
+
+
 def test_a_damaged_table_is_refused_before_anything_is_removed(
     raw: Raw, capsys: pytest.CaptureFixture[str]
 ) -> None:
