@@ -73,7 +73,7 @@ def trained(job: TrainJob, model_name: str) -> tuple[float, float]:
     written = RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds))
     started = time.monotonic()
     stream = job.stream("train", 0, 1)
-    fit(step, stream, None, settings, written, lambda best: None, Console(False))
+    fit(step, stream, None, settings, written, Console(False))
     seconds = time.monotonic() - started
     test = Stream.from_settings(
         job.examples, job.dataset, job.settings.stream, split="test", batch_rows=8192

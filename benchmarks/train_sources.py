@@ -118,15 +118,13 @@ def _by_source(job: TrainJob, repeats: int, exchange: Exchange) -> Sources:
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, job.spec).to(device_of_rank())
     step = Step(model, settings, exchange)
-    stream = job.stream("train", exchange)
+    stream = job.stream("train", exchange.rank, exchange.size)
     kept = InMemory(stream)
     written = RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds))
     found: Sources = {"memory": [], "stream": [], "checkpoints": [], "commits": []}
 
     def epoch(source: Batches, commits: Commits | None = None) -> float:
-        history = fit(
-            step, source, None, settings, written, lambda best: None, Silent(), None, commits
-        )
+        history = fit(step, source, None, settings, written, Silent(), None, commits)
         return history.epochs[-1].seconds
 
     epoch(kept)
@@ -137,7 +135,9 @@ def _by_source(job: TrainJob, repeats: int, exchange: Exchange) -> Sources:
         often = settings.model_copy(update={"checkpoint_rows": stream.rows // 2})
         writer = None
         if exchange.rank == 0:
-            writer = Writer(job.folder, job.identity, often, lambda line: None, [])
+            writer = Writer(
+                job.folder, job.identity, often, lambda line: None, [], lambda snapshot: None
+            )
         kept_by = RankMemory()
         kept_by.committed(take(step, Position(), RowLedger()))
         commits = Timed(Committer(step, often, kept_by, writer, lambda line: None))

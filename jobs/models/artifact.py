@@ -78,10 +78,23 @@ def save_model(
         The digest of the weights.
     """
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    return save_weights(folder_url, weights, name, spec, model.source, extra, moments)
+
+
+def save_weights(
+    folder_url: str,
+    weights: Mapping[str, Tensor],
+    name: str,
+    spec: ModelSpec,
+    source: str,
+    extra: Mapping[str, Any],
+    moments: Mapping[str, Tensor] | None = None,
+) -> str:
+    """The same, given the model's weights, contiguous and on the CPU, and its source."""
     digest = weights_digest(weights)
     card = {"format": FORMAT, "weights_digest": digest, "model": name, "spec": spec.to_json()}
-    card["source"] = model.source
-    tensors = {WEIGHTS: weights}
+    card["source"] = source
+    tensors = {WEIGHTS: dict(weights)}
     if moments is not None:
         card["moments_digest"] = weights_digest(moments)
         tensors[MOMENTS] = dict(moments)

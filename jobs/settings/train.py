@@ -89,7 +89,9 @@ class TrainSettings(Section):
     )
     checkpoint_keep: int = Field(2, ge=1, description="the last checkpoints that are kept")
     checkpoint_timeout_s: float = Field(
-        600.0, gt=0, description="longest writing of one checkpoint; then the store counts as hung"
+        600.0,
+        gt=0,
+        description="longest writing or reading of one GiB or less; then the store counts as hung",
     )
 
     @property

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from jobs.base.errors import ConfigError, MillstreamError
 
@@ -34,6 +38,11 @@ _REMEDIES = {
 }
 
 
+_ATTEMPTS = 3
+_FIRST_BACKOFF_S = 0.025
+T = TypeVar("T")
+
+
 class StoreFailed(OSError):
     """A store did not do what it was asked; the message names it."""
 
@@ -45,6 +54,31 @@ def is_of_client(error: BaseException) -> bool:
         type(e).__module__.partition(".")[0] in _CLIENTS or isinstance(e, StoreFailed)
         for e in chain
     ) or (isinstance(error, PermissionError) and "hdfs://" in str(error))
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether an error comes from a file system or a store's client."""
+    return isinstance(error, OSError) or is_of_client(error)
+
+
+def persistently(act: Callable[[], T]) -> T:
+    """Calls `act`, which asks a store once, up to three times where the store refuses.
+
+    A client's own attempts are for a busy store; these are for one that refuses now and then.
+
+    Raises:
+        FileNotFoundError: there is no such file, which another attempt would not change.
+        Exception: what the last attempt raised.
+    """
+    for attempt in itertools.count(1):
+        try:
+            return act()
+        except Exception as error:
+            stays = isinstance(error, FileNotFoundError) or not is_of_store(error)
+            if stays or attempt == _ATTEMPTS:
+                raise
+            time.sleep(_FIRST_BACKOFF_S * 4**attempt)
+    raise AssertionError("unreachable")
 
 
 def store_failed(error: BaseException) -> MillstreamError | None:

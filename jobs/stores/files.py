@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from jobs.base.errors import ConfigError
 from jobs.stores import s3
+from jobs.stores.errors import persistently
 from jobs.stores.store import Store
 
 # Classes of the schemes; others' come as entry points.
@@ -121,7 +123,7 @@ def folder_to_write(url: str, last: str) -> Iterator[Path]:
             fs.makedirs(place, exist_ok=True)
             names = [path.name for path in Path(local).iterdir()]
             for name in sorted(names, key=lambda name: (name == last, name)):
-                fs.put_file(f"{local}/{name}", f"{place}/{name}")
+                persistently(partial(fs.put_file, f"{local}/{name}", f"{place}/{name}"))
     if store.renames:
         if fs.exists(folder):
             fs.rm(folder, recursive=True)

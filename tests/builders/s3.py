@@ -42,11 +42,26 @@ class S3:
         return "/".join([f"s3://{BUCKET}", *names])
 
     @contextmanager
-    def failing(self, part: str, status: int, times: int = -1, method: str = "GET") -> Iterator[S3]:
-        """Requests whose path has `part` fail, the first `times` of them (all when negative)."""
-        self._control([{"part": part, "method": method, "status": status, "times": times}])
-        try:
+    def failing(
+        self, part: str, status: int, times: int = -1, method: str = "GET", every: int = 1
+    ) -> Iterator[S3]:
+        """Requests whose path has `part` fail, each `every`-th, `times` of them (below 0: all)."""
+        fault = {"status": status, "times": times, "method": method, "every": every, "delay_s": 0}
+        with self._faulty([{**fault, "part": part}]):
             yield self
+
+    @contextmanager
+    def slow(self, *parts: str, delay_s: float) -> Iterator[S3]:
+        """What is written to paths that have one of `parts` is answered so much later."""
+        fault = {"status": SILENCE, "times": -1, "method": "PUT", "every": 1, "delay_s": delay_s}
+        with self._faulty([{**fault, "part": part} for part in parts]):
+            yield self
+
+    @contextmanager
+    def _faulty(self, faults: list[dict[str, Any]]) -> Iterator[None]:
+        self._control(faults)
+        try:
+            yield
         finally:
             self._control([])
 

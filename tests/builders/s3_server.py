@@ -22,7 +22,11 @@ _SILENCE_S = 300
 
 
 class Server:
-    """moto's S3 behind faults: a list of {part, method, status, times}; status 0 is silence."""
+    """moto's S3 behind faults: a list of {part, method, status, times, every, delay_s}.
+
+    Status 0 is silence. The fault meets each `every`-th request; one with `delay_s` is answered
+    well, but as much later.
+    """
 
     def __init__(self) -> None:
         self._backend = DomainDispatcherApplication(create_backend_app)
@@ -39,7 +43,7 @@ class Server:
             answer: Iterable[bytes] = self._backend(environ, start_response)
             return answer
         if fault["status"] == 0:
-            fault["changed"].wait(_SILENCE_S)
+            fault["changed"].wait(fault["delay_s"] or _SILENCE_S)
             return self._backend(environ, start_response)
         code = _CODES[fault["status"]]
         body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
@@ -53,6 +57,9 @@ class Server:
             self._requests.append([method, path, environ.get("HTTP_RANGE", "")])
             for fault in self._faults:
                 if fault["part"] in path and fault["method"] == method and fault["times"]:
+                    fault["met"] = fault.get("met", 0) + 1
+                    if fault["met"] % fault["every"]:
+                        continue
                     fault["times"] -= 1
                     return {**fault, "changed": self._changed}
         return None

@@ -12,7 +12,6 @@ from jobs.batch.batch import Batch
 from jobs.lake.examples import Examples
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
-from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.launch.rank_job import TrainJob
@@ -124,11 +123,11 @@ class Traced:
 class TracedJob(TrainJob):
     trace: Trace = field(default_factory=Trace)
 
-    def stream(self, split: Literal["train", "val"], exchange: Exchange) -> Any:
-        stream = super().stream(split, exchange)
+    def stream(self, split: Literal["train", "val"], rank: int, size: int) -> Any:
+        stream = super().stream(split, rank, size)
         if split == "val":
             return stream
-        return Traced(stream, self.trace.batches.setdefault(exchange.rank, []))
+        return Traced(stream, self.trace.batches.setdefault(rank, []))
 
 
 def traced(job: TrainJob) -> TracedJob:

@@ -21,9 +21,11 @@ from jobs.models.build import build_model
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone
 from jobs.train.keep.checkpoint import COMMIT, Damaged, listed, load, prune, verified, write
-from jobs.train.keep.commits import Committer, RankMemory, StoreHangs, Writer
+from jobs.train.keep.commits import Committer, RankMemory
 from jobs.train.keep.resume import select
 from jobs.train.keep.snapshot import Snapshot, restore, take
+from jobs.train.keep.together import StoreHangs
+from jobs.train.keep.writer import Writer
 from jobs.train.step.history import Position
 from jobs.train.step.rowledger import RowCount, RowLedger
 from jobs.train.step.step import Step
@@ -240,12 +242,16 @@ def settings_of(**changes: Any) -> TrainSettings:
     return TrainSettings.model_validate({"commit_steps": 1, "checkpoint_rows": 16, **changes})
 
 
+def no_model(snapshot: Snapshot) -> None:
+    """Saves none: there is no best epoch."""
+
+
 def test_a_full_disk_leaves_the_one_before_and_training_goes_on(folder: str) -> None:
     said: list[str] = []
     before = Path(folder, "at-5")
     before.mkdir(parents=True)
     step = step_of()
-    writer = Writer(folder, IDENTITY, settings_of(), said.append, [str(before)])
+    writer = Writer(folder, IDENTITY, settings_of(), said.append, [str(before)], no_model)
     memory = RankMemory()
     memory.committed(take(step, Position(), RowLedger()))
     committer = Committer(step, settings_of(), memory, writer, said.append)
@@ -267,7 +273,7 @@ def test_a_hung_store_ends_in_an_error_within_its_deadline(
     hung = threading.Event()
     monkeypatch.setattr("jobs.train.keep.checkpoint.write", lambda *given: hung.wait(60))
     settings = settings_of(checkpoint_timeout_s=0.3)
-    writer = Writer(folder, IDENTITY, settings, print, [])
+    writer = Writer(folder, IDENTITY, settings, print, [], no_model)
     assert writer.offer(snapshot_of())
     with pytest.raises(StoreHangs, match=r"for more than 0\.3 s"):
         writer.close()
@@ -277,7 +283,7 @@ def test_a_hung_store_ends_in_an_error_within_its_deadline(
 def test_the_last_ones_are_kept(folder: str) -> None:
     settings = settings_of(checkpoint_keep=2)
     Path(folder, "staged-1").mkdir(parents=True)
-    writer = Writer(folder, IDENTITY, settings, pytest.fail, [])
+    writer = Writer(folder, IDENTITY, settings, pytest.fail, [], no_model)
     for row in (16, 32, 48):
         assert writer.offer(snapshot_of(row=row))
         writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def test_the_ranks_that_are_left_train_every_row_once(dies_at: int, tmp_path: Pa
     assert last is not None
     for memory in memories[:2]:
         memory.interrupted(None)
-        memory.begin(last, ["rank 2 (host, pid 7)"], 2)
+        # Each process has its own.
+        memory.begin(copy.deepcopy(last), ["rank 2 (host, pid 7)"], 2)
 
     before = after = traced(job)
     first, second = in_ranks(work, 2)

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import horovod.torch as hvd
+import torch
 from torch import Tensor
 
 from jobs.train.exchange.exchange import PeersSilent, SeveralRanks
 from jobs.train.exchange.pending import Pending
 
 _POLL_S = 2e-4
+# Largest tensor that one waiting is for, when rank 0 sends all that it has.
+_BROADCAST_BYTES = 64 << 20
 
 
 class HorovodExchange(SeveralRanks):
@@ -87,11 +90,15 @@ class HorovodExchange(SeveralRanks):
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         for number, tensor in enumerate(tensors):
-            # Each has the whole deadline: how long all take depends on the model's size. A scalar
-            # goes as [1], because not every transport can send a tensor without dimensions.
-            with self.waiting():
-                sent = tensor if tensor.dim() else tensor.view(1)
-                hvd.broadcast_(sent, root_rank=0, name=f"start.{number}")
+            # As [n], because not every transport can send a tensor without dimensions.
+            flat = tensor.detach().contiguous().view(-1)
+            # Each piece has the whole deadline: how long all take depends on the model's size.
+            for piece in torch.split(flat, _BROADCAST_BYTES // flat.element_size()):
+                with self.waiting():
+                    name = _cached_name(f"start.{number}", piece)
+                    hvd.broadcast_(piece, root_rank=0, name=name)
+            if not tensor.is_contiguous():
+                tensor.copy_(flat.view(tensor.shape))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import fsspec
 
-from jobs.models.artifact import save_model
+from jobs.models.artifact import CARD, save_weights
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
+from jobs.train.keep.snapshot import Snapshot
 from jobs.train.step.moments import moments_of
-from jobs.train.step.step import Step
 
 
 def best_folder(run_folder: str, epoch: int) -> str:
@@ -16,17 +18,38 @@ def best_folder(run_folder: str, epoch: int) -> str:
     return f"{run_folder}/best-{epoch:06d}"
 
 
-def save_best(run_folder: str, step: Step, spec: ModelSpec, settings: Settings, epoch: int) -> None:
+def has_best(run_folder: str, epoch: int) -> bool:
+    """Whether the model of an epoch is there, complete."""
+    fs, path = fsspec.core.url_to_fs(best_folder(run_folder, epoch))
+    return bool(fs.exists(f"{path}/{CARD}"))
+
+
+def save_best(
+    run_folder: str,
+    snapshot: Snapshot,
+    names: Mapping[str, str],
+    source: str,
+    spec: ModelSpec,
+    settings: Settings,
+) -> None:
     """Saves the model of the best epoch so far, and removes those that nothing needs any more.
 
     A checkpoint names the best epoch before it. Of the models before this one, as many stay as
     checkpoints are kept.
+
+    Args:
+        snapshot: taken after that epoch.
+        names: see `parameter_names`.
+        source: of the model.
     """
-    train = settings.train
-    card = {"base": settings.base, "epoch": epoch, "optimizer": train.optimizer}
+    train, result = settings.train, snapshot.position.history.best
+    assert result is not None
+    card = {"base": settings.base, "epoch": result.epoch, "optimizer": train.optimizer}
     # They are as large as the weights, so they are saved only where a warm start may need them.
-    moments = moments_of(step) if train.warm_start is not None else None
-    save_model(best_folder(run_folder, epoch), step.model, train.model, spec, card, moments)
+    wanted = train.warm_start is not None
+    moments = moments_of(snapshot.optimizer, names) if wanted else None
+    folder = best_folder(run_folder, result.epoch)
+    save_weights(folder, snapshot.weights, train.model, spec, source, card, moments)
     fs, root = fsspec.core.url_to_fs(run_folder)
     best = sorted(fs.glob(f"{root}/best-??????"))
     for path in best[: -1 - train.checkpoint_keep]:

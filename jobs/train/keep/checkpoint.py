@@ -23,6 +23,7 @@ import fsspec
 import safetensors.torch
 from fsspec.implementations.local import LocalFileSystem
 
+from jobs.stores.errors import persistently
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.step.history import History, Position
 from jobs.train.step.rowledger import RowCount
@@ -103,6 +104,11 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
     except BaseException:
         _remove(fs, place)
         raise
+    return of_moment(folder, moment_ns)
+
+
+def of_moment(folder: str, moment_ns: int) -> str:
+    """The URL of the checkpoint that was written at a time."""
     return f"{folder.rstrip('/')}/{_PREFIX}{moment_ns}"
 
 
@@ -123,7 +129,7 @@ def _write_file(fs: Any, path: str, data: bytes) -> dict[str, Any]:
             file.flush()
             os.fsync(file.fileno())
     else:
-        fs.pipe_file(path, data)
+        persistently(lambda: fs.pipe_file(path, data))
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -290,6 +296,5 @@ def prune(folder: str, keep: int, written: list[str]) -> None:
             if fs.exists(f"{root}/{name}/{COMMIT}"):
                 fs.rm_file(f"{root}/{name}/{COMMIT}")
             fs.rm(f"{root}/{name}", recursive=True)
-    for path in fs.glob(f"{root}/{_STAGED}*"):
-        # A process was killed while it wrote it.
+    for path in fs.glob(f"{root}/{_STAGED}*"):  # A process was killed while it wrote it.
         fs.rm(path, recursive=True)

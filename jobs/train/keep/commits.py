@@ -2,115 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from jobs.base.errors import Locked, MillstreamError
 from jobs.settings.train import TrainSettings
-from jobs.train.keep import checkpoint
 from jobs.train.keep.snapshot import Snapshot, take
+from jobs.train.keep.writer import Writer
 from jobs.train.step.history import Position
+from jobs.train.step.loop import Reporter
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
-
-
-class StoreHangs(MillstreamError):
-    """Writing a checkpoint takes longer than `train.checkpoint_timeout_s`."""
-
-
-class Writer:
-    """Writes checkpoints in another thread, one at a time; training does not wait for it.
-
-    Args:
-        folder: URL of the run's folder.
-        identity: of the training, see `Checkpoint`.
-        say: takes a line for the log when a checkpoint could not be written; training goes on.
-        written: URLs of the run's complete checkpoints, the oldest first.
-        check_lock: raises Locked when another run has taken over, which ends training.
-    """
-
-    def __init__(
-        self,
-        folder: str,
-        identity: Mapping[str, Any],
-        settings: TrainSettings,
-        say: Callable[[str], None],
-        written: list[str],
-        check_lock: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._check_lock, self._lost = check_lock, list[Locked]()
-        self._folder, self._identity, self._settings, self._say = folder, identity, settings, say
-        self._written = list(written)
-        self._thread: threading.Thread | None = None
-        self._busy: Snapshot | None = None
-        self._since = 0.0
-
-    @property
-    def busy(self) -> Snapshot | None:
-        """The snapshot that is being written, if any.
-
-        Raises:
-            StoreHangs: that takes too long.
-            Locked: another run has taken over.
-        """
-        if self._lost:
-            raise self._lost[0]
-        limit_s = self._settings.checkpoint_timeout_s
-        if self._busy is not None and time.monotonic() - self._since > limit_s:
-            raise StoreHangs(
-                f"a checkpoint is being written to {self._folder} for more than {limit_s} s",
-                "a store that takes it in train.checkpoint_timeout_s",
-                "look at the store, or raise the limit; --resume auto goes on from the last one",
-            )
-        return self._busy
-
-    def offer(self, snapshot: Snapshot) -> bool:
-        """Starts to write a snapshot, unless another one is being written.
-
-        Returns:
-            Whether it is being written.
-
-        Raises:
-            StoreHangs: writing the other one takes too long.
-        """
-        if self.busy is not None:
-            return False
-        self._busy, self._since = snapshot, time.monotonic()
-        self._thread = threading.Thread(
-            target=self._write, args=(snapshot,), name="millstream-checkpoint", daemon=True
-        )
-        self._thread.start()
-        return True
-
-    def _write(self, snapshot: Snapshot) -> None:
-        try:
-            self._check_lock()
-            self._written.append(checkpoint.write(self._folder, snapshot, self._identity))
-            self._check_lock()
-            checkpoint.prune(self._folder, self._settings.checkpoint_keep, self._written)
-        except Locked as lost:
-            self._lost.append(lost)
-        except Exception as error:
-            self._say(
-                f"checkpoint at {snapshot.position.named()} not written: {error}; the one before "
-                "stays, training goes on"
-            )
-        finally:
-            self._busy = None
-
-    def close(self) -> None:
-        """Waits until the last snapshot is written.
-
-        Raises:
-            StoreHangs: that takes too long.
-        """
-        while self._thread is not None and self._thread.is_alive() and self.busy is not None:
-            self._thread.join(0.2)
-        if self._lost:
-            raise self._lost[0]
 
 
 @dataclass(frozen=True)
@@ -149,7 +51,8 @@ class RankMemory:
     Attributes:
         last: the snapshot of the last commit.
         reached: the position after the last step.
-        writer: of checkpoints, on the rank that is rank 0, or was.
+        writer: of checkpoints and models, on the rank that is rank 0, or was.
+        reporter: of the progress, on the rank that is rank 0, or was, where others show it.
         recoveries: those that have ended.
         recovering: the one that has not ended, as far as it is known, and when it began
             (`time.monotonic`).
@@ -159,6 +62,7 @@ class RankMemory:
         self.last: Snapshot | None = None
         self.reached: Position | None = None
         self.writer: Writer | None = None
+        self.reporter: Reporter | None = None
         self.recoveries: list[Recovery] = []
         self.recovering: tuple[Recovery, float] | None = None
 
@@ -219,11 +123,12 @@ class Committer:
 
     All ranks take one at the same steps: every `train.commit_steps` steps, every
     `train.checkpoint_rows` rows, and after each epoch. The last two are written as checkpoints, and
-    so is the first snapshot later than `train.checkpoint_s` seconds after the last checkpoint.
+    so is the first snapshot later than `train.checkpoint_s` seconds after the last checkpoint. With
+    the snapshot after the best epoch so far its model is written.
 
     Args:
         memory: keeps the last snapshot; has the first one already.
-        writer: of checkpoints, on rank 0; None on the others.
+        writer: of checkpoints and models, on rank 0; None on the others.
         say: takes a line for the log when a recovery has ended.
     """
 
@@ -238,7 +143,6 @@ class Committer:
         assert memory.last is not None
         self._step, self._settings, self._writer = step, settings, writer
         self._memory, self._say, self._last = memory, say, memory.last
-        self._spare: Snapshot | None = None
         self._steps = 0
         self._written_s = time.monotonic()
 
@@ -253,15 +157,18 @@ class Committer:
             self._commit(position, ledger, full)
 
     def after_epoch(self, position: Position) -> None:
-        self._commit(position, RowLedger(), True)
+        best = position.history.best
+        is_best = best is not None and best.epoch == position.epoch - 1
+        self._commit(position, RowLedger(), True, is_best)
 
-    def _commit(self, position: Position, ledger: RowLedger, write: bool) -> None:
-        busy = self._writer.busy if self._writer else None
-        spare = self._spare if self._spare is not busy else None
-        self._spare = None
-        snapshot = take(self._step, position, ledger, spare)
-        self._spare, self._last = self._last, snapshot
+    def _commit(
+        self, position: Position, ledger: RowLedger, write: bool, is_best: bool = False
+    ) -> None:
+        held = self._writer.holding if self._writer else ()
+        is_free = all(snapshot is not self._last for snapshot in held)
+        snapshot = take(self._step, position, ledger, self._last if is_free else None)
+        self._last = snapshot
         late = time.monotonic() - self._written_s > self._settings.checkpoint_s
-        if self._writer and (write or late) and self._writer.offer(snapshot):
+        if self._writer and (write or late) and self._writer.offer(snapshot, is_best):
             self._written_s = time.monotonic()
         self._memory.committed(snapshot)

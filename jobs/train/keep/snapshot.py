@@ -45,6 +45,11 @@ class Snapshot:
         for of in (self.weights, self.optimizer):
             yield from (of[name] for name in sorted(of))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
     def without_tensors(self) -> Snapshot:
         """The same snapshot, small to send: its tensors have shapes and dtypes, but no values."""
         return self._mapped(lambda tensor: torch.empty_like(tensor, device="meta"))
@@ -68,8 +73,8 @@ def take(
 
     Args:
         ledger: this rank's row ledger of the current epoch.
-        reuse: a snapshot that is not needed any more, whose memory is overwritten. New memory
-            takes longer to get than the copy does.
+        reuse: the snapshot before, which is overwritten once all ranks are here: no second one is
+            held. New memory takes longer to get than the copy does, too.
     """
     sums = _summed(step.exchange, ledger, _random_state())
     optimizer, numbers = _optimizer_state(step)

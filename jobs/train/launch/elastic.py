@@ -136,8 +136,5 @@ def _broadcast(snapshot: Snapshot | None, exchange: HorovodExchange) -> Snapshot
     if no_values is None:
         return None
     known = snapshot if mine and snapshot is not None else no_values.empty()
-    for number, tensor in enumerate(known.tensors()):
-        # As [n], because not every transport can send a tensor without dimensions.
-        with exchange.waiting():
-            hvd.broadcast_(tensor.view(-1), root_rank=0, name=f"snapshot.{number}")
+    exchange.broadcast(known.tensors())
     return known

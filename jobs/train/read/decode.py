@@ -22,7 +22,7 @@ from jobs.batch.layout import Layout
 from jobs.batch.tensors import Words
 from jobs.lake.manifest import Shard
 from jobs.petastorm_arrow import WorkerBase
-from jobs.stores.errors import is_of_client
+from jobs.stores.errors import is_of_store
 from jobs.train.order.plan import Window
 from jobs.train.read.columns_to_rows import ColumnsToRows
 from jobs.train.read.memory import MemoryBudget, WindowBuffer
@@ -170,7 +170,7 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
             except Exception as error:
                 self._context.local.files.pop(shard.path, None)
                 lasting = isinstance(error, FileNotFoundError | PermissionError)
-                final = lasting or not (isinstance(error, OSError) or is_of_client(error))
+                final = lasting or not is_of_store(error)
                 late = time.monotonic() - started > self._context.timeout_s / 2
                 backoff = _FIRST_BACKOFF_S * 4**attempt
                 if final or late or attempt == _ATTEMPTS - 1 or self._context.stopped.wait(backoff):

@@ -1,11 +1,11 @@
-"""The training loop: each epoch trains all rows, is validated, and is kept if it is the best."""
+"""The training loop: each epoch trains all rows and is validated; a history tells the best."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -26,6 +26,9 @@ class Reporter(Protocol):
 
     def say(self, line: str) -> None:
         """Writes one line to the log."""
+
+    def close(self) -> None:
+        """Shows what is not shown yet; within some seconds, whatever happens."""
 
 
 class Batches(Protocol):
@@ -54,7 +57,10 @@ class Commits(Protocol):
         """
 
     def after_epoch(self, position: Position) -> None:
-        """Called after each epoch, with the beginning of the next one."""
+        """Called after each epoch, with the beginning of the next one.
+
+        The weights are still those that the epoch was measured with.
+        """
 
 
 class NoCommits:
@@ -73,7 +79,6 @@ def fit(
     validation: Batches | None,
     settings: TrainSettings,
     written: RowCount,
-    keep: Callable[[EpochResult], None],
     reporter: Reporter,
     start: Position | None = None,
     commits: Commits | None = None,
@@ -85,7 +90,6 @@ def fit(
         train: this rank's stream of training rows.
         validation: its stream of validation rows, if any.
         written: count of the rows that the ETL wrote, which each epoch must train once.
-        keep: called after each epoch that is the best so far.
         reporter: shows the progress.
         start: the position to resume from; the beginning when None.
         commits: keeps positions; none when None.
@@ -104,8 +108,7 @@ def fit(
         result = _result(position, train.rows, step, validation)
         reporter.say(result.line(settings.epochs))
         history = position.history.copy()
-        if history.add(result, settings.best_by):
-            keep(result)
+        history.add(result, settings.best_by)
         position = Position(epoch=position.epoch + 1, history=history)
         commits.after_epoch(position)
     return position.history

@@ -29,16 +29,27 @@ class Origin:
     new: Tensor
 
 
-def moments_of(step: Step) -> dict[str, Tensor]:
-    """The optimizers' tensors, on the CPU, by `<parameter>/<name in the optimizer's state>`."""
+def parameter_names(step: Step) -> dict[str, str]:
+    """`<optimizer>/<parameter>`, by their numbers -> the parameter's name in the model."""
     names = _names(step)
     return {
-        f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
-        for optimizer in step.optimizers
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
+        f"{number}/{place}": names[parameter]
+        for number, optimizer in enumerate(step.optimizers)
+        for place, parameter in enumerate(
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        )
     }
+
+
+def moments_of(numbered: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The optimizers' tensors by `<parameter's name>/<name in the optimizer's state>`.
+
+    Args:
+        numbered: the same, by `<optimizer>/<parameter>/<name in the optimizer's state>`.
+        names: see `parameter_names`.
+    """
+    parts = ((*name.rpartition("/"), tensor) for name, tensor in numbered.items())
+    return {f"{names[parameter]}/{key}": tensor for parameter, _, key, tensor in parts}
 
 
 def set_moments(step: Step, moments: Mapping[str, Tensor], origins: Mapping[str, Origin]) -> None:

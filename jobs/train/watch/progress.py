@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -30,6 +30,9 @@ LAST_LOOK_S = 10.0
 
 class Silent:
     """Of ranks other than 0."""
+
+    def close(self) -> None:
+        pass
 
     def rows(self, title: str, rows: int, total_rows: int) -> None:
         pass
@@ -103,27 +106,52 @@ class _Note:
 
 
 class Notes:
-    """Rank 0's reporter where the driver is another process."""
+    """Rank 0's reporter where the driver is another process.
+
+    Notes are written beside the training, which a store that is slow or refuses must not touch:
+    what could not be written comes with the next note.
+    """
 
     def __init__(self, folder: str) -> None:
         self._url = _note_url(folder)
-        # Another rank 0 may have been lost; what it said stays.
-        self._note = _Note(lines=_noted(self._url).lines)
-        self._written = 0.0
+        self._note = _Note()
+        # Lines of another rank 0, which was lost, stay; None until they are read.
+        self._before: tuple[str, ...] | None = None
+        self._changed = threading.Event()
+        self._writing = threading.Lock()
+        threading.Thread(target=self._follow, name="millstream-notes", daemon=True).start()
 
     def rows(self, title: str, rows: int, total_rows: int) -> None:
         self._note = _Note(self._note.lines, title, rows, total_rows)
-        if time.monotonic() - self._written > SECONDS_BETWEEN_NOTES:
-            self._write()
+        self._changed.set()
 
     def say(self, line: str) -> None:
         note = self._note
         self._note = _Note((*note.lines, line), note.title, note.rows, note.total_rows)
-        self._write()
+        self._changed.set()
+
+    def close(self) -> None:
+        """Writes the last note; waits for the store some seconds."""
+        attempt(self._write, LAST_LOOK_S)
+
+    def _follow(self) -> None:
+        while self._changed.wait():
+            with suppress(Exception):
+                self._write()
+            time.sleep(SECONDS_BETWEEN_NOTES)
 
     def _write(self) -> None:
-        self._written = time.monotonic()
-        write_json(self._url, asdict(self._note))
+        # One after the other: the last one to be written is the newest.
+        with self._writing:
+            self._changed.clear()
+            try:
+                if self._before is None:
+                    self._before = _noted(self._url).lines
+                note = replace(self._note, lines=(*self._before, *self._note.lines))
+                write_json(self._url, asdict(note))
+            except BaseException:
+                self._changed.set()
+                raise
 
 
 @contextmanager

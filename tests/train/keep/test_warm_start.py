@@ -26,8 +26,11 @@ from jobs.settings.load import load_settings
 from jobs.settings.train import TrainSettings
 from jobs.train import job
 from jobs.train.exchange.exchange import Alone
+from jobs.train.keep.snapshot import take
 from jobs.train.keep.warm_start import WarmStart, warm, warm_moments
-from jobs.train.step.moments import moments_of
+from jobs.train.step.history import Position
+from jobs.train.step.moments import moments_of, parameter_names
+from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
 from tests.builders.batches import SPEC, batch_of
 from tests.builders.devices import DEVICES
@@ -159,6 +162,11 @@ def test_tables_of_every_model_grow(name: str, tmp_path: Path) -> None:
     assert torch.equal(predict(model, batch), predict(source, replace(batch, sparse=sparse)))
 
 
+def moments_in(step: Step) -> dict[str, Tensor]:
+    snapshot = take(step, Position(), RowLedger())
+    return moments_of(snapshot.optimizer, parameter_names(step))
+
+
 def stepped(step: Step, seed: int) -> Batch:
     """Takes a step over ids that the smaller tables have too."""
     batch = batch_of(60, seed=seed)
@@ -178,7 +186,7 @@ def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
     source = Step(build_model(name, SPEC).to(device), settings, Alone())
     stepped(source, 1)
     card = {"optimizer": optimizer}
-    save_model(str(tmp_path), source.model, name, SPEC, card, moments_of(source))
+    save_model(str(tmp_path), source.model, name, SPEC, card, moments_in(source))
     after, start = grown_from(name, tmp_path)
     origins = warm(after, replace(SPEC, table_rows=GROWN), start)
     after.to(device)
@@ -187,7 +195,7 @@ def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
     assert "weights and moments go on" in warm_moments(step, start, origins, optimizer)
     assert "those of sgd2 begin at zero" in warm_moments(fresh, start, origins, "sgd2")
 
-    state = moments_of(step)
+    state = moments_in(step)
     for table, origin in origins.items():
         for key in ("sum", "exp_avg", "exp_avg_sq"):
             rows = state.get(f"{table}/{key}")
