@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from jobs.train.exchange.exchange import Exchange
+from jobs.train.keep.replicas import check_replicas, sum_of_bits
 from jobs.train.step.history import Position
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
@@ -75,15 +76,20 @@ def take(
         ledger: this rank's row ledger of the current epoch.
         reuse: the snapshot before, which is overwritten once all ranks are here: no second one is
             held. New memory takes longer to get than the copy does, too.
+
+    Raises:
+        ReplicasDiffer: the weights are not the same on all ranks.
     """
-    sums = _summed(step.exchange, ledger, _random_state())
+    weights = step.model.state_dict()
+    parts, random, bits = _summed(step.exchange, ledger, _random_state(), sum_of_bits(weights))
+    check_replicas(bits, position)
     optimizer, numbers = _optimizer_state(step)
     return Snapshot(
-        weights=_copied(step.model.state_dict(), reuse.weights if reuse else {}),
+        weights=_copied(weights, reuse.weights if reuse else {}),
         optimizer=_copied(optimizer, reuse.optimizer if reuse else {}),
         numbers=numbers,
-        random=sums[1],
-        position=replace(position, trained=ledger.of_parts(sums[0])),
+        random=random,
+        position=replace(position, trained=ledger.of_parts(parts)),
     )
 
 
@@ -136,22 +142,28 @@ def _copied(tensors: Mapping[str, Tensor], reuse: Mapping[str, Tensor]) -> Tenso
     return copies
 
 
-def _summed(exchange: Exchange, ledger: RowLedger, random: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of all ranks' ledgers, and all ranks' generators, in one exchange.
+def _summed(
+    exchange: Exchange, ledger: RowLedger, random: Tensor, bits: int
+) -> tuple[Tensor, Tensor, list[int]]:
+    """The sum of all ranks' ledgers, and what each rank has, in one exchange.
 
     Args:
         random: uint8 [bytes], the state of this rank's generators.
+        bits: of its weights.
 
     Returns:
-        int64 [3], the sum of `RowLedger.parts`; uint8 [ranks, bytes], the generators' states.
+        int64 [3], the sum of `RowLedger.parts`; uint8 [ranks, bytes], the generators' states; the
+        bits of all ranks.
     """
     padded = torch.zeros(-(-len(random) // 8) * 8, dtype=torch.uint8)
     padded[: len(random)] = random
-    # int64 [ranks, padded bytes / 8]. To each row of the sum, all ranks but one add zeros.
-    states = torch.zeros(exchange.size, len(padded) // 8, dtype=torch.int64)
-    states[exchange.rank] = padded.view(torch.int64)
-    parts, states = exchange.start_sums([ledger.parts(), states]).result()
-    return parts, states.view(torch.uint8)[:, : len(random)].clone()
+    # int64 [ranks, padded bytes / 8 + 1]. To each row of the sum, all ranks but one add zeros.
+    own = torch.zeros(exchange.size, len(padded) // 8 + 1, dtype=torch.int64)
+    own[exchange.rank, :-1] = padded.view(torch.int64)
+    own[exchange.rank, -1] = bits
+    parts, of_ranks = exchange.start_sums([ledger.parts(), own]).result()
+    states = of_ranks[:, :-1].contiguous().view(torch.uint8)[:, : len(random)]
+    return parts, states.clone(), of_ranks[:, -1].tolist()
 
 
 def _random_state() -> Tensor:

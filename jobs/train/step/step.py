@@ -26,6 +26,7 @@ from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.exchange.pending import Pending
 from jobs.train.exchange.rows import TableRows
+from jobs.train.step.buffers import Buffers
 from jobs.train.step.finite import measured
 from jobs.train.step.optimizers import make_optimizers
 
@@ -82,6 +83,7 @@ class Step:
         self._names = [n for n, _ in parameters if n not in tables] + [n for n, _ in self._tables]
         self.optimizers = make_optimizers(settings, self._dense, [p for _, p in self._tables])
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self._buffers = Buffers(model)
         self._started: dict[int, Pending[TableRows]] = {}
         self._is_last = False
         for number, (_, table) in enumerate(self._tables):
@@ -101,6 +103,7 @@ class Step:
 
         Raises:
             Diverged: the loss or the gradient of the global batch is not finite.
+            ConfigError: the forward pass changes a buffer of the model.
         """
         started, waited_s = time.perf_counter(), self.exchange.waited_s
         self.model.train()
@@ -177,7 +180,10 @@ class Step:
         if settings.positive_weight != 1.0:
             weight = weight * torch.where(batch.label > 0.5, settings.positive_weight, 1.0)
         low = settings.precision == "bfloat16"
-        with torch.autocast(reference.device.type, torch.bfloat16, enabled=low):
+        with (
+            self._buffers.unchanged(),
+            torch.autocast(reference.device.type, torch.bfloat16, enabled=low),
+        ):
             logits = self.model(batch)
         logits = logits.to(reference.dtype)
         losses = row_losses(logits, batch, self.model.task, settings.label_smoothing)

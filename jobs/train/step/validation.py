@@ -19,6 +19,7 @@ from torch import Tensor
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, row_losses
 from jobs.train.exchange.exchange import Exchange
+from jobs.train.step.buffers import Buffers
 from jobs.train.step.finite import Diverged
 
 NUM_BINS = 65_536
@@ -50,13 +51,14 @@ def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Vali
 
     Raises:
         Diverged: the loss is not finite.
+        ConfigError: the forward pass changes a buffer of the model.
     """
     device = next(model.parameters()).device
     # [2 + 2 * NUM_BINS]: loss, weight, weight of the negatives by bin, weight of the positives by
     # bin.
     sums = torch.zeros(2 + 2 * NUM_BINS, dtype=torch.float64, device=device)
     model.eval()
-    with torch.inference_mode():
+    with Buffers(model).unchanged(), torch.inference_mode():
         for batch in batches:
             if batch.rows:
                 _add(sums, batch.to(device), model)
