@@ -63,13 +63,13 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 def hdfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
     from tests.builders.hdfs import serving
 
-    with serving(tmp_path_factory.mktemp("hdfs")) as server:
+    with serving(tmp_path_factory.mktemp("hdfs"), data_nodes=2) as server:
         yield server
 
 
 @pytest.fixture
 def hdfs(hdfs_server: Hdfs, monkeypatch: pytest.MonkeyPatch) -> Hdfs:
-    """HDFS on loopback, with one data node; shared by all tests. Ask for it in slow tests only."""
+    """HDFS on loopback, each block on both of two data nodes; shared by all tests. Ask for it in slow tests only."""
     for name, value in hdfs_server.environment.items():
         monkeypatch.setenv(name, value)
     return hdfs_server

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.base.errors import DataRefused
+from jobs.stores.files import spark_url
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -54,7 +55,7 @@ class StagedRuns:
         `partition_by` are no part of the partition.
         """
         folder = self.fresh_folder(run)
-        rows.write.mode("overwrite").partitionBy(*partition_by).parquet(folder)
+        rows.write.mode("overwrite").partitionBy(*partition_by).parquet(spark_url(folder))
         return self.staged(run, partition_by)
 
     def fresh_folder(self, run: str) -> str:

@@ -20,7 +20,7 @@ from deltalake.transaction import create_table_with_add_actions
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import KEEP_LOG, add_action, schema_difference, unreadable, with_token
 from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered
-from jobs.stores.files import delta_options
+from jobs.stores.files import delta_options, spark_url
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -240,12 +240,13 @@ class Table(StagedRuns):
     ) -> DataFrame:
         """A version, or the partitions `where` names, as a Spark DataFrame."""
         wanted = {name: set(values) for name, values in (where or {}).items()}
+        root = spark_url(self.url)
         paths = [
-            f"{self.url}/{file.path}"
+            f"{root}/{file.path}"
             for file in (self.files(version) if self.exists() else [])
             if all(file.partition[name] in values for name, values in wanted.items())
         ]
         if not paths:
             return session.createDataFrame([], schema)
-        reader = session.read.schema(schema).option("basePath", self.url)
+        reader = session.read.schema(schema).option("basePath", root)
         return reader.parquet(*paths)

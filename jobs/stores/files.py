@@ -53,6 +53,11 @@ def scheme_of(url: str) -> str:
     return found[1] if found else "file"
 
 
+def spark_url(url: str) -> str:
+    """A URL as Spark reads it: a path without a scheme would be one of Hadoop's default store."""
+    return url if "://" in url else f"file://{os.path.abspath(url)}"
+
+
 def store_at(url: str) -> tuple[Store, str]:
     """The store of a URL, and the path in it.
 

@@ -22,6 +22,9 @@ T = TypeVar("T")
 ANSWER_S = 120.0
 # While it refuses connections it may be starting: the client tries for about a minute.
 _CLIENT = {"dfs.client.failover.max.attempts": "9"}
+# A forked child, such as that which becomes Spark's JVM, lets go of fsspec's instances. The end of
+# a client there would wait for threads that only the parent has, so there is none.
+_KEPT: list[Any] = []
 _URL = re.compile(r"^[a-z]+://([^/]*)(/.*)?$", re.DOTALL)
 _RPC_ERROR = re.compile(r'^RPCError\("([\w.$]+)", "(.*)"\)$', re.DOTALL)
 _VERSION = re.compile(r"^\d{20}$")
@@ -35,8 +38,9 @@ class HdfsFiles(HdfsFileSystem):  # type: ignore[misc]
     """
 
     def __init__(self, host: str | None = None, port: int | None = None, **options: str) -> None:
-        super().__init__(host, port, **{**_CLIENT, **options})
         url = f"hdfs://{host or ''}" + (f":{port}" if port else "")
+        with _os_errors(url):
+            super().__init__(host, port, **{**_CLIENT, **options})
         self.client: Any = _Client(self.client, url)
 
     @classmethod
@@ -93,6 +97,7 @@ class _Client:
 
     def __init__(self, client: Any, url: str) -> None:
         self._client, self._url = client, url
+        _KEPT.append(client)
 
     def list_status(self, path: str, recursive: bool = False) -> list[Any]:
         return self._asked(lambda: list(self._client.list_status(path, recursive)))

@@ -26,6 +26,7 @@ from jobs.lake.state import State, load_state
 from jobs.registry.version import ModelVersion
 from jobs.rows.base.names import DS
 from jobs.settings.evaluate import EvaluateSettings
+from jobs.stores.files import spark_url
 from schemas.dataset import ROW_ID, Dataset, struct_type
 
 log = logging.getLogger("millstream.evaluate")
@@ -85,7 +86,8 @@ class Selection:
         """
         shards = self.shards()
         schema = struct_type((c.name, c.spark_type) for c in dataset.stored_columns())
-        rows = spark.read.schema(schema).parquet(*(f"{self.examples.url}/{s.path}" for s in shards))
+        root = spark_url(self.examples.url)
+        rows = spark.read.schema(schema).parquet(*(f"{root}/{s.path}" for s in shards))
         # A Python task costs about as much as a few thousand rows; small shards share one.
         tasks = sum(shard.rows for shard in shards) // ROWS_PER_TASK
         rows = rows.coalesce(max(tasks, spark.sparkContext.defaultParallelism))
