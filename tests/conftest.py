@@ -69,7 +69,10 @@ def hdfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
 
 @pytest.fixture
 def hdfs(hdfs_server: Hdfs, monkeypatch: pytest.MonkeyPatch) -> Hdfs:
-    """HDFS on loopback, each block on both of two data nodes; shared by all tests. Ask for it in slow tests only."""
+    """HDFS on loopback, each block on both of two data nodes; shared by all tests.
+
+    It takes a while to start: only slow tests ask for it.
+    """
     for name, value in hdfs_server.environment.items():
         monkeypatch.setenv(name, value)
     return hdfs_server

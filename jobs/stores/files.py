@@ -55,7 +55,7 @@ def scheme_of(url: str) -> str:
 
 def spark_url(url: str) -> str:
     """A URL as Spark reads it: a path without a scheme would be one of Hadoop's default store."""
-    return url if "://" in url else f"file://{os.path.abspath(url)}"
+    return url if "://" in url else f"file://{Path(url).absolute()}"
 
 
 def store_at(url: str) -> tuple[Store, str]:

@@ -75,8 +75,12 @@ def _write(path: Path, lines: Sequence[str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def configure(folder: Path, lake: str) -> Path:
-    """A settings file for a lake beside the raw files: small batches, two ranks."""
+def configure(folder: Path, lake: str, place: str = "") -> Path:
+    """A settings file for a lake beside the raw files: small batches, two ranks.
+
+    Args:
+        place: URL of another store's folder, which has the raw files and will have the lake.
+    """
     rule = {"metric": "auc", "min_value": 0.0, "min_rows": 1, "min_gain": 0}
     tree: dict[str, Any] = {
         "schema": "tests.builders.flights:FEW",
@@ -100,6 +104,10 @@ def configure(folder: Path, lake: str) -> Path:
         "gate": {"rules": [rule], "rows": "all"},
         "spark": {"properties_file": "spark.conf"},
     }
+    if place:
+        tree["lake"] = f"{place}/{lake}"
+        tree["etl"]["sources"]["flights"] = f"{place}/raw/{{ds}}/flights.csv"
+        tree["mlflow"] = {"tracking_uri": f"sqlite:///{folder}/{lake}.db"}
     path = folder / f"{lake}.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
