@@ -17,9 +17,9 @@ MOST_FILES, MOST_LINES = 15, 300
 ORDER = [
     "schemas",
     "jobs.base",
+    "jobs.stores",
     "jobs.petastorm_legacy",
     "jobs.petastorm_arrow",
-    "jobs.stores",
     "jobs.rows.base",
     "jobs.rows.read",
     "jobs.rows.judge",

@@ -20,7 +20,7 @@ from deltalake.transaction import create_table_with_add_actions
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import KEEP_LOG, add_action, schema_difference, unreadable, with_token
 from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered
-from jobs.stores.files import delta_options, spark_url
+from jobs.stores.files import delta_options, spark_url, store_at
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -36,6 +36,7 @@ class Table(StagedRuns):
 
     def exists(self) -> bool:
         try:
+            store_at(self.url)[0].await_answer()
             return bool(DeltaTable.is_deltatable(self.url, self._options))
         except OSError as error:
             raise unreadable(self.url, error) from error
@@ -54,6 +55,7 @@ class Table(StagedRuns):
 
     def _at(self, version: int | None) -> DeltaTable:
         try:
+            store_at(self.url)[0].await_answer()
             return DeltaTable(self.url, version=version, storage_options=self._options)
         except OSError as error:
             raise unreadable(self.url, error) from error

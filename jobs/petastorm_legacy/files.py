@@ -12,6 +12,8 @@ import pyarrow.fs as arrow_fs
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
+from jobs.stores.files import hdfs_at
+
 
 class FileSystem:
     """The base that Petastorm asks for by name."""
@@ -54,11 +56,14 @@ class LocalFileSystem(FileSystem):
 
 
 class HadoopFileSystem(FileSystem):
-    """HDFS by Arrow's own client. Petastorm's failover wraps every method that is named here."""
+    """HDFS by fsspec, which needs no libhdfs. Petastorm's failover wraps every method named here.
+
+    The user is that of HADOOP_USER_NAME, or of the Kerberos ticket, whoever is named.
+    """
 
     def __init__(self, host: str = "default", port: int = 0, user: str | None = None) -> None:
         self._address = (host, port, user)
-        self._client = ArrowFSWrapper(arrow_fs.HadoopFileSystem(host, port, user=user))
+        self._client = hdfs_at(None if host == "default" else host, port or None)
 
     def __reduce__(self) -> tuple[type[HadoopFileSystem], tuple[str, int, str | None]]:
         return type(self), self._address

@@ -53,6 +53,11 @@ def scheme_of(url: str) -> str:
     return found[1] if found else "file"
 
 
+def hdfs_at(host: str | None, port: int | None) -> Any:
+    """fsspec's class of an HDFS; the default one where there is no host."""
+    return fsspec.filesystem("hdfs", host=host, port=port)
+
+
 def spark_url(url: str) -> str:
     """A URL as Spark reads it: a path without a scheme would be one of Hadoop's default store."""
     return url if "://" in url else f"file://{Path(url).absolute()}"

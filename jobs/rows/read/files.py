@@ -25,12 +25,14 @@ class RawFile:
     Attributes:
         ds: the date that its path says; empty where the path has no `{ds}`.
         stamp: what tells it from another file in its place: size and time, and the store's ETag.
+        block_bytes: size of the parts that the store keeps it in; 0 where it has none.
     """
 
     ds: str
     path: str
     size_bytes: int
     stamp: str
+    block_bytes: int = 0
 
 
 def find_files(path: str, dates: Sequence[str]) -> list[RawFile]:
@@ -70,7 +72,8 @@ def _files_of(fs: Any, path: str, ds: str) -> list[RawFile]:
         for name, info in _matches(fs, fs._strip_protocol(pattern))
     }
     return [
-        RawFile(ds, _url(fs, name), info["size"], stamp_of(info)) for name, info in found.items()
+        RawFile(ds, _url(fs, name), info["size"], stamp_of(info), info.get("blocksize") or 0)
+        for name, info in found.items()
     ]
 
 

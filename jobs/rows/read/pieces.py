@@ -72,8 +72,7 @@ def _pieces(file: RawFile, source: Source, piece_bytes: int) -> list[Piece]:
         raise unreadable(file.path, error) from error
     if not can_be_cut(file.path, source) or file.size_bytes <= piece_bytes:
         return [Piece(file, weight=file.size_bytes)]
-    count = -(-file.size_bytes // piece_bytes)
-    ends = [file.size_bytes * n // count for n in range(count + 1)]
+    ends = _ends(file.size_bytes, piece_bytes, file.block_bytes)
     # The header belongs to the first piece, whatever comments stand before it.
     ends = [0, *(end for end in ends[1:-1] if end >= head), file.size_bytes]
     count = len(ends) - 1
@@ -82,6 +81,21 @@ def _pieces(file: RawFile, source: Source, piece_bytes: int) -> list[Piece]:
         Piece(file, start, end if n + 1 < count else None, end - start)
         for n, (start, end) in enumerate(pairwise(ends))
     ]
+
+
+def _ends(size: int, piece_bytes: int, block_bytes: int) -> list[int]:
+    """Where pieces of a file end, from 0 to its size: where its blocks do, if it has any.
+
+    So a piece is read from one block, or from whole ones.
+    """
+    if not block_bytes:
+        count = -(-size // piece_bytes)
+        return [size * n // count for n in range(count + 1)]
+    of_a_block = -(-block_bytes // piece_bytes)
+    blocks = max(1, piece_bytes // block_bytes)
+    # Not rounded before all is added up, so that every block's end is one.
+    count = -(-size * of_a_block // (blocks * block_bytes))
+    return [*(n * blocks * block_bytes // of_a_block for n in range(count)), size]
 
 
 def _of_groups(file: RawFile, source: Source, piece_bytes: int) -> list[Piece]:

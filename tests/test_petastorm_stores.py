@@ -1,4 +1,4 @@
-"""Petastorm's own readers on S3, through fsspec: pools, caches, what chooses rows, file lists."""
+"""Petastorm's own readers on S3 and HDFS: pools, caches, what chooses rows, file lists."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import LongType, StringType
 
 from jobs.petastorm_arrow import NdarrayCodec, ScalarCodec, Unischema, UnischemaField
+from tests.builders.hdfs import Hdfs
 from tests.builders.s3 import S3
 
 # After the hook, as a team's own code would.
@@ -37,6 +38,12 @@ ROWS = Unischema(
 )
 
 
+@pytest.fixture(params=["s3", pytest.param("hdfs", marks=pytest.mark.slow)])
+def far(request: pytest.FixtureRequest) -> S3 | Hdfs:
+    server: S3 | Hdfs = request.getfixturevalue(request.param)
+    return server
+
+
 @pytest.fixture(scope="module")
 def indexed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 rows by Petastorm, kinds a and b in files of their own, with an index of kinds."""
@@ -53,8 +60,8 @@ def indexed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def rows(s3: S3, indexed: Path, tmp_path: Path) -> str:
-    return s3.upload(indexed, f"{tmp_path.name}/rows")
+def rows(far: S3 | Hdfs, indexed: Path, tmp_path: Path) -> str:
+    return far.upload(indexed, f"{tmp_path.name}/rows")
 
 
 def read(url: str, **options: Any) -> dict[int, np.ndarray]:
@@ -104,14 +111,14 @@ def test_the_torch_loader_gives_every_row(rows: str) -> None:
 
 
 @pytest.fixture
-def tables(s3: S3, tmp_path: Path) -> str:
+def tables(far: S3 | Hdfs, tmp_path: Path) -> str:
     """12 rows a partition, in row groups of 5: day=1, day=2."""
     for day in (1, 2):
         folder = tmp_path / "tables" / f"day={day}"
         folder.mkdir(parents=True)
         ids = np.arange(12) + 12 * (day - 1)
         pq.write_table(pa.table({"id": ids, "x": ids / 4}), folder / "0.parquet", row_group_size=5)
-    return s3.upload(tmp_path / "tables", f"{tmp_path.name}/tables")
+    return far.upload(tmp_path / "tables", f"{tmp_path.name}/tables")
 
 
 def frame(urls: str | list[str], **options: Any) -> pd.DataFrame:
