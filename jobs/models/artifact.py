@@ -23,6 +23,7 @@ from jobs.base.errors import DataRefused
 from jobs.models.build import Model, build_model
 from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
 from jobs.models.spec import ModelSpec
+from jobs.models.ties import set_state, state_of
 from jobs.stores.files import folder_to_write, local_file
 
 WEIGHTS, MOMENTS, CARD = "model.safetensors", "optimizer.safetensors", "model.json"
@@ -77,7 +78,7 @@ def save_model(
     Returns:
         The digest of the weights.
     """
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    weights = {key: value.detach().cpu().contiguous() for key, value in state_of(model).items()}
     return save_weights(folder_url, weights, name, spec, model.source, extra, moments)
 
 
@@ -129,7 +130,7 @@ def load_model(
     weights = _tensors(folder_url, WEIGHTS, card["weights_digest"])
     spec = ModelSpec.from_json(card["spec"])
     model = build_model(card["model"], spec, card.get("base", "."))
-    model.load_state_dict(weights)
+    set_state(model, weights)
     return LoadedModel(model.eval(), spec, card, card["weights_digest"])
 
 

@@ -80,19 +80,35 @@ def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
     if not isinstance(net, nn.Module):
         raise ConfigError(f"train.model {name!r} makes a {type(net).__name__}", "an nn.Module")
     _refuse_batch_statistics(name, net)
-    for place, table in embedding_tables(net):
+    apart = dict(embedding_tables(net))
+    for place, table in _tables(net):
         if table.max_norm is not None:
             raise ConfigError(
                 f"train.model {name!r} has a table with max_norm at {place}",
                 "tables that a forward pass only reads: a rank would change rows of its own",
                 "leave max_norm out; train.clip_norm limits gradients",
             )
-        table.sparse = True
+        table.sparse = place in apart
     return Model(net, spec.task, source)
 
 
 def embedding_tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding | nn.EmbeddingBag]]:
-    """The model's embedding tables with the names of their weights."""
+    """The model's embedding tables with the names of their weights.
+
+    Tables that another layer uses too are left out: their gradients are dense, as a parameter's.
+    """
+    of_others = {
+        id(parameter)
+        for module in model.modules()
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        for parameter in module._parameters.values()
+    }
+    for name, table in _tables(model):
+        if id(table.weight) not in of_others:
+            yield name, table
+
+
+def _tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding | nn.EmbeddingBag]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             yield f"{name}.weight".lstrip("."), module

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from jobs.models.build import Model
+from jobs.models.ties import state_of
 from jobs.stores.errors import persistently
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.best import has_best, save_best
@@ -83,7 +84,7 @@ def start_of(job: TrainJob, step: Step, memory: RankMemory, reporter: Reporter) 
 
 def asked_store(job: TrainJob, model: Model, exchange: Exchange, act: Callable[[], R]) -> R:
     """What each rank's `act` reads from the store, when all have; see `together`."""
-    train, weights = job.settings.train, model.state_dict().values()
+    train, weights = job.settings.train, state_of(model).values()
     return together(
         exchange,
         act,

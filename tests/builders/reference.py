@@ -60,7 +60,8 @@ def plain_loop(
         table.sparse = settings.optimizer == "adam"
     ids = {id(table.weight) for _, table in tables}
     dense = [p for p in model.parameters() if id(p) not in ids]
-    of_tables = [table.weight for _, table in tables]
+    # Tables may be tied.
+    of_tables = list(dict.fromkeys(table.weight for _, table in tables))
     optimizers: list[torch.optim.Optimizer] = {
         "sgd": lambda: [
             torch.optim.SGD(dense, 0.05, weight_decay=0.01),

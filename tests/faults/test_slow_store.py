@@ -91,11 +91,12 @@ def test_a_store_that_refuses_every_third_write_changes_nothing(
 
 
 @pytest.mark.slow
-def test_each_write_takes_half_a_minute(
+def test_large_writes_and_notes_take_half_a_minute_each(
     store: S3, examples: Examples, undisturbed: RankResult, spark: SparkSession, tmp_path: Path
 ) -> None:
     job = job_in(store.url(tmp_path.name), examples)
-    with store.slow(tmp_path.name, delay_s=30.0):
+    slow = ("/model.safetensors", "/weights.safetensors", "/commit.json", "/progress.json")
+    with store.slow(*slow, delay_s=30.0):
         assert launched(job, spark).digest == undisturbed.digest
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from jobs.models.ties import set_state, state_of
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.replicas import check_replicas, sum_of_bits
 from jobs.train.step.history import Position
@@ -80,7 +81,7 @@ def take(
     Raises:
         ReplicasDiffer: the weights are not the same on all ranks.
     """
-    weights = step.model.state_dict()
+    weights = state_of(step.model)
     parts, random, bits = _summed(step.exchange, ledger, _random_state(), sum_of_bits(weights))
     check_replicas(bits, position)
     optimizer, numbers = _optimizer_state(step)
@@ -98,7 +99,7 @@ def restore(step: Step, snapshot: Snapshot) -> None:
 
     A rank beyond the number of ranks that took it keeps its generators as they are.
     """
-    step.model.load_state_dict(snapshot.weights)
+    set_state(step.model, snapshot.weights)
     for number, optimizer in enumerate(step.optimizers):
         states: dict[int, dict[str, Tensor | float]] = {}
         for name, value in _values(snapshot):

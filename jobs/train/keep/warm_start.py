@@ -29,6 +29,7 @@ from jobs.models.identity import Identity, refuse_changed_card
 from jobs.models.layers import Embeddings
 from jobs.models.lists import PooledEmbeddings
 from jobs.models.spec import ModelSpec
+from jobs.models.ties import first_names, set_state, state_of
 from jobs.registry.registry import Registry
 from jobs.registry.version import CHAMPION
 from jobs.settings.settings import Settings
@@ -154,11 +155,12 @@ def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
     """
     # Its aim may be to go on with new code.
     source = load_model(start.folder, start.identity, any_source=True)
-    weights = source.model.state_dict()
-    origins = dict(_origins(model, spec, source.model, source.spec, start))
+    weights, firsts = state_of(source.model), first_names(model)
+    found = _origins(model, spec, source.model, source.spec, start)
+    origins = {firsts[name]: origin for name, origin in found}
     for name, origin in origins.items():
         weights[name] = weights[name].index_select(0, origin.rows)
-    model.load_state_dict(weights)
+    set_state(model, weights)
     return origins
 
 

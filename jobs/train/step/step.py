@@ -22,6 +22,7 @@ from torch import Tensor
 from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, embedding_tables, row_losses
+from jobs.models.ties import refuse_overlaps, state_of
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.exchange.pending import Pending
@@ -91,7 +92,7 @@ class Step:
                 partial(self._has_gradient, number)
             )
         # All, also those that are not trained, and buffers.
-        exchange.broadcast(value for value in model.state_dict().values())
+        exchange.broadcast(state_of(model).values())
 
     def run(self, *batches: Batch, rate: float = 1.0) -> StepResult:
         """One step over the rows of one batch, or of several together.
@@ -220,11 +221,13 @@ _SENT_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfl
 
 
 def refuse_unfit(settings: TrainSettings, model: Model) -> None:
-    """Checks the model's tables, and the settings that only some tasks have.
+    """Checks the model's parameters, and the settings that only some tasks have.
 
     Raises:
-        ConfigError: a table has too many rows, or a setting is not for the model's task.
+        ConfigError: a table has too many rows, parameters overlap, or a setting is not for the
+            model's task.
     """
+    refuse_overlaps(model)
     for name, table in embedding_tables(model):
         if len(table.weight) > _MOST_ROWS:
             raise ConfigError(
@@ -250,14 +253,16 @@ def gradient_rows(name: str, table: Tensor) -> TableRows:
     """The rows of a table's gradient, an id for each lookup; no rows where it has no gradient.
 
     Raises:
-        ValueError: the gradient is dense.
+        ConfigError: the gradient is dense.
     """
     if table.grad is None:
         no_ids = torch.empty(0, dtype=torch.int64, device=table.device)
         return TableRows(no_ids, table.new_empty((0, table.shape[1])))
     if not table.grad.is_sparse:
-        raise ValueError(
-            f"the gradient of embedding table {name!r} is dense; a table must be used through its "
-            "own forward alone (nn.Embedding, nn.EmbeddingBag in mode sum or mean)"
+        raise ConfigError(
+            f"the gradient of embedding table {name!r} is dense",
+            "tables that are used through their own forward (nn.Embedding, nn.EmbeddingBag in mode "
+            "sum or mean)",
+            "where another layer uses it too, tie them: layer.weight = table.weight",
         )
     return TableRows(table.grad._indices()[0], table.grad._values())

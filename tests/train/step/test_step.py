@@ -194,7 +194,7 @@ def test_a_loss_that_is_no_number_ends_all_ranks() -> None:
 
 
 def test_a_table_used_outside_its_own_forward_is_refused_by_name() -> None:
-    class Tied(nn.Module):
+    class Borrows(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.table = nn.Embedding(50, 3, sparse=True)
@@ -202,8 +202,8 @@ def test_a_table_used_outside_its_own_forward_is_refused_by_name() -> None:
         def forward(self, batch: Batch) -> Tensor:
             return batch.dense.nan_to_num() @ self.table.weight.sum(0)
 
-    step = Step(Model(Tied(), "binary"), settings_of(optimizer="sgd"), Alone())
-    with pytest.raises(ValueError, match=r"net\.table\.weight"):
+    step = Step(Model(Borrows(), "binary"), settings_of(optimizer="sgd"), Alone())
+    with pytest.raises(ConfigError, match=r"net\.table\.weight"):
         step.run(BATCHES[0])
 
 
