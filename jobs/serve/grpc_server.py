@@ -77,7 +77,7 @@ class _Inference:
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         try:
-            self._service.champion(request.name, request.version)
+            self._service.check_ready(request.name, request.version)
         except RequestError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)

@@ -171,7 +171,7 @@ class _Rest:
     async def model_ready(self, request: Request) -> Response:
         names = request.path_params
         try:
-            self._service.champion(names["name"], names.get("version", ""))
+            self._service.check_ready(names["name"], names.get("version", ""))
         except RequestError as error:
             return _error(error)
         return JSONResponse({"name": names["name"], "ready": True})

@@ -94,12 +94,23 @@ class Service:
         """
         if name not in self.names:
             raise Unknown(f"no such model; here are {' and '.join(self.names)}")
+        # One that drains answers what still comes: its ports close, and its readiness is gone.
         champion = self.live.champion
-        if champion is None or self.draining:
+        if champion is None:
             raise NotReady("no model is live here now")
         if version and version != champion.version.version:
             raise Unknown(f"that version is not live, version {champion.version.version} is")
         return champion
+
+    def check_ready(self, name: str, version: str = "") -> None:
+        """
+        Raises:
+            Unknown: no such model, or another version is live.
+            NotReady: none is, or it is about to end.
+        """
+        self.champion(name, version)
+        if self.draining:
+            raise NotReady("this server ends")
 
     async def infer(
         self, name: str, version: str, tensors: Sequence[NamedTensor], timeout_s: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 
 from jobs.lake.ledger import new_run_id
 from jobs.settings.load import load_settings
+from tests.builders.models import lake_of
 from tests.builders.servers import Server, serving
 from tests.serve.conftest import Served
 from tests.serve.test_same_numbers import COLUMNS
@@ -64,7 +66,6 @@ def own_scores(served: Served, folder: Path) -> dict[str, tuple[float, ...]]:
     from jobs.serve.champion import load_champion
     from jobs.serve.live import Live
     from jobs.serve.request.rows import raw_rows
-    from tests.builders.models import lake_of
 
     settings = load_settings(served.raw.config, [served.parents])
     live = Live(settings, folder)
@@ -177,6 +178,37 @@ def test_a_store_that_is_away_stops_no_answers(served: Served, tmp_path: Path) -
             away.rename(lake)
         assert server.invoke(rows_of(served)) == first
         assert server.end() == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_served_stops_no_answers(served: Served, tmp_path: Path) -> None:
+    """The rows that find no room are counted, and those after them are kept again."""
+    raw = served.raw.copy(tmp_path / "copy")
+    table = Path(lake_of(load_settings(raw.config)).table("served").url)
+    kept = ("serve.log_fraction=1", "serve.log_queue_rows=50", "serve.account_s=0.1")
+    with serving(raw.config, tmp_path / "log", served.parents, *kept) as server:
+        first = server.invoke(rows_of(served))
+        # A file in the table's place: each write to it fails, as with no space left.
+        shutil.rmtree(table, ignore_errors=True)
+        table.write_text("")
+        for _ in range(10):
+            assert server.invoke(rows_of(served)) == first
+        server.until("`served` did not take")
+        dropped = dropped_of(server)
+        table.unlink()
+        assert server.invoke(rows_of(served)) == first
+        assert server.end() == 0
+    asked = 12 * ROWS
+    rows = lake_of(load_settings(raw.config)).table("served").read_arrow().num_rows
+    assert dropped >= asked - 2 * ROWS - 50 and rows <= asked - dropped
+    assert rows >= ROWS
+
+
+def dropped_of(server: Server) -> int:
+    page = server.ask("GET", "/metrics")[2].decode()
+    name = "millstream_serve_sample_dropped_total "
+    (line,) = [line for line in page.splitlines() if line.startswith(name)]
+    return int(float(line.removeprefix(name)))
 
 
 def test_the_server_knows_no_spark() -> None:
