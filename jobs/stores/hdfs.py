@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
+
+# Before its import: it would say of every call that a standby name node was asked first.
+os.environ.setdefault("RUST_LOG", "error")
 
 from hdfs_native import FileReader, FileWriter
 from hdfs_native.fsspec import HdfsFileSystem
@@ -20,8 +25,9 @@ T = TypeVar("T")
 
 # A name node that listens and says nothing would be waited for without end.
 ANSWER_S = 120.0
-# While it refuses connections it may be starting: the client tries for about a minute.
-_CLIENT = {"dfs.client.failover.max.attempts": "9"}
+# While it refuses connections it may be starting: the client tries for about a minute, or as the
+# site's own settings say.
+_ATTEMPTS = ("dfs.client.failover.max.attempts", "9")
 # A forked child, such as that which becomes Spark's JVM, lets go of fsspec's instances. The end of
 # a client there would wait for threads that only the parent has, so there is none.
 _KEPT: list[Any] = []
@@ -40,7 +46,7 @@ class HdfsFiles(HdfsFileSystem):  # type: ignore[misc]
     def __init__(self, host: str | None = None, port: int | None = None, **options: str) -> None:
         url = f"hdfs://{host or ''}" + (f":{port}" if port else "")
         with _os_errors(url):
-            super().__init__(host, port, **{**_CLIENT, **options})
+            super().__init__(host, port, **{**_patience(), **options})
         self.client: Any = _Client(self.client, url)
 
     @classmethod
@@ -90,6 +96,12 @@ class HdfsFiles(HdfsFileSystem):  # type: ignore[misc]
     ) -> _OpenedFile | _NewFile:
         # Without fsspec's block size, which would be that of the file, too.
         return super()._open(path, mode, overwrite)  # type: ignore[no-any-return]
+
+
+def _patience() -> dict[str, str]:
+    name, value = _ATTEMPTS
+    site = Path(os.environ.get("HADOOP_CONF_DIR", "")) / "hdfs-site.xml"
+    return {} if site.is_file() and f"<name>{name}<" in site.read_text() else {name: value}
 
 
 class _Client:

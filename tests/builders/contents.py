@@ -11,6 +11,7 @@ from jobs.lake.lake import Lake, TableName
 from jobs.lake.ledger import read_ledger
 from jobs.nightly.record import load
 from jobs.registry.registry import Registry
+from jobs.rows.base.names import SOURCE_FILE
 from jobs.settings.settings import Settings
 
 _RUN_COLUMNS = ("run", "run_id", "model_version")
@@ -51,7 +52,11 @@ def _rows(lake: Lake, name: TableName, keep: Any) -> str:
 
 
 def _without_runs(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in row.items() if name not in _RUN_COLUMNS]
+    """Of a raw file its place below `raw` counts, wherever that is."""
+    kept = {name: value for name, value in row.items() if name not in _RUN_COLUMNS}
+    if SOURCE_FILE in kept:
+        kept[SOURCE_FILE] = kept[SOURCE_FILE].rpartition("/raw/")[2]
+    return list(kept.items())
 
 
 def _champions(lake: Lake, weights: dict[str, str]) -> list[str]:

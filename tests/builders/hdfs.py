@@ -54,6 +54,21 @@ class Hdfs:
     def url(self, *names: str) -> str:
         return "/".join([f"hdfs://127.0.0.1:{self.port}/tests", *names])
 
+    def as_nameservice(self, name: str, folder: Path) -> dict[str, str]:
+        """An environment that knows it as the second name node of a nameservice, the first of which
+        refuses connections."""
+        shutil.copytree(self.conf, folder)
+        nodes = f"dfs.namenode.rpc-address.{name}"
+        more = {
+            "dfs.nameservices": name,
+            f"dfs.ha.namenodes.{name}": "first,second",
+            f"{nodes}.first": "127.0.0.1:1",
+            f"{nodes}.second": f"127.0.0.1:{self.port}",
+        }
+        _write_properties(folder / "core-site.xml", {"fs.defaultFS": f"hdfs://{name}"})
+        _write_properties(folder / "hdfs-site.xml", more)
+        return {**self.environment, "HADOOP_CONF_DIR": str(folder)}
+
     def upload(self, folder: Path | str, name: str) -> str:
         """Copies a folder up, its name replaced; returns its URL."""
         import fsspec
@@ -130,6 +145,8 @@ class Hdfs:
             # A dead data node is known as one after about 10 s, not 10 minutes.
             "dfs.heartbeat.interval": 1,
             "dfs.namenode.heartbeat.recheck-interval": 1000,
+            # Longer than a name node takes to start, and no longer.
+            "dfs.client.failover.max.attempts": 6,
             # With as many data nodes as copies there is none to take a dead one's place.
             "dfs.client.block.write.replace-datanode-on-failure.policy": "NEVER",
         }

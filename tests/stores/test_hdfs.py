@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from jobs.lake.tables import Table
 from jobs.stores import hdfs as module
 from jobs.stores.errors import store_failed
 from jobs.stores.files import Guarded, store_at, write_whole
@@ -67,6 +69,26 @@ def test_nameservices_keep_their_capitals_and_paths_their_marks() -> None:
     assert strip("/data/folder/") == "/data/folder"
 
 
+def test_a_nameservice_is_that_of_the_configuration(
+    hdfs: Hdfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and tables, by its name and as the default store; its first name node is away."""
+    for name, value in hdfs.as_nameservice("Prod-1", tmp_path / "conf").items():
+        monkeypatch.setenv(name, value)
+    module.HdfsFiles.clear_instance_cache()
+    folder = f"tests/{tmp_path.name}"
+
+    write_whole(f"hdfs://Prod-1/{folder}/file", b"content")
+    table = Table(f"hdfs://Prod-1/{folder}/table")
+    assert [table.append(pa.table({"n": [n]})) for n in range(3)] == [0, 1, 2]
+
+    assert Table(f"hdfs:///{folder}/table").version() == 2
+    for url in (f"hdfs:///{folder}", hdfs.url(tmp_path.name)):
+        store, path = store_at(url)
+        assert store.fs.cat_file(f"{path}/file") == b"content"
+    module.HdfsFiles.clear_instance_cache()
+
+
 def refusal(url: str) -> str:
     with pytest.raises(OSError) as error:
         write_whole(url, b"x")
@@ -77,7 +99,7 @@ def test_no_name_node(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-        monkeypatch.setitem(module._CLIENT, "dfs.client.failover.max.attempts", "2")
+        monkeypatch.setattr(module, "_ATTEMPTS", ("dfs.client.failover.max.attempts", "2"))
         said = refusal(f"hdfs://127.0.0.1:{port}/x")
     assert f"hdfs://127.0.0.1:{port}: " in said
     assert "Connection refused" in said
