@@ -60,7 +60,9 @@ test-slow: $(dev)
 test-all: $(dev)
 	tools/install_browser.sh
 	tools/install_nginx.sh
-	$(bin)/python -m pytest -q
+	$(bin)/python -m pytest -q --ignore=tests/faults/test_soak.py
+	@echo "The soak: an hour of nights, each with a trouble (MILLSTREAM_SOAK_NIGHTS, MILLSTREAM_SOAK_SEED)."
+	$(bin)/python -m pytest -q -s tests/faults/test_soak.py
 
 package: $(stamp)
 	$(bin)/python tools/package.py dist

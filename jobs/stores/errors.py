@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,6 +17,8 @@ _CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs", "google")
 # What a system says of a file that cannot be written.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST)
+# What Spark's JVM says of a store whose connector it was not given.
+_NO_CLIENT = re.compile(r'No FileSystem for scheme "?(\w+)|Class org\.apache\.hadoop\.fs\.s3a')
 _SQLITE_FULL = "database or disk is full"
 
 # What a store says -> what to do, the first that fits.
@@ -90,6 +93,12 @@ def store_failed(error: BaseException) -> MillstreamError | None:
             f"the store failed: {type(error).__name__}: {error}",
             "a store that answers, and lets this user read and write",
             remedy_of(str(error)),
+        )
+    if unknown := _NO_CLIENT.search(str(error)):
+        return ConfigError(
+            f"Spark has no client for {unknown[1] or 's3a'}://",
+            "Spark with the connector of the lake's store",
+            "add it: for S3 that is hadoop-aws, and s3a:// in the settings (docs/stores.md)",
         )
     number = _of_system(error)
     if number is None:

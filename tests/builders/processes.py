@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,10 +43,18 @@ class Process:
         of their own."""
         os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
-        while left := [process for process in psutil.process_iter() if self._is_of(process)]:
+        self.kill_left()
+
+    def kill_left(self) -> None:
+        """SIGKILL to all that is alive of the command, until nothing is."""
+        while left := self.left():
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+
+    def left(self) -> list[psutil.Process]:
+        """All processes of the command that are alive, this one and those that it started."""
+        return [process for process in psutil.process_iter() if self._is_of(process)]
 
     def _is_of(self, process: psutil.Process) -> bool:
         try:
@@ -63,10 +71,11 @@ class Process:
 
     def executors(self) -> list[psutil.Process]:
         children = psutil.Process(self.popen.pid).children(recursive=True)
-        return [child for child in children if "CoarseGrainedExecutorBackend" in _command(child)]
+        return [child for child in children if "CoarseGrainedExecutorBackend" in command_of(child)]
 
 
-def _command(process: psutil.Process) -> str:
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty where it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
@@ -74,20 +83,37 @@ def _command(process: psutil.Process) -> str:
 
 
 @contextmanager
-def millstream(*arguments: str) -> Iterator[Process]:
-    """Starts a command; nothing of it is left at the end."""
+def millstream(
+    *arguments: str,
+    module: str = "jobs.main",
+    environment: Mapping[str, str] | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> Iterator[Process]:
+    """Starts a command; nothing of it is left at the end.
+
+    Args:
+        module: that runs the command.
+        environment: variables besides those of this process.
+        deadline_s: after which all of it is killed.
+    """
     mark = uuid.uuid4().hex
     popen = subprocess.Popen(
-        [sys.executable, "-m", "jobs.main", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1", _MARK: mark},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            _MARK: mark,
+            **(environment or {}),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     process = Process(popen, mark)
-    deadline = threading.Timer(DEADLINE_S, process.kill)
+    deadline = threading.Timer(deadline_s, process.kill)
     deadline.start()
     try:
         yield process

@@ -51,9 +51,12 @@ class S3:
             yield self
 
     @contextmanager
-    def slow(self, *parts: str, delay_s: float) -> Iterator[S3]:
-        """What is written to paths that have one of `parts` is answered so much later."""
-        fault = {"status": SILENCE, "times": -1, "method": "PUT", "every": 1, "delay_s": delay_s}
+    def slow(
+        self, *parts: str, delay_s: float, method: str = "PUT", every: int = 1
+    ) -> Iterator[S3]:
+        """Requests whose paths have one of `parts`, each `every`-th, are answered so much later."""
+        fault = {"status": SILENCE, "times": -1, "method": method, "every": every}
+        fault["delay_s"] = delay_s
         with self._faulty([{**fault, "part": part} for part in parts]):
             yield self
 

@@ -24,8 +24,8 @@ _SILENCE_S = 300
 class Server:
     """moto's S3 behind faults: a list of {part, method, status, times, every, delay_s}.
 
-    Status 0 is silence. The fault meets each `every`-th request; one with `delay_s` is answered
-    well, but as much later.
+    Status 0 is silence, and an empty method any. The fault meets each `every`-th request; one with
+    `delay_s` is answered well, but as much later.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Server:
         with self._lock:
             self._requests.append([method, path, environ.get("HTTP_RANGE", "")])
             for fault in self._faults:
-                if fault["part"] in path and fault["method"] == method and fault["times"]:
+                if fault["part"] in path and fault["method"] in ("", method) and fault["times"]:
                     fault["met"] = fault.get("met", 0) + 1
                     if fault["met"] % fault["every"]:
                         continue

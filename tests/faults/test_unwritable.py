@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs.main import main
+from jobs.stores.errors import store_failed
 from tests.base.test_quiet import foreign
 from tests.builders.processes import ROOT
 from tests.builders.visits import Raw, rows_of
@@ -59,6 +61,15 @@ def test_a_lake_that_is_a_file_is_named(
     first, *more = capsys.readouterr().err.splitlines()
     assert first.startswith(f"millstream: {raw.lake}/visits/locks: Not a directory")
     assert [line.split(":")[0] for line in more] == ["  expected", "  to do"]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_a_store_that_spark_has_no_client_for_is_named(spark: SparkSession, scheme: str) -> None:
+    with pytest.raises(Exception, match="FileSystem") as raised:
+        spark.read.parquet(f"{scheme}://bucket/folder")
+    known = store_failed(raised.value)
+    assert known is not None and known.exit_code == 2
+    assert f"Spark has no client for {scheme}://" in str(known)
 
 
 @mounting
