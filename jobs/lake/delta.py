@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 
@@ -18,6 +17,7 @@ from deltalake.transaction import AddAction
 
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.files import NewFile
+from jobs.stores.errors import remedy_of, told
 
 # By default delta-rs forgets versions after 30 days, which a registered model may still name.
 KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
@@ -42,12 +42,7 @@ def with_token(
 
 
 def unreadable(url: str, error: OSError) -> DataRefused:
-    # delta-rs draws its chain of causes with arrows and colours.
-    cause = " ".join(re.sub(r"\x1b\[[0-9;]*m|\u21b3", " ", str(error)).split())
-    return DataRefused(
-        f"table {url} cannot be read: {cause}",
-        remedy="see whether the store answers and the environment's credentials are right",
-    )
+    return DataRefused(f"table {url} cannot be read: {told(error)}", remedy=remedy_of(str(error)))
 
 
 def schema_difference(ours: Schema, theirs: Schema) -> str:

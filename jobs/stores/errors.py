@@ -14,6 +14,13 @@ from jobs.base.errors import ConfigError, MillstreamError
 
 # Packages of the clients under fsspec.
 _CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs", "google")
+# What errors of the store say that delta-rs, Spark's JVM or a task passes on.
+_OF_CLIENTS = (
+    "HdfsObjectStore error",
+    "failed on connection exception",
+    "org.apache.hadoop.ipc.RemoteException",
+    "jobs.stores.errors.StoreFailed",
+)
 # What a system says of a file that cannot be written.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST)
@@ -54,7 +61,9 @@ def is_of_client(error: BaseException) -> bool:
     """Whether an error comes from a store's client; some of what those raise is no OSError."""
     chain = [e for e in (error, error.__cause__) if e is not None]
     return any(
-        type(e).__module__.partition(".")[0] in _CLIENTS or isinstance(e, StoreFailed)
+        type(e).__module__.partition(".")[0] in _CLIENTS
+        or isinstance(e, StoreFailed)
+        or any(words in str(e) for words in _OF_CLIENTS)
         for e in chain
     ) or (isinstance(error, PermissionError) and "hdfs://" in str(error))
 
@@ -90,7 +99,7 @@ def store_failed(error: BaseException) -> MillstreamError | None:
         return None
     if is_of_client(error):
         return MillstreamError(
-            f"the store failed: {type(error).__name__}: {error}",
+            f"the store failed: {type(error).__name__}: {told(error)}",
             "a store that answers, and lets this user read and write",
             remedy_of(str(error)),
         )
@@ -127,6 +136,15 @@ def _of_system(error: BaseException) -> int | None:
     if _SQLITE_FULL in text:
         return errno.ENOSPC
     return next((n for n in (*_NO_SPACE, errno.EROFS) if os.strerror(n) in text), None)
+
+
+def told(error: BaseException) -> str:
+    """What a client said, on one line: without colours, arrows and traces of Java and Python."""
+    text = re.sub(r"\s*\u21b3\s*", ": ", re.sub(r"\x1b\[[0-9;]*m", "", str(error)))
+    lines = text.partition("JVM stacktrace:")[0].splitlines()
+    kept = [line for line in lines if not re.match(r"\s+(at |File )|Traceback|\s{4,}", line)]
+    said = next((line for line in kept if any(w in line for w in _OF_CLIENTS)), "")
+    return " ".join((said or " ".join(kept)).split())
 
 
 def remedy_of(said: str) -> str:

@@ -18,7 +18,7 @@ from hdfs_native import FileReader, FileWriter
 from hdfs_native.fsspec import HdfsFileSystem
 
 from jobs.base.bounded import attempt
-from jobs.stores.errors import StoreFailed
+from jobs.stores.errors import StoreFailed, persistently
 from jobs.stores.store import Store
 
 T = TypeVar("T")
@@ -202,6 +202,10 @@ class HdfsStore(Store):
         # for what listens and says nothing.
         self.fs.exists("/")
 
+    def write_whole(self, path: str, content: bytes) -> None:
+        # Of a file whose data node dies the client may say that it could not end it in time.
+        persistently(partial(super().write_whole, path, content))
+
     @contextmanager
     def writing(self, path: str) -> Iterator[Any]:
         staged = f"{path}.{secrets.token_hex(8)}.tmp"
@@ -223,7 +227,7 @@ class HdfsStore(Store):
         next_version = f"{int(tag or 0) + 1:020}"
         staged = f"{path}/{next_version}.{secrets.token_hex(8)}.tmp"
         try:
-            self.fs.pipe_file(staged, content)
+            persistently(partial(self.fs.pipe_file, staged, content))
             self.fs.mv(staged, f"{path}/{next_version}")
         except (FileExistsError, FileNotFoundError):
             self.fs.rm(staged)
