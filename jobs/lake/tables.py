@@ -9,7 +9,8 @@ its lock cannot commit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,6 +26,9 @@ from jobs.stores.files import delta_options, spark_url, store_at
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
+
+_MEASURED = "delta.dataSkippingStatsColumns"
+_APPEND_HOURS = 24  # longer than any takes
 
 
 class Table(StagedRuns):
@@ -203,10 +207,51 @@ class Table(StagedRuns):
                 storage_options=self._options,
             )
 
-    def append(self, rows: pa.Table) -> int:
-        """Appends a few rows that the driver holds, as one commit."""
-        write_deltalake(self.url, rows, mode="append", storage_options=self._options)
+    def append(self, rows: pa.Table, measured: Sequence[str] | None = None) -> int:
+        """Appends a few rows that the driver holds, as one commit. The log keeps the least and
+        greatest values of a new table's columns for ever: of all, or of the `measured` ones."""
+        named = {} if measured is None else {_MEASURED: ",".join(measured)}
+        options = self._options
+        write_deltalake(self.url, rows, mode="append", storage_options=options, configuration=named)
         return self.version()
+
+    def values(self, column: str) -> list[str]:
+        """What stands in a column, each once, in order."""
+        sql = f'SELECT DISTINCT "{column}" AS value FROM rows ORDER BY value'
+        rows = QueryBuilder().register("rows", self._at(None)).execute(sql).read_all()
+        return [value.as_py() for value in pa.table(rows)["value"]]
+
+    def rewrite_appended(
+        self, column: str, value: str, keep: Callable[[pa.Table], pa.Table]
+    ) -> None:
+        """Leaves of the rows with a value what `keep` gives of each part of them, in one commit.
+        Rows that are appended meanwhile stay, as servers append without a lock.
+
+        Raises:
+            Locked: another process changed the same rows first.
+        """
+        table = self._at(None)
+        schema = pa.schema(table.schema().to_arrow())
+        where = f"{column} = '{value}'"
+        found = QueryBuilder().register("rows", table).execute(f"SELECT * FROM rows WHERE {where}")
+        kept = (batch for part in found for batch in keep(pa.table(part).cast(schema)).to_batches())
+        try:
+            write_deltalake(
+                table,
+                pa.RecordBatchReader.from_batches(schema, kept),
+                mode="overwrite",
+                predicate=where,
+                post_commithook_properties=KEEP_LOG,
+            )
+        except CommitFailedError as error:
+            raise Locked(f"{self.url}: another process wrote first ({error})") from error
+
+    def replaced_files(self, hours: int) -> list[str]:
+        """Files that no version names any more since so many hours. One that no version ever named
+        may be of an append under way, and is told after a day."""
+        table = self._at(None)
+        look = partial(table.vacuum, dry_run=True, enforce_retention_duration=False)
+        return sorted({*look(hours), *look(max(hours, _APPEND_HOURS), full=True)})
 
     def read_arrow(self, version: int | None = None) -> pa.Table:
         """A small table as Arrow, on the driver; rows of different files come in any order."""

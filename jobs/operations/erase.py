@@ -1,4 +1,4 @@
-"""Erase: the rows of entities leave predictions, quarantine and examples, each in a commit.
+"""Erase: the rows of entities leave predictions, quarantine, examples and served, each in commits.
 
 Killed in between, it erases the rest when run again. Older versions' files hold the rows until
 `millstream vacuum`; the contributions and the id log keep what they count, without rows.
@@ -10,7 +10,10 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,8 +29,8 @@ from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.tables import Table
 from jobs.operations.keys import HIT, Keys, erasable_columns, marked
 from jobs.operations.layout import commit_layout, lay_out, stored_examples
-from jobs.operations.raw_keys import marked_raw
-from jobs.rows.base.names import DS
+from jobs.operations.raw_keys import SERVED_TEXTS, marked_json, marked_raw
+from jobs.rows.base.names import DS, RAW
 from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID
 
@@ -98,6 +101,11 @@ class Erasure:
             before = _paths(table)
             erased[name] = erase(table) if before else {}
             old_files += len(before - _paths(table))
+        served = self.lake.table("served")
+        if served.exists():
+            before = _paths(served)
+            erased["served"] = self._served(served)
+            old_files += len(before - _paths(served))
         result = EraseResult(len(self.keys.keys), erased, old_files)
         self._record(result, time.monotonic() - started)
         return result
@@ -130,6 +138,20 @@ class Erasure:
             where = {STAGE: ["etl", "score"], DS: list(counts)}
             table.rewrite(files, where, info, "etl", self.etl.token)
         return counts
+
+    def _served(self, table: Table) -> Counts:
+        rows = table.spark(self.spark, SERVED_TEXTS).select(SERVED_TEXTS.names)
+        hits = marked_json(rows, self.settings.dataset(), self.keys).where(HIT)
+        counts = Counter[str]()
+        for ds in sorted(row[DS] for row in hits.select(DS).distinct().collect()):
+            # The texts of a few entities on a date. No predicate of Delta's own is made of them,
+            # since its log would keep them.
+            texts = [row[RAW] for row in hits.where(F.col(DS) == ds).select(RAW).collect()]
+            gone = pa.array(sorted(set(texts)), pa.string())
+            keep = partial(_without, gone)
+            table.rewrite_appended(DS, ds, keep)
+            counts[ds] = len(texts)
+        return dict(counts)
 
     def _examples(self, table: Table) -> Counts:
         dates = sorted({file.partition[DS] for file in table.files()})
@@ -172,6 +194,10 @@ class Erasure:
             for ds in sorted(totals)
         ]
         record(self.lake, rows)
+
+
+def _without(gone: pa.Array, rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows[RAW], value_set=gone)))
 
 
 def _hits(rows: DataFrame) -> Counts:

@@ -9,17 +9,19 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StringType, StructField, StructType
 
 from jobs.operations.keys import HIT, Keys, marked
-from jobs.rows.base.names import ENCODING, MALFORMED, RAW, REASONS, SOURCE_FILE, UNREAD, mark
+from jobs.rows.base.names import DS, ENCODING, MALFORMED, RAW, REASONS, SOURCE_FILE, UNREAD, mark
 from jobs.rows.read.delimited import delimited_rows
 from jobs.rows.read.jsonlines import json_rows
 from jobs.rows.read.lines import Lines
 from schemas.dataset import Dataset, Source
 
+# Of the served rows.
+SERVED_TEXTS = StructType([StructField(DS, StringType()), StructField(RAW, StringType())])
 _TORN = "__torn"
 # What values are made of; all else parts them.
 _BETWEEN_WORDS = r"[^\p{L}\p{N}_.:@+-]+"
@@ -48,6 +50,31 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
     found = whole.join(F.broadcast(texts), RAW, "left")
     hit = F.when(F.col(_TORN), F.coalesce("__torn_hit", F.lit(False))).otherwise(F.col(HIT))
     return found.select(*rows.columns, hit.alias(HIT))
+
+
+def marked_json(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
+    """Adds `__hit`: whether the raw text, which is JSON by column, is of one of the keys.
+
+    Args:
+        rows: of the served rows.
+    """
+    types = {column.name: column.type for column in dataset.row_source.columns}
+    names = sorted({name for key in keys.keys for name in key})
+    typed = {
+        f"__typed_{name}": _typed(F.get_json_object(RAW, f"$['{name}']"), types[name])
+        for name in names
+    }
+    named = {name: f"__typed_{name}" for name in names}
+    return marked(rows.withColumns(typed), dataset, keys, named).drop(*typed)
+
+
+def _typed(text: Column, kind: str) -> Column:
+    """As the server reads it, to which 30.0 of an integer column is 30."""
+    found = text.try_cast(kind)
+    if kind.strip().lower() not in ("tinyint", "smallint", "int", "bigint"):
+        return found
+    number = text.try_cast("double")
+    return F.coalesce(found, F.when(number == F.floor(number), number.try_cast(kind)))
 
 
 def text_column(name: str) -> str:

@@ -16,12 +16,13 @@ from jobs.lake.lock import stage_lock
 from jobs.rows.base.names import DS, UNDATED
 from jobs.settings.nightly import RetentionSettings
 
-Retained = Literal["examples", "quarantine", "predictions"]
-# The stages that write a table; each has its lock.
+Retained = Literal["examples", "quarantine", "predictions", "served"]
+# The stages that write a table; each has its lock. Servers append to `served` without one.
 WRITERS: dict[Retained, tuple[str, ...]] = {
     "examples": ("etl",),
     "quarantine": ("etl", "score"),
     "predictions": ("score",),
+    "served": (),
 }
 
 
@@ -40,6 +41,7 @@ def retain(
         "examples": settings.examples_days,
         "quarantine": settings.quarantine_days,
         "predictions": settings.predictions_days,
+        "served": settings.served_days,
     }
     found = {name: past_dates(lake, name, days) for name, days in limits.items() if days}
     dropped = {name: dates for name, dates in found.items() if dates}
@@ -50,8 +52,10 @@ def retain(
 
 def past_dates(lake: Lake, name: Retained, days: int) -> list[str]:
     table = lake.table(name)
-    files = table.files() if table.exists() else []
-    dates = sorted({file.partition[DS] for file in files} - {UNDATED})
+    if not table.exists():
+        return []
+    found = table.values(DS) if name == "served" else [f.partition[DS] for f in table.files()]
+    dates = sorted(set(found) - {UNDATED})
     if not dates:
         return []
     first = str(dt.date.fromisoformat(dates[-1]) - dt.timedelta(days - 1))
@@ -60,6 +64,10 @@ def past_dates(lake: Lake, name: Retained, days: int) -> list[str]:
 
 def drop_dates(lake: Lake, name: Retained, dates: Sequence[str], run_id: str) -> None:
     table = lake.table(name)
+    if name == "served":
+        for ds in dates:
+            table.rewrite_appended(DS, ds, lambda rows: rows.slice(0, 0))
+        return
     with ExitStack() as locks:
         held = [locks.enter_context(stage_lock(lake, stage, run_id)) for stage in WRITERS[name]]
         info = table.commit_info() | {"run": run_id}

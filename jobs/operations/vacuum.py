@@ -1,18 +1,20 @@
 """Vacuum: removes the files of the lake that no kept version of a table names.
 
 Checkpoints that nobody goes on from, files of dead runs and of replaced versions, states of
-neither. No lock is taken for files: files are listed before the locks are looked at, and the locks
-before the tables, so that a file of a run that works is either its lock's or already named by a
-version.
+neither, exports and probes of models that are not registered. No lock is taken for files: files are
+listed before the locks are looked at, and the locks before the tables, so that a file of a run that
+works is either its lock's or already named by a version.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import fsspec
@@ -90,8 +92,10 @@ def run(
     result.dropped = retain(lake, settings.retention, run_id, dry_run)
     since = time.time() - 3600 * older_than_hours
     _vacuum_checkpoints(lake, settings.retention.checkpoints_days, run_id, result)
-    look = partial(named, lake, Registry(settings, lake), since, force, result.given_up)
-    for place, files in _unnamed_files(lake, since, look):
+    registry = Registry(settings, lake)
+    look = partial(named, lake, registry, since, force, result.given_up)
+    unreferred = _unreferred(lake, registry, since, older_than_hours)
+    for place, files in chain(_unnamed_files(lake, since, look), unreferred):
         result.add(place, files)
         if not dry_run:
             _remove(lake.url, files)
@@ -132,6 +136,21 @@ def _unnamed_files(lake: Lake, since: float, look: Any) -> Iterator[tuple[str, l
         old = (file for file in stored[name] if file.written_at < since)
         unnamed = (file for file in old if _is_unnamed(file.relative, paths, runs))
         yield name, [file for file in unnamed if not _is_of(live, file.relative)]
+
+
+def _unreferred(
+    lake: Lake, registry: Registry, since: float, hours: float
+) -> Iterator[tuple[str, list[StoredFile]]]:
+    """Files of `served` that its versions left, and exports and probes of no registered model."""
+    table = lake.table("served")
+    if table.exists():
+        left = set(table.replaced_files(math.ceil(hours)))
+        yield "served", [file for file in stored_files(table.url) if file.relative in left]
+    stored = {name: stored_files(lake.folder(name)) for name in ("exports", "probes")}
+    digests = {model.tags["weights_digest"] for model in registry.versions()}
+    for name, files in stored.items():
+        old = (file for file in files if file.written_at < since)
+        yield name, [file for file in old if file.relative.split("/", 1)[0] not in digests]
 
 
 def _refuse_if_damaged(table: Table, stored: set[str]) -> None:

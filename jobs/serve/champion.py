@@ -27,7 +27,7 @@ from jobs.registry.version import ModelVersion
 from jobs.rows.base.names import REASONS
 from jobs.rows.judge.resident import ResidentEngine
 from jobs.serve.request.encoded import EncodedInputs, EncodedRows
-from jobs.serve.request.rows import RawRows
+from jobs.serve.request.rows import RawRows, raw_rows
 from jobs.settings.serve import ServeSettings
 from schemas.dataset import Dataset
 
@@ -76,7 +76,21 @@ class Champion:
         return set(self.engine.parents)
 
     def with_parents(self, parents: Mapping[str, pa.Table]) -> Champion:
-        return replace(self, engine=ResidentEngine(self.dataset, (), parents, None, False))
+        """The same with other rows of parents, ready to answer."""
+        engine = ResidentEngine(self.dataset, (), parents, None, False)
+        return replace(self, engine=engine)._warmed()
+
+    def _warmed(self) -> Champion:
+        """After a row of nulls: tables of parents are built and statements planned, which would
+        else cost the first requests many times what the others take."""
+        columns: dict[str, list[None]] = {c.name: [None] for c in self.dataset.row_source.columns}
+        for join in self.dataset.joins:
+            if join.source not in self.looked_up:
+                names = self.dataset.source(join.source).column_names
+                columns.update({f"{join.source}.{name}": [None] for name in names})
+        judged = self.engine.judge(raw_rows(self.dataset, columns, self.looked_up).table)
+        self.encoder(judged.valid)
+        return self
 
     def answers(self, rows: RawRows | EncodedRows) -> Answers:
         if isinstance(rows, EncodedRows):
@@ -147,4 +161,4 @@ def load_champion(
         encoder=Encoder(dataset, vocabularies, state.ds),
         forward=forward,
         block_rows=settings.block_rows,
-    )
+    )._warmed()

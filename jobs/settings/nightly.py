@@ -31,6 +31,7 @@ class RetentionSettings(Section):
     examples_days: int | None = Field(None, ge=1, description="of examples")
     quarantine_days: int | None = Field(None, ge=1, description="of quarantine")
     predictions_days: int | None = Field(None, ge=1, description="of predictions")
+    served_days: int | None = Field(None, ge=1, description="of served rows")
     checkpoints_days: int | None = Field(
         30,
         ge=1,

@@ -130,6 +130,25 @@ def test_on_another_processor_scores_may_be_a_millionth_apart(
             check_probe(wrong, champion.forward)
 
 
+@pytest.mark.parametrize("looked_up", [True, False])
+def test_the_first_request_after_a_load_plans_nothing(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_up: bool
+) -> None:
+    settings = load_settings(served.raw.config, [served.parents] if looked_up else [])
+    champion = champion_of(live_of(settings, tmp_path))
+    columns = {name: [row[name] for row in served.night[:50]] for name in COLUMNS}
+    own = {"shops.shop": ["a"] * 50, "shops.size": [3.0] * 50}
+
+    def planned(*_: object) -> None:
+        raise AssertionError("a statement was planned")
+
+    made = champion.engine._duck
+    monkeypatch.setattr("jobs.rows.judge.resident._Plan.__init__", planned)
+    rows = raw_rows(champion.dataset, columns | ({} if looked_up else own), champion.looked_up)
+    assert np.isfinite(champion.answers(rows).scores).all()
+    assert champion.engine._duck is made
+
+
 def test_parents_are_read_again_when_their_files_change(
     served: Served, settings: Settings, tmp_path: Path
 ) -> None:
