@@ -86,6 +86,19 @@ class HdfsFiles(HdfsFileSystem):  # type: ignore[misc]
         found = {one.path: self._convert_file_status(one) for one in listed if not one.isdir}
         return found if detail else list(found)
 
+    def walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, **options: Any
+    ) -> Any:
+        # Theirs, and so `glob`, takes a folder that could not be listed for an empty one.
+        options["on_error"] = _unless_absent
+        return super().walk(path, maxdepth, topdown, **options)
+
+    def isdir(self, path: str) -> bool:
+        return self.exists(path) and bool(self.info(path)["type"] == "directory")
+
+    def isfile(self, path: str) -> bool:
+        return self.exists(path) and bool(self.info(path)["type"] == "file")
+
     def cp_file(self, path1: str, path2: str, **options: Any) -> None:
         with self.open(path1, "rb") as source, HdfsStore(self).writing(path2) as copy:
             while block := source.read(1 << 24):
@@ -96,6 +109,11 @@ class HdfsFiles(HdfsFileSystem):  # type: ignore[misc]
     ) -> _OpenedFile | _NewFile:
         # Without fsspec's block size, which would be that of the file, too.
         return super()._open(path, mode, overwrite)  # type: ignore[no-any-return]
+
+
+def _unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _patience() -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.lake.tables import Table
 from jobs.stores import hdfs as module
-from jobs.stores.errors import store_failed
+from jobs.stores.errors import StoreFailed, store_failed
 from jobs.stores.files import Guarded, store_at, write_whole
 from tests.builders.hdfs import Hdfs
 
@@ -101,6 +101,13 @@ def test_no_name_node(monkeypatch: pytest.MonkeyPatch) -> None:
         port = nobody.getsockname()[1]
         monkeypatch.setattr(module, "_ATTEMPTS", ("dfs.client.failover.max.attempts", "2"))
         said = refusal(f"hdfs://127.0.0.1:{port}/x")
+        fs, path = store_at(f"hdfs://127.0.0.1:{port}/x")[0].fs, "/x"
+        # Nothing that is not known is taken for absent.
+        for ask in (fs.find, fs.ls, fs.exists, fs.isdir, fs.isfile, fs.info):
+            with pytest.raises(StoreFailed):
+                ask(path)
+        with pytest.raises(StoreFailed):
+            fs.glob("/x/*.json")
     assert f"hdfs://127.0.0.1:{port}: " in said
     assert "Connection refused" in said
     assert "start the store, or correct host and port" in said
