@@ -66,8 +66,10 @@ class PacedJob(TrainJob):
 
     step_s: float = 0.0
 
-    def stream(self, split: Literal["train", "val"], rank: int, size: int) -> MappedStream:
-        stream = super().stream(split, rank, size)
+    def stream(
+        self, split: Literal["train", "val"], rank: int, size: int, *more: Any
+    ) -> MappedStream:
+        stream = super().stream(split, rank, size, *more)
         batches = stream.epoch
 
         def paced(epoch: int, start_row: int = 0) -> Iterator[Batch]:

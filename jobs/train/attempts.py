@@ -64,6 +64,8 @@ def refuse_unfit_job(job: TrainJob) -> None:
     """
     settings = job.settings.train
     job.stream("train", 0, settings.workers)
+    if job.has_validation:
+        job.stream("val", 0, settings.workers)
     # Without memory for weights, which may be large.
     with torch.device("meta"):
         try:

@@ -18,6 +18,8 @@ from jobs.train.keep.commits import Committer, RankMemory
 from jobs.train.keep.together import together
 from jobs.train.keep.warm_start import warm, warm_moments
 from jobs.train.launch.rank_job import RankResult, TrainJob
+from jobs.train.read.id_maps import MappedStream
+from jobs.train.read.memory import RowMemory
 from jobs.train.start import asked_store, start_of
 from jobs.train.step.device import device_of_rank, exact_convolutions, step_threads
 from jobs.train.step.history import History
@@ -39,19 +41,20 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
     with step_threads(settings.threads_per_rank), exact_convolutions():
         reporter = _reporter(job, exchange, memory)
         step = _step(job, exchange, memory, reporter)
-        train = job.stream("train", exchange.rank, exchange.size)
-        start = start_of(job, step, memory, reporter)
+        train, validation = _streams(job, exchange, memory, reporter)
+        # The snapshot itself must not be held.
+        position = start_of(job, step, memory, reporter).position
         writer = memory.writer if exchange.rank == 0 else None
         committer = Committer(step, settings, memory, writer, reporter.say)
         watch = _watched(job, committer, train.rows) if exchange.rank == 0 else committer
         history = fit(
             step,
             train,
-            job.stream("val", exchange.rank, exchange.size) if job.has_validation else None,
+            validation,
             settings,
             RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds)),
             reporter,
-            start.position,
+            position,
             watch,
         )
         if isinstance(watch, Watch):
@@ -76,6 +79,18 @@ def _step(job: TrainJob, exchange: Exchange, memory: RankMemory, reporter: Repor
         moments = partial(warm_moments, step, source, origins, settings.optimizer)
         reporter.say(asked_store(job, model, exchange, moments))
     return step
+
+
+def _streams(
+    job: TrainJob, exchange: Exchange, memory: RankMemory, reporter: Reporter
+) -> tuple[MappedStream, MappedStream | None]:
+    """The streams of training and of validation, if any, in one budget: they take turns."""
+    # Fewer ranks have more streams each. Those that are left do with it; a first start is refused.
+    place = exchange.rank, exchange.size, RowMemory(), memory.last is None
+    train = job.stream("train", *place)
+    if train.note:
+        reporter.say(train.note)
+    return train, job.stream("val", *place) if job.has_validation else None
 
 
 def _stored(

@@ -110,7 +110,7 @@ class Traced:
 
     def __init__(self, stream: Any, seen: list[tuple[int, Step]]) -> None:
         self._stream, self._seen = stream, seen
-        self.rows, self.fingerprint = stream.rows, stream.fingerprint
+        self.rows, self.fingerprint, self.note = stream.rows, stream.fingerprint, stream.note
 
     def epoch(self, epoch: int, start_row: int = 0) -> Iterator[Batch]:
         for batch in self._stream.epoch(epoch, start_row):
@@ -123,8 +123,8 @@ class Traced:
 class TracedJob(TrainJob):
     trace: Trace = field(default_factory=Trace)
 
-    def stream(self, split: Literal["train", "val"], rank: int, size: int) -> Any:
-        stream = super().stream(split, rank, size)
+    def stream(self, split: Literal["train", "val"], rank: int, size: int, *more: Any) -> Any:
+        stream = super().stream(split, rank, size, *more)
         if split == "val":
             return stream
         return Traced(stream, self.trace.batches.setdefault(rank, []))

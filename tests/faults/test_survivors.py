@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jobs.base.errors import ConfigError
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory, Recovery
 from jobs.train.launch.rank_job import RankResult
@@ -17,7 +20,7 @@ from jobs.train.rank import train_rank
 from jobs.train.step.history import Position
 from tests.builders.batches import in_ranks
 from tests.builders.examples import write_examples
-from tests.builders.training import PLACES, TRAIN_ROWS, Killed, index_of, job_of, traced
+from tests.builders.training import PLACES, TRAIN_ROWS, Killed, Mortal, index_of, job_of, traced
 
 RANKS = 3
 
@@ -71,6 +74,27 @@ def test_the_ranks_that_are_left_train_every_row_once(dies_at: int, tmp_path: Pa
     assert recovery.lost == ("rank 2 (host, pid 7)",)
     assert recovery.line().startswith("lost rank 2 (host, pid 7), noticed after ")
     assert len(second.recoveries) == 1
+
+
+def test_survivors_go_on_with_more_streams_than_the_budget_has_room_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "millstream.train")
+    examples = write_examples(tmp_path / "lake", PLACES)
+    whole = train_rank(job_of(examples, tmp_path / "whole"), Alone(), RankMemory())
+    job = job_of(examples, tmp_path / "run", commit_steps=3)
+    mortal = Mortal(at_commit=2)
+    with pytest.raises(Killed):
+        train_rank(job, Alone(), mortal)
+
+    stream = job.settings.stream.model_copy(update={"memory_mb": 1})
+    narrow = replace(job, settings=job.settings.model_copy(update={"stream": stream}))
+    with pytest.raises(ConfigError, match="16 open windows"):
+        train_rank(narrow, Alone(), RankMemory())
+    memory = RankMemory()
+    memory.begin(mortal.last, ["rank 1"], 1)
+    assert train_rank(narrow, Alone(), memory).digest == whole.digest
+    assert "16 streams are read batch by batch, stream.decode_threads at 1, in " in caplog.text
 
 
 def test_two_losses_before_a_step_are_one_recovery() -> None:

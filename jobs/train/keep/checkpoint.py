@@ -14,14 +14,16 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import safetensors.torch
 from fsspec.implementations.local import LocalFileSystem
+from torch import Tensor
 
 from jobs.stores.errors import persistently
 from jobs.train.keep.snapshot import Snapshot
@@ -30,7 +32,7 @@ from jobs.train.step.rowledger import RowCount
 
 COMMIT = "commit.json"
 FORMAT = 1
-_PREFIX, _STAGED = "at-", "staged-"
+STAGED, _PREFIX = "staged-", "at-"
 _CHUNK = 16 << 20
 
 
@@ -83,10 +85,13 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
     moment_ns = time.time_ns()
     final = f"{root}/{_PREFIX}{moment_ns}"
     local = isinstance(fs, LocalFileSystem)
-    place = f"{root}/{_STAGED}{moment_ns}" if local else final
+    place = f"{root}/{STAGED}{moment_ns}" if local else final
     try:
         fs.makedirs(place, exist_ok=True)
-        files = {name: _write_file(fs, f"{place}/{name}", data) for name, data in _parts(snapshot)}
+        files = {
+            name: _write_file(fs, f"{place}/{name}", partial(safetensors.torch.save, tensors))
+            for name, tensors in _parts(snapshot).items()
+        }
         commit = {
             "format": FORMAT,
             "moment_ns": moment_ns,
@@ -96,7 +101,7 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
             "numbers": snapshot.numbers,
             "files": files,
         }
-        _write_file(fs, f"{place}/{COMMIT}", _sealed(commit, identity))
+        _write_file(fs, f"{place}/{COMMIT}", partial(_sealed, commit, identity))
         if local:
             _sync_folder(place)
             Path(place).rename(final)
@@ -112,17 +117,23 @@ def of_moment(folder: str, moment_ns: int) -> str:
     return f"{folder.rstrip('/')}/{_PREFIX}{moment_ns}"
 
 
-def _parts(snapshot: Snapshot) -> Iterable[tuple[str, bytes]]:
-    """File names and contents, one after the other, so that only one file is in memory twice."""
-    # Bytes, not safetensors' own files: the SHA-256 must be of what was meant to be written, and
-    # `load` must read the tensors from the same bytes that it checks.
-    yield "weights.safetensors", safetensors.torch.save(snapshot.weights)
-    yield "optimizer.safetensors", safetensors.torch.save(snapshot.optimizer)
-    yield "random.safetensors", safetensors.torch.save({"random": snapshot.random})
+def _parts(snapshot: Snapshot) -> dict[str, dict[str, Tensor]]:
+    """File names, and the tensors in each."""
+    return {
+        "weights.safetensors": snapshot.weights,
+        "optimizer.safetensors": snapshot.optimizer,
+        "random.safetensors": {"random": snapshot.random},
+    }
 
 
-def _write_file(fs: Any, path: str, data: bytes) -> dict[str, Any]:
-    """Writes a file, on a local disk down to the disk; returns its size and SHA-256."""
+def _write_file(fs: Any, path: str, content: Callable[[], bytes]) -> dict[str, Any]:
+    """Writes a file, on a local disk down to the disk; returns its size and SHA-256.
+
+    Args:
+        content: makes the bytes, so that those of one file only are in memory. They are not written
+            by safetensors itself: the SHA-256 must be of what was meant to be written.
+    """
+    data = content()
     if isinstance(fs, LocalFileSystem):
         with Path(path).open("wb") as file:
             file.write(data)
@@ -277,24 +288,3 @@ def load(checkpoint: Checkpoint) -> Snapshot:
         random=parts["random"]["random"],
         position=checkpoint.position,
     )
-
-
-def prune(folder: str, keep: int, written: list[str]) -> None:
-    """Removes the checkpoints of a run that are not among its last complete ones.
-
-    Args:
-        folder: URL of the run's folder.
-        keep: number of checkpoints that stay.
-        written: URLs of the run's complete checkpoints, the oldest first.
-    """
-    kept = {url.rsplit("/", 1)[-1] for url in written[-keep:]}
-    fs, root = fsspec.core.url_to_fs(folder)
-    for url in listed(folder):
-        name = url.rsplit("/", 1)[-1]
-        if name not in kept:
-            # First the commit, so that a half-removed folder does not look like a checkpoint.
-            if fs.exists(f"{root}/{name}/{COMMIT}"):
-                fs.rm_file(f"{root}/{name}/{COMMIT}")
-            fs.rm(f"{root}/{name}", recursive=True)
-    for path in fs.glob(f"{root}/{_STAGED}*"):  # A process was killed while it wrote it.
-        fs.rm(path, recursive=True)

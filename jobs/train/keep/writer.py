@@ -12,6 +12,7 @@ from jobs.base.errors import Locked
 from jobs.settings.train import TrainSettings
 from jobs.stores.errors import is_of_store
 from jobs.train.keep import checkpoint
+from jobs.train.keep.prune import prune
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.keep.together import StoreHangs, limit_s
 
@@ -130,7 +131,7 @@ class Writer:
             self._check_lock()
             self._written.append(checkpoint.write(self._folder, task.snapshot, self._identity))
             self._check_lock()
-            checkpoint.prune(self._folder, self._settings.checkpoint_keep, self._written)
+            prune(self._folder, self._settings.checkpoint_keep, self._written)
         except Locked as lost:
             self._failed = lost
         except Exception as error:

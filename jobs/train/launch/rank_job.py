@@ -20,6 +20,7 @@ from jobs.train.keep.commits import Recovery
 from jobs.train.keep.warm_start import WarmStart
 from jobs.train.order.fingerprint import fingerprint_of
 from jobs.train.read.id_maps import IdMaps, MappedStream
+from jobs.train.read.memory import RowMemory
 from jobs.train.read.stream import Stream
 from jobs.train.step.history import History
 from schemas.dataset import Dataset
@@ -94,8 +95,15 @@ class TrainJob:
         """The folder of the model of an epoch that was the best so far."""
         return best_folder(self.folder, epoch)
 
-    def stream(self, split: Literal["train", "val"], rank: int, size: int) -> MappedStream:
-        """A rank's batches of a split."""
+    def stream(
+        self,
+        split: Literal["train", "val"],
+        rank: int,
+        size: int,
+        memory: RowMemory | None = None,
+        must_fit: bool = True,
+    ) -> MappedStream:
+        """A rank's batches of a split; `memory` and `must_fit` are the `Stream`'s."""
         stream = Stream.from_settings(
             self.examples,
             self.dataset,
@@ -106,6 +114,8 @@ class TrainJob:
             size=size,
             first_ds=self.first_ds,
             last_ds=self.last_ds,
+            memory=memory,
+            must_fit=must_fit,
         )
         maps = {name: torch.from_numpy(ids).long() for name, ids in self.id_maps.items()}
         return MappedStream(stream, maps, [f.name for f in self.dataset.categorical])

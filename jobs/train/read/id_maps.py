@@ -38,6 +38,10 @@ class MappedStream:
         return self._stream.rows
 
     @property
+    def note(self) -> str:
+        return self._stream.note
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         return self._stream.fingerprint
 

@@ -9,7 +9,7 @@ import math
 import weakref
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,6 @@ class MemoryBudget:
         streams: of the rank.
         block_rows: of the batches that are made together.
         threads: that read row groups.
-
-    Raises:
-        ConfigError: the windows that must be open at once do not fit.
     """
 
     total: int
@@ -59,8 +56,14 @@ class MemoryBudget:
     block_rows: int
     threads: int
 
-    def __post_init__(self) -> None:
-        if self.least > self.total:
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for the windows that must be open at once."""
+        return self.least <= self.total
+
+    def refuse_excess(self) -> None:
+        """Raises ConfigError, with the sum, when the windows that must be open do not fit."""
+        if not self.fits:
             rows = self.streams * self.window_rows
             raise ConfigError(
                 f"{self.streams} open windows of up to {self.window_rows} rows are {rows} rows, "
@@ -96,12 +99,27 @@ class MemoryBudget:
         """Bytes with one window of each stream."""
         return self.fixed + self.streams * self.window_bytes
 
-    def window_buffer(self, row_words: int) -> WindowBuffer:
-        """Memory for as many windows as fit. `row_words` is W."""
+    def shrunk(self, one_batch_rows: int) -> MemoryBudget:
+        """The same windows with less beside them, and with more memory if that does not suffice.
+
+        The order of rows stays; reading takes longer.
+
+        Args:
+            one_batch_rows: of a batch that is made alone.
+        """
+        small = replace(self, block_rows=one_batch_rows)
+        if not small.fits:
+            small = replace(small, threads=1)
+        while not small.fits:
+            # With more memory, larger pieces are decoded.
+            small = replace(small, total=small.least)
+        return small
+
+    def window_buffer(self, row_words: int, memory: RowMemory) -> WindowBuffer:
+        """A place for as many windows as fit. `row_words` is W."""
         limit = self.total - self.fixed
-        return WindowBuffer(
-            limit, self.window_rows, self.streams, self.block_rows // self.streams, row_words
-        )
+        stream_rows = self.block_rows // self.streams
+        return WindowBuffer(limit, self.window_rows, self.streams, stream_rows, row_words, memory)
 
 
 class ReusedMemory:
@@ -126,13 +144,40 @@ class ReusedMemory:
         return array
 
 
+class RowMemory:
+    """Where a rank's streams hold their rows, one stream after the other.
+
+    Training and validation take turns, so that together they need what one of them does.
+
+    Attributes:
+        batches: memory of batches.
+    """
+
+    def __init__(self) -> None:
+        self._free: npt.NDArray[np.uint8] | None = None
+        self.batches = ReusedMemory()
+
+    def take(self, size: int) -> npt.NDArray[np.uint8]:
+        """So many bytes of anything, at least."""
+        taken, self._free = self._free, None
+        if taken is None or len(taken) < size:
+            # Before more is asked for.
+            del taken
+            taken = np.empty(size, np.uint8)
+        return taken
+
+    def give(self, taken: npt.NDArray[np.uint8]) -> None:
+        """Takes back what `take` gave, for the next stream or epoch."""
+        self._free = taken
+
+
 class WindowBuffer:
     """Rows of windows in one array, so that a batch takes rows of several by one index.
 
     The array has places for so many windows, then one place a stream for copies: rows that a block
-    of batches takes from several windows, or from one that it uses up. It is kept for the next
-    windows and epochs, as fresh pages cost as much as decoding does; pages that no window has
-    filled take no memory.
+    of batches takes from several windows, or from one that it uses up. Its memory is kept for the
+    next windows and epochs, as fresh pages cost as much as decoding does; pages that no window has
+    filled take none.
 
     Args:
         limit_bytes: of all windows with their `index`.
@@ -140,6 +185,7 @@ class WindowBuffer:
         streams: of the rank; no more than a few windows of each are kept.
         stream_rows: most rows of a stream in a block of batches.
         row_words: W, words of a row.
+        memory: gives the bytes; `give_back` returns them.
 
     Attributes:
         rows: int32 [r, W], rows as they were read.
@@ -150,18 +196,33 @@ class WindowBuffer:
     """
 
     def __init__(
-        self, limit_bytes: int, window_rows: int, streams: int, stream_rows: int, row_words: int
+        self,
+        limit_bytes: int,
+        window_rows: int,
+        streams: int,
+        stream_rows: int,
+        row_words: int,
+        memory: RowMemory,
     ) -> None:
         fitting = limit_bytes // (window_rows * (WORD * row_words + _INDEX_BYTES))
         windows = min(fitting, _WINDOWS_OF_STREAM * streams)
         self.stream_rows, self._first_copy = stream_rows, windows * window_rows
-        self.rows: Words = np.empty((self._first_copy + streams * stream_rows, row_words), np.int32)
-        self.index: Ints = np.empty(len(self.rows), np.int64)
+        rows = self._first_copy + streams * stream_rows
+        self._memory = memory
+        self._taken = memory.take(rows * (_INDEX_BYTES + WORD * row_words))
+        cut = rows * _INDEX_BYTES
+        self.index: Ints = self._taken[:cut].view(np.int64)
+        words = self._taken[cut : cut + rows * WORD * row_words].view(np.int32)
+        self.rows: Words = words.reshape(rows, row_words)
         self.index[self._first_copy :] = np.arange(self._first_copy, len(self.rows))
         # First row of each place -> rows that a window has filled there.
         self._filled = {window * window_rows: 0 for window in range(windows)}
         self._free = [(0, first) for first in self._filled]
-        self.batches = ReusedMemory()
+        self.batches = memory.batches
+
+    def give_back(self) -> None:
+        """Called once, when nobody reads or writes it any more."""
+        self._memory.give(self._taken)
 
     def take(self, rows: int) -> int | None:
         """The first row of a free place for a window of some rows; None where all are in use."""

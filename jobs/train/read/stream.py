@@ -28,7 +28,7 @@ from jobs.train.order.fingerprint import fingerprint_of
 from jobs.train.order.plan import EpochPlan, RankShare, window_bound
 from jobs.train.read.assemble import Assembler, batches_a_block
 from jobs.train.read.folder import Folder
-from jobs.train.read.memory import BLOCKS, MemoryBudget, WindowBuffer
+from jobs.train.read.memory import BLOCKS, MemoryBudget, RowMemory
 from jobs.train.read.reader import Reader, Stopped
 from jobs.train.read.row_groups import RowGroups
 from schemas.dataset import Dataset
@@ -52,6 +52,12 @@ class Stream:
         memory_mb: decoded rows that this rank may hold.
         decode_threads: Petastorm's pool.
         timeout_s: longest reading of one row group.
+        memory: where rows are held; streams that take turns may share one. Its own when None.
+        must_fit: a budget below what the order needs is refused. Otherwise the stream does with
+            less beside it, or takes what it needs.
+
+    Attributes:
+        note: what it does differently to keep the budget, in a line; "" where nothing.
 
     Raises:
         ConfigError: more ranks than streams, a batch that they cannot share, a budget below
@@ -78,18 +84,20 @@ class Stream:
         memory_mb: int = 2_048,
         decode_threads: int = 2,
         timeout_s: float = 300.0,
+        memory: RowMemory | None = None,
+        must_fit: bool = True,
     ) -> None:
         _check_declaration(examples, dataset)
         self._seed, self._streams, self._window_rows = seed, streams, window_rows
-        self._threads, self._timeout_s = decode_threads, timeout_s
+        self._timeout_s, self.note = timeout_s, ""
         self._layout = Layout(dataset, columns)
         shards = examples.shards(split, first_ds, last_ds, where)
         self._groups = RowGroups(
             examples.url, shards, examples.columns if isinstance(examples, Folder) else None
         )
         self._share = RankShare(int(self._groups.group_rows.sum()), streams, batch_rows, rank, size)
-        self._budget = self._planned_budget(memory_mb)
-        self._buffer: WindowBuffer | None = None
+        self._budget = self._planned_budget(memory_mb, decode_threads, must_fit)
+        self._memory = memory or RowMemory()
         self.fingerprint: dict[str, Any] = fingerprint_of(
             shards,
             dataset,
@@ -115,6 +123,8 @@ class Stream:
         first_ds: str | None = None,
         last_ds: str | None = None,
         where: Where | None = None,
+        memory: RowMemory | None = None,
+        must_fit: bool = True,
     ) -> Stream:
         """The stream that the section `stream` of the settings asks for."""
         return cls(
@@ -128,6 +138,8 @@ class Stream:
             first_ds=first_ds,
             last_ds=last_ds,
             where=where,
+            memory=memory,
+            must_fit=must_fit,
             **settings.model_dump(),
         )
 
@@ -172,32 +184,40 @@ class Stream:
             seed=self._seed,
             epoch=epoch,
         )
-        buffer = self._buffer or self._budget.window_buffer(self._layout.words)
-        # An epoch that is left early keeps it, since its threads may still write there.
-        self._buffer = None
-        assembler = Assembler(
-            plan, self._share, reader, self._layout, buffer, start_row, self._threads
-        )
+        buffer = self._budget.window_buffer(self._layout.words, self._memory)
+        threads = self._budget.threads
+        assembler = Assembler(plan, self._share, reader, self._layout, buffer, start_row, threads)
         try:
             yield from assembler.blocks(pinned=torch.cuda.is_available())
-            self._buffer = buffer
+            # An epoch that is left early keeps it, since its threads may still write there.
+            buffer.give_back()
         except Stopped:
             return
         finally:
             reader.close()
             assembler.close()
 
-    def _planned_budget(self, memory_mb: int) -> MemoryBudget:
+    def _planned_budget(self, memory_mb: int, threads: int, must_fit: bool) -> MemoryBudget:
         share, row_bytes = self._share, self._layout.row_bytes
         rows_a_step = share.piece_rows * len(share.owned)
-        return MemoryBudget(
+        budget = MemoryBudget(
             total=memory_mb << 20,
             row_bytes=row_bytes,
             window_rows=window_bound(self._groups.group_rows, self._streams, self._window_rows),
             streams=len(share.owned),
             block_rows=rows_a_step * batches_a_block(share, row_bytes),
-            threads=self._threads,
+            threads=threads,
         )
+        if must_fit:
+            budget.refuse_excess()
+        if budget.fits:
+            return budget
+        small = budget.shrunk(rows_a_step)
+        self.note = (
+            f"{len(share.owned)} streams are read batch by batch, stream.decode_threads at "
+            f"{small.threads}, in {-(-small.total >> 20):,} MiB; stream.memory_mb is {memory_mb:,}"
+        )
+        return small
 
 
 def _check_declaration(examples: Examples | Folder, dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from jobs.base.errors import DataRefused
 from jobs.batch.layout import Layout
 from jobs.train.order.plan import EpochPlan
-from jobs.train.read.memory import MemoryBudget, ReusedMemory, WindowBuffer
+from jobs.train.read.memory import MemoryBudget, ReusedMemory, RowMemory, WindowBuffer
 from jobs.train.read.reader import Reader, Stopped
 from jobs.train.read.row_groups import RowGroups
 from tests.builders.examples import CLICKS, columns_of, write_examples
@@ -61,7 +61,7 @@ def read_all(tmp_path: Path, shards: list[list[int]]) -> np.ndarray:
     reader = Reader(groups, layout, budget_of(layout), timeout_s=60)
     plan = EpochPlan(groups.group_rows, streams=1, window_rows=1000, seed=7, epoch=0)
     window = next(plan.windows(0))
-    buffer = budget_of(layout).window_buffer(layout.words)
+    buffer = budget_of(layout).window_buffer(layout.words, RowMemory())
     rows = reader.request(window, 0, 0, buffer)
     reader.send()
     try:
@@ -132,7 +132,7 @@ def test_row_groups_are_numbered_by_date_split_and_shard(tmp_path: Path) -> None
 
 
 def test_windows_are_apart_and_used_again() -> None:
-    buffer = WindowBuffer(limit_bytes=1_000, window_rows=10, streams=4, stream_rows=3, row_words=3)
+    buffer = WindowBuffer(1_000, 10, streams=4, stream_rows=3, row_words=3, memory=RowMemory())
 
     taken = [buffer.take(rows) for rows in (5, 9, 7, 8, 10, 1)]
     copies = [buffer.first_copy(stream) for stream in range(4)]
@@ -151,7 +151,7 @@ def test_windows_are_apart_and_used_again() -> None:
 
 def test_a_large_budget_holds_a_few_windows_of_a_stream() -> None:
     buffer = WindowBuffer(
-        limit_bytes=1 << 30, window_rows=10, streams=2, stream_rows=1, row_words=3
+        1 << 30, window_rows=10, streams=2, stream_rows=1, row_words=3, memory=RowMemory()
     )
 
     assert len(buffer.rows) == 4 * 2 * 10 + 2

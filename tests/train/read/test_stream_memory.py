@@ -13,6 +13,7 @@ import pytest
 
 from jobs.base.errors import ConfigError
 from jobs.lake.examples import Examples
+from jobs.train.read.memory import RowMemory
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Label, Numeric
 from tests.builders.examples import write_examples
@@ -108,6 +109,73 @@ def test_what_cannot_fit_is_refused_naming_rows_bytes_and_settings(tmp_path: Pat
         examples, NUMBERS, streams=4, window_rows=20_000, batch_rows=512, memory_mb=needed
     )
     assert sum(batch.rows for batch in stream.epoch(0)) == 50_000
+
+
+def test_streams_that_take_turns_share_one_budget(tmp_path: Path) -> None:
+    places = ("2026-01-01", "train"), ("2026-01-01", "val")
+    examples = write_examples(
+        tmp_path,
+        {place: [[5_000] * 40] for place in places},
+        dataset=NUMBERS,
+        tables=dict.fromkeys(places, numbers(200_000)),
+    )
+    memory, budget_mb = RowMemory(), 60
+    train, val = (
+        stream_of(
+            examples,
+            NUMBERS,
+            split=split,
+            streams=8,
+            window_rows=window_rows,
+            batch_rows=512,
+            memory_mb=budget_mb,
+            memory=memory,
+        )
+        # The second needs more of it than the first had taken.
+        for split, window_rows in (("train", 3_000), ("val", 5_000))
+    )
+    alone = stream_of(examples, NUMBERS, streams=8, window_rows=3_000, batch_rows=512)
+    expected = [batch.row_id.tolist() for batch in alone.epoch(1)]
+    pa.default_memory_pool().release_unused()
+    tracemalloc.start()
+    for stream in (train, val):
+        assert sum(batch.rows for batch in stream.epoch(0)) == 200_000
+    found = [batch.row_id.tolist() for batch in train.epoch(1)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == expected
+    # Besides, the row ids that are compared.
+    assert peak < (budget_mb + 20) << 20
+
+
+def test_fewer_ranks_read_the_same_rows_with_less_beside_the_windows(tmp_path: Path) -> None:
+    place = ("2026-01-01", "train")
+    examples = write_examples(
+        tmp_path, {place: [[50_000]]}, dataset=NUMBERS, tables={place: numbers(50_000)}
+    )
+    sizes = {"streams": 8, "window_rows": 5_000, "batch_rows": 512}
+
+    def least_mb(size: int) -> int:
+        with pytest.raises(ConfigError) as refused:
+            stream_of(examples, NUMBERS, **sizes, size=size, memory_mb=1)
+        return int(str(refused.value).split("raise stream.memory_mb to ")[1].split(",")[0])
+
+    expected = [batch.row_id.tolist() for batch in stream_of(examples, NUMBERS, **sizes).epoch(0)]
+    # With half of the streams the windows fit well, with all of them not quite, or not at all.
+    for memory_mb in (least_mb(1) - 1, least_mb(4)):
+        stream_of(examples, NUMBERS, **sizes, size=4, memory_mb=memory_mb)
+        with pytest.raises(ConfigError, match="8 open windows"):
+            stream_of(examples, NUMBERS, **sizes, memory_mb=memory_mb)
+        left = stream_of(examples, NUMBERS, **sizes, memory_mb=memory_mb, must_fit=False)
+        assert left.note.startswith("8 streams are read batch by batch, ")
+        assert left.note.endswith(f"; stream.memory_mb is {memory_mb}")
+        tracemalloc.start()
+        found = [batch.row_id.tolist() for batch in left.epoch(0)]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found == expected
+        said_mb = int(left.note.split(" in ")[1].split(" MiB")[0])
+        assert peak < (said_mb + 5) << 20
 
 
 def test_leaving_an_epoch_ends_its_threads(examples: Examples) -> None:
