@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT, EXTRAS = "millstream", ("horovod", "s3", "onnx")
+PROJECT, EXTRAS = "millstream", ("horovod", "s3", "hdfs", "gcs", "onnx")
 PACKAGES = ("jobs", "schemas")
 SUFFIXES = (".py", ".html", ".css")
 SUBMITTED = (
