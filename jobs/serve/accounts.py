@@ -5,6 +5,7 @@ Counts go to Prometheus, in files that the replicas of a host share, and as rows
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -18,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
-from jobs.serve.left import ANSWERED, FAILED, RECEIVED, REQUESTS, ROWS, STAGE
+from jobs.serve.left import ANSWERED, FAILED, RECEIVED, REQUESTS, ROWS, SHED, STAGE
 from jobs.serve.request.errors import RequestError
 
 log = logging.getLogger("millstream.serve")
@@ -79,6 +80,10 @@ class Accounts:
             outcome = ANSWERED
         except RequestError as error:
             outcome = error.outcome
+            raise
+        except asyncio.CancelledError:
+            # By gRPC, whose deadline passed or whose client went away, or at the end of a drain.
+            outcome = SHED
             raise
         finally:
             self._count(outcome, version)

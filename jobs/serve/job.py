@@ -25,7 +25,7 @@ from pathlib import Path
 from jobs.base.errors import ConfigError
 from jobs.lake.lake import Lake
 from jobs.serve.access import tokens_of
-from jobs.serve.left import account, note_death
+from jobs.serve.left import account, note_death, take_back
 from jobs.serve.live import refuse_bad_parents
 from jobs.settings.settings import Settings
 
@@ -200,7 +200,8 @@ class _Supervisor:
                     note_death(self._folder, one.pid)
                     one.pid = 0
             time.sleep(_LOOK_S / 4)
-        # Nothing is forked after this, so tables may be written here.
+        # No replica is left, and nothing is forked after this, so tables may be written here.
+        take_back(self._folder)
         account(Lake(self._settings.lake_url, self._settings.dataset().name), self._folder)
 
 

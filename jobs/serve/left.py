@@ -21,8 +21,8 @@ from jobs.lake.ledger import LedgerRow, read_ledger, record
 log = logging.getLogger("millstream.serve")
 
 STAGE = "serve"
-RECEIVED, ANSWERED, FAILED = "received", "answered", "failed"
-OUTCOMES = (ANSWERED, "refused", "shed", FAILED)
+RECEIVED, ANSWERED, SHED, FAILED = "received", "answered", "shed", "failed"
+OUTCOMES = (ANSWERED, "refused", SHED, FAILED)
 REQUESTS, ROWS = "millstream_serve_requests", "millstream_serve_rows"
 
 _ALIVE, _DEAD, _TAKEN = "run", "dead", "taken"
@@ -47,6 +47,12 @@ def note_death(folder: Path, pid: int) -> None:
     """Notes that a process has ended, whatever it left."""
     with suppress(FileNotFoundError):
         (folder / f"{_ALIVE}_{pid}").rename(folder / f"{_DEAD}_{pid}")
+
+
+def take_back(folder: Path) -> None:
+    """Leaves what a replica had taken, and died before it was written, to whoever comes."""
+    for file in folder.glob(f"{_TAKEN}_*"):
+        file.rename(folder / file.name.replace(_TAKEN, _DEAD, 1))
 
 
 def account(lake: Lake, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from jobs.serve.sample import ServedSample
 from jobs.serve.waiting import Rows, WaitingRows
 from jobs.settings.serve import ServeSettings
 from schemas.dataset import Dataset
+
+log = logging.getLogger("millstream.serve")
 
 # The model of this name takes what shards hold; the one of the data set's own name raw rows.
 ENCODED = "_encoded"
@@ -156,7 +159,12 @@ class Service:
     ) -> tuple[Champion, Answers]:
         rows = raw_rows(self.dataset, columns, champion.looked_up)
         answered_by, answers = await self._answers(rows, timeout_s)
-        self._sample.offer(columns, answers, answered_by)
+        try:
+            self._sample.offer(columns, answers, answered_by)
+        except Exception:
+            # What is kept of an answer must not cost the answer.
+            log.exception("rows were not kept in `served`")
+            self.accounts.drop(len(rows))
         return answered_by, answers
 
     async def _answers(self, rows: Rows, timeout_s: float) -> tuple[Champion, Answers]:

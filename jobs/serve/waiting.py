@@ -91,8 +91,13 @@ class WaitingRows:
             if self._delay_s and self._rows < self._batch_rows:
                 await asyncio.sleep(self._delay_s)
             batch = self._batch()
-            if batch:
-                await self._computed(batch)
+            try:
+                if batch:
+                    await self._computed(batch)
+            except Exception:
+                # Whatever it was, those who wait after these must not wait for ever.
+                log.exception("requests failed")
+                _refused(batch, Failed("the request could not be answered"))
 
     def _batch(self) -> list[_Waiting]:
         """The next requests of one signature, in their order; late ones are left out."""

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
-from jobs.serve.left import account, note_death
+from jobs.serve.left import account, note_death, take_back
 from tests.builders.processes import ROOT
 
 # Counts two requests, the second of which its death interrupts.
@@ -64,6 +64,11 @@ def test_what_a_killed_replica_left_is_written_once(
     with monkeypatch.context() as away:
         away.setattr("jobs.serve.left.record", lambda *_: 1 // 0)
         account(lake, folder)
+    # Another took it, and died as well.
+    (folder / f"dead_{pid}").rename(folder / f"taken_{pid}")
+    account(lake, folder)
+    assert len(read_ledger(lake)) == (writes == "yes")
+    take_back(folder)
     account(lake, folder)
     account(lake, folder)
     rows = read_ledger(lake, run="serve-killed")

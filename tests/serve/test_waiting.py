@@ -147,6 +147,29 @@ def test_one_that_fails_does_not_take_its_neighbours(tmp_path: Path) -> None:
     assert [scores(one) for place, one in enumerate(found) if place != 2] == [[2.0], [4.0], [8.0]]
 
 
+def test_the_queue_outlives_a_failure_of_its_own(tmp_path: Path) -> None:
+    class Strange(Doubling):
+        def answers(self, rows: RawRows) -> Answers:
+            found = super().answers(rows)
+            return cast("Answers", None) if found.scores[0] == 2 else found
+
+    async def work(waiting: WaitingRows) -> Any:
+        with pytest.raises(Failed):
+            await waiting.answers(rows_of(1), 30)
+        return scores(await waiting.answers(rows_of(2), 30))
+
+    assert run(tmp_path, work, Strange()) == [4.0]
+
+
+def test_who_goes_away_is_shed_and_not_failed(tmp_path: Path) -> None:
+    """gRPC cancels a request whose deadline passes."""
+    accounts = Accounts(Lake(str(tmp_path), "none"), "serve-1", 0, shared=False)
+    with pytest.raises(asyncio.CancelledError), accounts.request("1"):
+        raise asyncio.CancelledError
+    page = accounts.page().decode()
+    assert 'outcome="shed",version="1"} 1.0' in page and "failed" not in page
+
+
 def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
     async def work(waiting: WaitingRows) -> None:
         with pytest.raises(NotReady):
