@@ -29,13 +29,13 @@ $(stamp):
 	$(PYTHON) -m venv $(VENV)
 	$(install) 'setuptools<81' wheel packaging numpy torch cloudpickle psutil pyyaml cffi
 	tools/build_horovod.sh $(bin)/python $(WHEELS) > $(VENV)/horovod-wheel
-	$(install) --no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,gcs,hdfs,horovod,onnx,s3,serve]'
+	$(install) --no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,gcs,hdfs,horovod,onnx,s3,serve,tune]'
 	$(bin)/python -m pip check
 	@rm -f $(VENV)/.millstream-* && touch $(stamp)
 
 $(dev): $(stamp)
 	@echo "Adding what tests, style and types need: about a minute."
-	$(install) --no-build-isolation -e '.[demo,dev,gcs,hdfs,horovod,onnx,s3,serve]'
+	$(install) --no-build-isolation -e '.[demo,dev,gcs,hdfs,horovod,onnx,s3,serve,tune]'
 	$(bin)/python -m pip check
 	@touch $(dev)
 

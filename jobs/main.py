@@ -30,7 +30,16 @@ millstream = CommandGroup(
 )
 for _command in (
     draft.init,
-    *(line.etl, line.refit, line.train, line.evaluate, line.score, line.nightly, line.status),
+    *(
+        line.etl,
+        line.refit,
+        line.train,
+        line.tune,
+        line.evaluate,
+        line.score,
+        line.nightly,
+        line.status,
+    ),
     *(models.rollback, models.models, models.export, models.serve),
     *(tables.compact, tables.erase, tables.vacuum, tables.files, tables.report),
 ):

@@ -44,6 +44,7 @@ ORDER = [
     "jobs.train.launch",
     "jobs.train.watch",
     "jobs.train",
+    "jobs.tune",
     "jobs.evaluate.predict",
     "jobs.evaluate.export",
     "jobs.evaluate.measure",

@@ -85,6 +85,7 @@ def _type_name(annotation: Any) -> str:
         float: "number",
         str: "text",
         bool: "true or false",
+        Any: "value",
     }
     if annotation in names:
         return names[annotation]
@@ -101,7 +102,7 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(f"`{part}`" for part in parts)
     if origin in (Union, types.UnionType):
         return " or ".join("empty" if part is type(None) else _type_name(part) for part in parts)
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"list of {_type_name(parts[0])}"
     if origin is dict:
         return f"mapping from {_type_name(parts[0])} to {_type_name(parts[1])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -81,6 +82,39 @@ def train(settings: Settings, workers: int | None, resume: str, until: str | Non
         )
         run.done(**facts.of_train(result))
     return f"train: {result.summary()}"
+
+
+@command("search for better settings of training, and register the winner")
+@click.option("--study", metavar="NAME", help="Begin or continue this one (default: newest date).")
+@click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    metavar="P",
+    help="Trials at a time (default: tune.parallel).",
+)
+@click.option("--until", type=Date(), metavar="DATE", help="Newest date to train on.")
+def tune(settings: Settings, study: str | None, parallel: int | None, until: str | None) -> str:
+    from jobs.observe import facts
+
+    try:
+        from jobs.tune import job
+    except ImportError as error:
+        raise ConfigError(
+            f"the search needs a package: {error}", remedy="pip install 'millstream[tune]'"
+        ) from error
+    if study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", study):
+        raise ConfigError(f"--study {study!r}", "letters, digits, `_`, `.` and `-`, at most 64")
+    with new_run(settings, "tune") as run:
+        result = job.run(
+            settings,
+            spark_of(settings, "tune"),
+            run_id=run.id,
+            name=study,
+            parallel=parallel,
+            last_ds=until,
+        )
+        run.done(**facts.of_tune(result))
+    return f"tune: {result.summary()}"
 
 
 @command("measure a model on held-out rows")

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from jobs.etl.job import EtlResult
     from jobs.evaluate.result import EvaluateResult
     from jobs.evaluate.score import ScoreResult
-    from jobs.train.job import TrainResult
+    from jobs.train.result import TrainResult
+    from jobs.tune.job import TuneResult
 
 
 class Facts(TypedDict):
@@ -32,6 +33,15 @@ def of_train(result: TrainResult) -> Facts:
         counts={"rows": result.best.rows},
         versions={"model": result.version},
         metrics=result.best.metrics(),
+    )
+
+
+def of_tune(result: TuneResult) -> Facts:
+    assert result.best.value is not None
+    return Facts(
+        counts={"trials": len(result.told), "failed": result.failed},
+        versions={"model": result.version, "study": result.study},
+        metrics={result.metric: result.best.value},
     )
 
 

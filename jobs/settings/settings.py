@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from jobs.base.errors import ConfigError
 from jobs.rows.judge.expressions import refuse_bad_expressions
@@ -23,6 +25,7 @@ from jobs.settings.section import Section
 from jobs.settings.serve import ServeSettings
 from jobs.settings.services import MlflowSettings, SparkSettings
 from jobs.settings.train import StreamSettings, TrainSettings
+from jobs.settings.tune import TuneSettings
 from schemas.dataset import Dataset
 
 
@@ -34,6 +37,7 @@ class Settings(Section):
     etl: EtlSettings
     stream: StreamSettings = StreamSettings()
     train: TrainSettings = TrainSettings()
+    tune: TuneSettings = TuneSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gate: GateSettings = GateSettings()
     score: ScoreSettings = ScoreSettings()
@@ -69,6 +73,29 @@ class Settings(Section):
                 f"({self.train.stall_s}), or a slow store looks like a lost rank"
             )
         return self
+
+    @model_validator(mode="after")
+    def _space_has_values_that_training_takes(self) -> Settings:
+        for key, value in self.tune.tried():
+            try:
+                self.with_train({key: value})
+            except ConfigError as error:
+                raise ValueError(f"tune.space: train.{key} = {value!r}: {error}") from error
+        return self
+
+    def with_train(self, changes: Mapping[str, Any]) -> Settings:
+        """The same settings with others in `train`, and without a search.
+
+        Raises:
+            ConfigError: they do not fit.
+        """
+        tree = {**self.model_dump(by_alias=True), "base": self.base, "tune": {}}
+        try:
+            return Settings.model_validate({**tree, "train": {**tree["train"], **changes}})
+        except ValidationError as error:
+            found = error.errors()[0]
+            place = ".".join(map(str, found["loc"]))
+            raise ConfigError(f"{place}: {found['msg']}" if place else found["msg"]) from error
 
     def path(self, path: str) -> str:
         """A path of the file as an absolute one; URLs (`s3://...`) stay."""

@@ -10,7 +10,7 @@ import datetime as dt
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,41 +36,10 @@ from jobs.train.attempts import refuse_unfit_job, remove_checkpoints, resumed, t
 from jobs.train.keep.warm_start import find_source
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import IdMaps
-from jobs.train.step.history import EpochResult, History
+from jobs.train.result import TrainResult
+from jobs.train.step.history import History
 from jobs.train.watch.progress import Console, relayed
 from schemas.dataset import Dataset
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run trained and registered.
-
-    Attributes:
-        version: in the registry.
-        folder: of the model, in the lake.
-        digest: of its weights.
-        dates: first and last that it was trained over.
-    """
-
-    run: str
-    version: str
-    folder: str
-    digest: str
-    dates: tuple[str, str]
-    history: tuple[EpochResult, ...]
-    best: EpochResult
-    seconds: float
-
-    def summary(self) -> str:
-        """One line: what was trained, how well, where it is."""
-        metrics = {"val AUC": self.best.val_auc, "val loss": self.best.val_loss}
-        measured = [f"{name} {value:.4f}" for name, value in metrics.items() if value is not None]
-        return (
-            f"model version {self.version}, {self.best.rows:,} rows of "
-            f"{self.dates[0]}..{self.dates[1]}, best of {len(self.history)} epochs: "
-            f"{self.best.epoch + 1} ({', '.join(measured) or 'not validated'}); written to "
-            f"{self.folder} in {self.seconds:.0f} s"
-        )
 
 
 def run(
@@ -107,14 +76,14 @@ def run(
         examples = Examples.open(lake.table("examples").url)
         dates = select_dates(examples, dataset, settings.train.window_days, last_ds)
         state = load_state(lake, examples.info["states"][dates[-1]])
-        fresh = _job(settings, lake, examples, dates, state, run_id)
+        fresh = job_of(settings, lake, examples, dates, state, run_id)
         fresh = replace(fresh, claim=lock.claim)
-        job = resumed(fresh, lake, resume, partial(_started_from, fresh, lake, state))
+        job = resumed(fresh, lake, resume, partial(started_from, fresh, lake, state))
         refuse_unfit_job(job)
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
         lock.check()
-        version = _register(lake, job, state, first, run_id)
+        version = register(lake, job, state, first, run_id)
         result = _result(run_id, version, dates, first, time.monotonic() - started)
         record(lake, [_ledger_row(result, job.examples, state)])
         lock.check()
@@ -144,7 +113,7 @@ def select_dates(
     return [ds for ds in dates if ds >= str(first)]
 
 
-def _job(
+def job_of(
     settings: Settings,
     lake: Lake,
     examples: Examples,
@@ -152,6 +121,12 @@ def _job(
     state: State,
     run_id: str,
 ) -> TrainJob:
+    """A training on dates of these examples, from its beginning.
+
+    Raises:
+        DataRefused: there are no rows to train on; see `started_from`.
+        ConfigError: stopping early is asked for, and there is nothing to validate with.
+    """
     dataset = settings.dataset()
     rows = {
         split: sum(shard.rows for shard in examples.shards(split, dates[0], dates[-1]))
@@ -177,10 +152,10 @@ def _job(
         id_maps=_id_maps(lake, dataset, examples, dates, state),
         curves=_curves(settings, lake, run_id),
     )
-    return _started_from(job, lake, state, settings.train.warm_start)
+    return started_from(job, lake, state, settings.train.warm_start)
 
 
-def _started_from(job: TrainJob, lake: Lake, state: State, name: str | None) -> TrainJob:
+def started_from(job: TrainJob, lake: Lake, state: State, name: str | None) -> TrainJob:
     """The job, starting from the weights of a model; from fresh ones when None.
 
     Args:
@@ -227,9 +202,15 @@ def _id_maps(
     return id_map(lake, dataset, state, examples.info["versions"]["id_log"])
 
 
-def _register(
-    lake: Lake, job: TrainJob, state: State, trained: RankResult, run_id: str
+def register(
+    lake: Lake,
+    job: TrainJob,
+    state: State,
+    trained: RankResult,
+    run_id: str,
+    **more: str,
 ) -> ModelVersion:
+    """Registers the best epoch's model of a training; `more` are further tags."""
     settings = job.settings
     tags = {
         "run_id": run_id,
@@ -241,6 +222,7 @@ def _register(
         "settings": settings.model_dump_json(by_alias=True),
         "code": code_digest(),
         "commit": code_commit(),
+        **more,
     }
     if job.warm_start is not None:
         tags["warm_start"] = job.warm_start.version

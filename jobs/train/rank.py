@@ -134,7 +134,7 @@ def _watched(job: TrainJob, committer: Committer, rows: int) -> Watch:
 
 
 def _reporter(job: TrainJob, exchange: Exchange, memory: RankMemory) -> Reporter:
-    if exchange.rank > 0:
+    if exchange.rank > 0 or job.in_task:
         return Silent()
     if isinstance(exchange, Alone):
         return Console(job.terminal)

@@ -43,6 +43,7 @@ class TrainJob:
         warm_start: the model whose weights training starts with; fresh weights when None.
         curves: folder for TensorBoard's curves; none are written when None.
         claim: on the lock of training, without which nothing is removed; None where there is none.
+        in_task: whether the only rank runs in a task of Spark's, where nobody sees its progress.
     """
 
     settings: Settings
@@ -59,6 +60,7 @@ class TrainJob:
     warm_start: WarmStart | None = None
     curves: str | None = None
     claim: Claim | None = None
+    in_task: bool = False
 
     @property
     def fingerprint(self) -> dict[str, Any]:

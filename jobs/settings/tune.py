@@ -1,0 +1,160 @@
+"""The section `tune` of the settings: which settings of `train` are searched, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from jobs.settings.section import Section
+from jobs.settings.train import TrainSettings
+
+_PREFIX = "train."
+# These say how a training runs, not what it makes.
+_NO_RESULT = {
+    "curves",
+    "prometheus_file",
+    "start_timeout_s",
+    "stall_s",
+    "threads_per_rank",
+    "workers",
+    "restarts",
+    "commit_steps",
+    "checkpoint_s",
+    "checkpoint_rows",
+    "checkpoint_keep",
+    "checkpoint_timeout_s",
+    # These say what is searched by, so that trials could not be compared.
+    "best_by",
+    "window_days",
+}
+_MOST_GRID = 10_000
+
+
+class Range(Section):
+    """Numbers from `low` to `high`; whole ones where both are written as such."""
+
+    low: int | float = Field(description="the least value")
+    high: int | float = Field(description="the largest value")
+    log: bool = Field(False, description="whether values are drawn evenly by their logarithm")
+    step: int | float | None = Field(None, gt=0, description="between values; any when empty")
+    when: dict[str, list[Any]] = Field({}, description="values of entries before it that need it")
+
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def values(self) -> list[Any] | None:
+        """All values; None where they are not a list."""
+        step = self.step or (1 if self.is_whole and not self.log else None)
+        if step is None:
+            return None
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        return [self.low + n * step for n in range(min(count, _MOST_GRID + 1))]
+
+    def ends(self) -> list[Any]:
+        """Values that stand for all when they are tried."""
+        return [self.low, self.high]
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low is {self.low} and high {self.high}; low must be below high")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a low above 0, and no step")
+        return self
+
+
+class Choices(Section):
+    """One of some values."""
+
+    choices: list[Any] = Field(description="the values")
+    when: dict[str, list[Any]] = Field({}, description="values of entries before it that need it")
+
+    def values(self) -> list[Any]:
+        """All values."""
+        return self.choices
+
+    def ends(self) -> list[Any]:
+        """Values that stand for all when they are tried."""
+        return self.choices
+
+    @field_validator("choices")
+    @classmethod
+    def _are_several(cls, choices: list[Any]) -> list[Any]:
+        if len(choices) < 2:
+            raise ValueError("one value is no choice: set it in train, or give more")
+        if any(one in choices[:place] for place, one in enumerate(choices)):
+            raise ValueError("a value stands twice")
+        return choices
+
+
+class TuneSettings(Section):
+    """The search for settings of `train`: the space, and who asks for the next trial."""
+
+    space: dict[str, Range | Choices] = Field(
+        {}, description="what is searched, by setting: a list of values, or low, high, log, step"
+    )
+    sampler: Literal["tpe", "random", "grid", "quasi_random", "gp"] = Field(
+        "tpe", description="what asks for the next trials"
+    )
+    trials: int = Field(20, ge=1, description="of a study; a grid has as many as it has points")
+    generation: int = Field(
+        4, ge=1, description="trials asked for at once; what they are follows from it"
+    )
+    parallel: int = Field(1, ge=1, description="trials that run at a time; changes no result")
+    seed: int = Field(7, description="another seed, other trials")
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _lists_are_choices(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping):
+            return space
+        return {
+            name: {"choices": list(entry)} if isinstance(entry, list | tuple) else entry
+            for name, entry in space.items()
+        }
+
+    @model_validator(mode="after")
+    def _entries_are_settings_of_training(self) -> TuneSettings:
+        before: dict[str, Range | Choices] = {}
+        for name, entry in self.space.items():
+            key = name.removeprefix(_PREFIX)
+            if key == name or key not in TrainSettings.model_fields:
+                raise ValueError(f"space has {name!r}; only settings of train can be searched")
+            if key in _NO_RESULT:
+                raise ValueError(f"space has {name!r}, by which trials cannot be told apart")
+            for other, values in entry.when.items():
+                known = before[other].values() if other in before else None
+                if known is None or not values or any(value not in known for value in values):
+                    raise ValueError(
+                        f"{name} is there when {other} is one of {values}; that must be an entry "
+                        "before it, and some of its values"
+                    )
+            before[name] = entry
+        return self
+
+    @model_validator(mode="after")
+    def _grid_can_be_gone_through(self) -> TuneSettings:
+        if self.sampler == "grid" and self.space:
+            sizes = {name: entry.values() for name, entry in self.space.items()}
+            endless = [name for name, values in sizes.items() if values is None]
+            if endless:
+                raise ValueError(f"a grid needs a step for {endless[0]}, or a list of values")
+            points = math.prod(len(values or ()) for values in sizes.values())
+            if points > _MOST_GRID:
+                raise ValueError(
+                    f"the grid has {points:,} points or more, at most {_MOST_GRID:,} are taken; "
+                    "use another sampler, or fewer values"
+                )
+        return self
+
+    def tried(self) -> list[tuple[str, Any]]:
+        """A setting of train and a value of it, for all that the space has at its ends."""
+        return [
+            (name.removeprefix(_PREFIX), value)
+            for name, entry in self.space.items()
+            for value in entry.ends()
+        ]

@@ -1,0 +1,189 @@
+"""A study: its trials in generations, on record before they run and when they ended.
+
+The driver alone asks and tells, in the order of the trials' numbers. A generation is asked for when
+all before it have been told of, so its trials follow from the study's settings and from results,
+not from how many run at a time, nor from when a run was cut short.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from jobs.base.errors import ConfigError
+from jobs.settings.tune import TuneSettings
+from jobs.tune.journal import LakeJournal
+from jobs.tune.sampler import fixed_params, sampler_of, trials_of
+from jobs.tune.space import Params, suggested
+
+_FACTS, _FAILED, _TOLD = "millstream", "failed", "millstream"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that is to be run.
+
+    Attributes:
+        params: values by setting, `train.x`.
+    """
+
+    number: int
+    params: Params
+
+
+@dataclass(frozen=True)
+class Told:
+    """A trial that ended.
+
+    Attributes:
+        value: of the metric; None of one that failed.
+        facts: what was told with it, `params` and `folder` among it.
+        failed: why it has no value.
+    """
+
+    number: int
+    params: Params
+    value: float | None
+    facts: Mapping[str, Any]
+    failed: str
+
+    @property
+    def folder(self) -> str:
+        """Where the trial kept what it made; empty where it did not begin."""
+        return str(self.facts.get("folder", ""))
+
+
+class Study:
+    """A study's journal, and what follows from it.
+
+    Args:
+        folder: URL of the study's own; the journal in it opens in Optuna's dashboard.
+        metric: its name, and whether more of it is better.
+        facts: what the study's results follow from, besides `settings`, as a tree for JSON. One
+            that exists goes on only where they are the same; see `known_facts`.
+
+    Raises:
+        ConfigError: the study exists with another space, sampler, seed or facts.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        settings: TuneSettings,
+        metric: tuple[str, bool],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._settings, self._more = settings, metric[1]
+        name = folder.rsplit("/", 1)[-1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study = optuna.create_study(
+                storage=JournalStorage(LakeJournal(f"{folder}/journal.log")),
+                study_name=name,
+                direction="maximize" if self._more else "minimize",
+                load_if_exists=True,
+            )
+            self._study.set_metric_names([metric[0]])
+        wanted = {**_settings_of(settings), **facts}
+        found = self._study.user_attrs.get(_FACTS)
+        if found is None:
+            self._study.set_user_attr(_FACTS, wanted)
+        elif changed := [key for key in wanted if found.get(key) != wanted[key]]:
+            raise ConfigError(
+                f"the study {name!r} exists with another {', '.join(changed)}",
+                "the same, where a study goes on",
+                "set it back, or give the new study a name: --study NAME",
+            )
+
+    @property
+    def trials(self) -> int:
+        """Of the whole study."""
+        return trials_of(self._settings)
+
+    def generation(self) -> list[Asked]:
+        """The trials to run now: those of the first generation that has not ended; empty at the
+        study's end."""
+        size, states = self._settings.generation, self._states()
+        for first in range(0, self.trials, size):
+            numbers = range(first, min(first + size, self.trials))
+            if not all(states.get(n, TrialState.RUNNING).is_finished() for n in numbers):
+                asked = [self._asked(number) for number in numbers]
+                return [one for one in asked if one is not None]
+        return []
+
+    def tell(
+        self, asked: Asked, value: float | None, facts: Mapping[str, Any], failed: str = ""
+    ) -> None:
+        """Puts a trial's result on record."""
+        storage = self._study._storage
+        place = self._study.get_trials(deepcopy=False)[asked.number]._trial_id
+        storage.set_trial_user_attr(place, _TOLD, dict(facts))
+        if value is None:
+            storage.set_trial_user_attr(place, _FAILED, failed)
+        state = TrialState.COMPLETE if value is not None else TrialState.FAIL
+        self._study.tell(asked.number, value, state)
+
+    def told(self) -> list[Told]:
+        """The trials that have ended, by number."""
+        found = self._study.get_trials(deepcopy=False)
+        return [self._told(one) for one in found if one.state.is_finished()]
+
+    def best(self) -> Told | None:
+        """The one with the best value, the first of equals; None where all failed."""
+        sign = -1 if self._more else 1
+        ended = [
+            (sign * one.value, one.number, one) for one in self.told() if one.value is not None
+        ]
+        return min(ended)[-1] if ended else None
+
+    def _states(self) -> dict[int, TrialState]:
+        return {one.number: one.state for one in self._study.get_trials(deepcopy=False)}
+
+    def _asked(self, number: int) -> Asked | None:
+        """A trial of the generation, asked for once; None when it has ended."""
+        study, trials = self._study, self._study.get_trials(deepcopy=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.sampler = sampler_of(self._settings, number)
+            if number < len(trials) and trials[number].state == TrialState.RUNNING:
+                # It was asked for by a run that was cut short, maybe before all was chosen.
+                trial = Trial(study, trials[number]._trial_id)
+            elif number < len(trials) and trials[number].state.is_finished():
+                return None
+            else:
+                fixed = fixed_params(self._settings, number)
+                if fixed is not None and number == len(trials):
+                    study.enqueue_trial(fixed)
+                trial = study.ask()
+            return Asked(number, suggested(trial, self._settings.space))
+
+    def _told(self, trial: FrozenTrial) -> Told:
+        return Told(
+            trial.number,
+            trial.user_attrs.get(_TOLD, {}).get("params", {}),
+            trial.value if trial.state == TrialState.COMPLETE else None,
+            trial.user_attrs.get(_TOLD, {}),
+            trial.user_attrs.get(_FAILED, ""),
+        )
+
+
+def known_facts(folder: str) -> Mapping[str, Any]:
+    """What a study that exists was begun with; empty where there is none."""
+    storage = JournalStorage(LakeJournal(f"{folder}/journal.log"))
+    found = storage.get_all_studies()
+    return storage.get_study_user_attrs(found[0]._study_id).get(_FACTS, {}) if found else {}
+
+
+def _settings_of(settings: TuneSettings) -> dict[str, Any]:
+    tree = settings.model_dump(mode="json", exclude={"trials", "parallel"})
+    # A list, as the order of its entries is part of a space.
+    return {**tree, "space": [list(item) for item in tree["space"].items()]}
