@@ -101,9 +101,9 @@ def _ran(call: Call) -> int:
 
 def _unexpected(error: BaseException) -> int:
     # Only here: it loads fsspec, which help and completion need not wait for.
-    from jobs.stores.errors import store_failed
+    from jobs.stores.errors import known_error
 
-    if (known := store_failed(error)) is not None:
+    if (known := known_error(error)) is not None:
         say(f"millstream: {known}", sys.stderr)
         return known.exit_code
     say("".join(traceback.format_exception(error)), sys.stderr)

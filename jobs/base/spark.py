@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pyspark import SparkConf, SparkContext
+from pyspark.accumulators import AccumulatorTCPServer
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
@@ -106,6 +107,9 @@ def session(app_name: str, properties_file: str | None = None) -> SparkSession:
         for name, value in properties.items():
             builder = builder.config(name, value)
         _start_jvm(properties)
+    if not quiet.is_verbose():
+        # It prints a trace when the JVM ends, which is raised where something is asked of it, too.
+        AccumulatorTCPServer.handle_error = lambda *_: None  # type: ignore[method-assign]
     with _interrupts_kept():
         spark = builder.getOrCreate()
     for name, value in SEMANTICS.items():

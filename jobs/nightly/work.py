@@ -35,7 +35,7 @@ from jobs.nightly.steps import Outcome, Steps
 from jobs.observe.facts import Facts
 from jobs.observe.run import Run, observed
 from jobs.settings.settings import Settings
-from jobs.stores.errors import store_failed
+from jobs.stores.errors import known_error
 
 log = logging.getLogger("millstream.nightly")
 
@@ -215,7 +215,7 @@ class Work:
 
     def _fail(self, dates: Sequence[str], name: str, error: BaseException, started: float) -> None:
         """Notes what ended a step; the same command goes on there."""
-        error = store_failed(error) or error
+        error = known_error(error) or error
         with contextlib.suppress(OSError, Locked):
             for ds in dates:
                 step = replace(

@@ -30,7 +30,7 @@ from jobs.observe.logs import Context, JsonLines, json_log
 from jobs.observe.redact import redacted
 from jobs.settings.observe import ObserveSettings
 from jobs.settings.settings import Settings
-from jobs.stores.errors import store_failed
+from jobs.stores.errors import known_error
 
 log = logging.getLogger("millstream.observe")
 INTERRUPTED = 130
@@ -107,7 +107,7 @@ class Run:
         self._tell("done")
 
     def fail(self, error: BaseException) -> None:
-        error = store_failed(error) or error
+        error = known_error(error) or error
         unexpected = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         exit_code = getattr(error, "exit_code", unexpected)
         said = str(error) if isinstance(error, MillstreamError) else repr(error)

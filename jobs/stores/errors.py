@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from jobs.base.errors import ConfigError, MillstreamError
+from jobs.base.jvm import jvm_ended
 
 # Packages of the clients under fsspec.
 _CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs", "google")
@@ -91,6 +92,11 @@ def persistently(act: Callable[[], T]) -> T:
                 raise
             time.sleep(_FIRST_BACKOFF_S * 4**attempt)
     raise AssertionError("unreachable")
+
+
+def known_error(error: BaseException) -> MillstreamError | None:
+    """An error of a store, a file system or Spark's JVM in a user's words; None for any other."""
+    return store_failed(error) or jvm_ended(error)
 
 
 def store_failed(error: BaseException) -> MillstreamError | None:

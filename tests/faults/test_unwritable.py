@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.main import main
 from jobs.stores.errors import store_failed
 from tests.base.test_quiet import foreign
-from tests.builders.processes import ROOT
+from tests.builders.processes import ROOT, millstream
 from tests.builders.visits import Raw, rows_of
 
 DS = "2024-01-01"
@@ -95,8 +96,8 @@ def test_a_full_disk_is_said_without_a_trace_of_python_or_java(tmp_path: Path, p
         *("etl", "--date", DS, "--config", str(raw.config)),
         *("--set", f"spark.properties_file={properties}"),
     )
-    assert (code, lines[0]) == (1, "millstream: No space left on device")
-    assert len(lines) == 3
+    assert (code, lines[0]) == (1, "millstream: No space left on device"), lines
+    assert len(lines) == 3, lines
 
 
 @mounting
@@ -108,4 +109,18 @@ def test_a_torn_file_that_tasks_read_is_named_without_a_trace(tmp_path: Path) ->
     )
     assert code == 3
     assert "visits.csv.gz cannot be read" in lines[0]
+    assert len(lines) == 3
+
+
+@pytest.mark.slow
+def test_a_jvm_that_is_killed_is_named_without_a_trace(tmp_path: Path) -> None:
+    raw = Raw(tmp_path / "raw").add(rows_of(DS, 200_000)).write()
+    with millstream("etl", "--date", DS, "--config", str(raw.config)) as process:
+        process.until("fitted")
+        driver = psutil.Process(process.popen.pid)
+        (jvm,) = (child for child in driver.children() if child.name() == "java")
+        jvm.kill()
+        assert process.code() == 1
+    lines = foreign(process.said[-1])
+    assert lines[0].startswith("millstream: Spark's JVM has ended: ")
     assert len(lines) == 3
