@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
@@ -228,7 +227,7 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
 
 
 @pytest.fixture
-def soak(tmp_path: Path, s3: S3, spark: SparkSession) -> Iterator[Soak]:
+def soak(tmp_path: Path, s3: S3) -> Iterator[Soak]:
     raw = raw_of(tmp_path / tmp_path.name, s3)
     with small_disk(tmp_path / "disk") as disk:
         yield Soak(raw, str(tmp_path / "disk" / "lake"), disk, s3)
@@ -302,7 +301,9 @@ def assert_as_in_one_pass(soak: Soak) -> None:
     """The examples are those that one undisturbed pass over all dates makes."""
     calm = Soak(soak.raw, str(soak.raw.folder / "calm"), None, soak.s3)
     dates = f"{soak.nights[0].ds}..{soak.nights[-1].ds}"
-    assert main(["etl", *calm.command, "--quiet", "--dates", dates]) == 0
+    etl = ("etl", *calm.command, "--quiet", "--dates", dates)
+    with millstream(*etl, deadline_s=_NIGHT_S) as process:
+        assert process.code() == 0, process.said
     found = [
         [(s.ds, s.split, s.number, s.digest) for s in Examples.open(url).shards()]
         for url in (soak.lake.table("examples").url, calm.lake.table("examples").url)
