@@ -55,7 +55,7 @@ test: $(dev)
 test-slow: $(dev)
 	$(bin)/python -m pytest -q -m slow tests/cluster tests/e2e/test_quickstart.py tests/evaluate/measure/test_size.py \
 		tests/base/test_quiet.py tests/stores \
-		tests/laws tests/faults/test_etl_kills.py tests/faults/test_score_kills.py tests/nightly/test_deaths.py
+		tests/tune/test_job.py tests/laws tests/faults/test_etl_kills.py tests/faults/test_score_kills.py tests/nightly/test_deaths.py
 
 test-all: $(dev)
 	tools/install_browser.sh

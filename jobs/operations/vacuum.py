@@ -147,6 +147,9 @@ def _unreferred(
         left = set(table.replaced_files(math.ceil(hours)))
         yield "served", [file for file in stored_files(table.url) if file.relative in left]
     stored = {name: stored_files(lake.folder(name)) for name in ("exports", "probes")}
+    if not any(stored.values()):
+        # The registry may be a server that does not answer.
+        return
     digests = {model.tags["weights_digest"] for model in registry.versions()}
     for name, files in stored.items():
         old = (file for file in files if file.written_at < since)

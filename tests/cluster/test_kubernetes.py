@@ -77,7 +77,7 @@ def test_the_server_is_asked_where_it_listens() -> None:
     assert ports == {"http": serve.port, "grpc": serve.grpc_port}
     assert container["env"][0]["name"] == serve.token_env
     paths = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("readiness", "liveness")}
-    assert paths <= openapi(("flights", "flights_encoded"))["paths"].keys()
+    assert paths <= openapi(("flights", "flights_encoded"), "1", ())["paths"].keys()
     assert pod["spec"]["terminationGracePeriodSeconds"] > serve.drain_s + 5
     labels = pod["metadata"]["labels"]
     assert service["spec"]["selector"] == labels

@@ -182,7 +182,7 @@ def test_ids_younger_than_the_state_become_oov_buckets(tmp_path: Path, spark: Sp
     run_etl(raw, spark, [FIRST])
     settings, lake, examples = load_settings(raw.config), lake_of(raw), examples_of(raw)
     state = load_state(lake, examples.info["states"][SECOND])
-    made = job._job(settings, lake, examples, [FIRST, SECOND], state, "train-l")
+    made = job.job_of(settings, lake, examples, [FIRST, SECOND], state, "train-l")
 
     assert set(made.id_maps) == {"shop_id"}
     ids = [int(i) for batch in made.stream("train", 0, 1).epoch(0) for i in batch.sparse[:, 0]]

@@ -82,6 +82,7 @@ def test_trials_do_not_follow_from_how_many_run_at_a_time(
     assert seen(tune(raw, spark, "tune.parallel=2", name="two")) == seen(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["_run", "record", "_value", "_registered"])
 def test_a_study_that_was_cut_short_goes_on_as_the_same(
     raw: Raw,
