@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 # A job is imported by its command: torch, Spark and MLflow take seconds that others need not wait.
 
 
+_until_option = click.option(
+    "--until", type=Date(), metavar="DATE", help="Newest date to train on."
+)
+
+
 @command("validate and encode the raw files of some dates")
 @dates_options("Date to process; if it was processed before, that is replaced")
 @click.option(
@@ -64,7 +69,7 @@ def _etl(settings: Settings, dates: Sequence[str], rebuild: bool) -> str:
     help="Continue an unfinished run that fits settings and data (auto, the default), none, or the "
     "run of this name.",
 )
-@click.option("--until", type=Date(), metavar="DATE", help="Newest date to train on.")
+@_until_option
 def train(settings: Settings, workers: int | None, resume: str, until: str | None) -> str:
     from jobs.observe import facts
     from jobs.train import job
@@ -92,7 +97,7 @@ def train(settings: Settings, workers: int | None, resume: str, until: str | Non
     metavar="P",
     help="Trials at a time (default: tune.parallel).",
 )
-@click.option("--until", type=Date(), metavar="DATE", help="Newest date to train on.")
+@_until_option
 def tune(settings: Settings, study: str | None, parallel: int | None, until: str | None) -> str:
     from jobs.observe import facts
 

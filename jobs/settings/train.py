@@ -8,6 +8,24 @@ from pydantic import Field
 
 from jobs.settings.section import Section
 
+# Settings of `train` that say how fast and how safely a training runs, not what it makes.
+RUN_SETTINGS = frozenset(
+    {
+        "workers",
+        "threads_per_rank",
+        "start_timeout_s",
+        "stall_s",
+        "restarts",
+        "commit_steps",
+        "checkpoint_s",
+        "checkpoint_rows",
+        "checkpoint_keep",
+        "checkpoint_timeout_s",
+        "curves",
+        "prometheus_file",
+    }
+)
+
 
 class StreamSettings(Section):
     """The order (`streams`, `window_rows`, `seed` define it) and its reading."""

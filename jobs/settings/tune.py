@@ -9,27 +9,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from jobs.settings.section import Section
-from jobs.settings.train import TrainSettings
+from jobs.settings.train import RUN_SETTINGS, TrainSettings
 
 _PREFIX = "train."
-# These say how a training runs, not what it makes.
-_NO_RESULT = {
-    "curves",
-    "prometheus_file",
-    "start_timeout_s",
-    "stall_s",
-    "threads_per_rank",
-    "workers",
-    "restarts",
-    "commit_steps",
-    "checkpoint_s",
-    "checkpoint_rows",
-    "checkpoint_keep",
-    "checkpoint_timeout_s",
-    # These say what is searched by, so that trials could not be compared.
-    "best_by",
-    "window_days",
-}
+# By the last two trials are compared: they could not be, if these differed.
+_NO_RESULT = RUN_SETTINGS | {"best_by", "window_days"}
 _MOST_GRID = 10_000
 
 

@@ -13,8 +13,8 @@ from jobs.lake.lake import Lake
 from jobs.lake.state import State, load_state
 from jobs.registry.version import as_tag
 from jobs.settings.settings import Settings
+from jobs.settings.train import RUN_SETTINGS
 from jobs.train.job import job_of, select_dates, started_from
-from jobs.train.keep.resume import FREE_SETTINGS
 from jobs.train.launch.rank_job import TrainJob
 from jobs.tune.study import Asked, known_facts
 
@@ -47,9 +47,10 @@ class Search:
 
     def facts(self) -> dict[str, Any]:
         """What results follow from besides the settings of the search, as a tree for JSON."""
-        free = FREE_SETTINGS - {"batch_rows", "window_days"}
         identity = dict(self.base.identity)
-        train = {key: value for key, value in identity.pop("train").items() if key not in free}
+        train = {
+            key: value for key, value in identity.pop("train").items() if key not in RUN_SETTINGS
+        }
         dates = [self.base.first_ds, self.base.last_ds]
         tree = {**identity, "train": train, "dates": dates}
         return {key: json.loads(as_tag(value)) for key, value in tree.items()}

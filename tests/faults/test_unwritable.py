@@ -30,7 +30,10 @@ def _may_mount() -> bool:
     )
 
 
-mounting = pytest.mark.skipif(not _may_mount(), reason="no file system can be mounted here")
+mounting = pytest.mark.skipif(
+    not _may_mount(),
+    reason="needs the right to mount a file system (unshare -rm)",
+)
 
 
 def ran(folder: Path, mounted: str, *command: str) -> tuple[int, list[str]]:

@@ -149,14 +149,18 @@ def test_the_first_request_after_a_load_plans_nothing(
     assert champion.engine._duck is made
 
 
+def own_shops(served: Served, folder: Path) -> tuple[Path, Settings]:
+    """A parent's file to change, and settings that look it up again and again."""
+    shops = folder / "shops.csv"
+    shutil.copy(served.raw.folder / "shops.csv", shops)
+    options = [f"serve.parents={{shops: {shops}}}", "serve.parents_refresh_s=0.001"]
+    return shops, load_settings(served.raw.config, options)
+
+
 def test_parents_are_read_again_when_their_files_change(
     served: Served, settings: Settings, tmp_path: Path
 ) -> None:
-    shops = tmp_path / "shops.csv"
-    shutil.copy(served.raw.folder / "shops.csv", shops)
-    own = load_settings(
-        served.raw.config, [f"serve.parents={{shops: {shops}}}", "serve.parents_refresh_s=0.001"]
-    )
+    shops, own = own_shops(served, tmp_path)
     live = live_of(own, tmp_path)
     first = scores(champion_of(live), served)
     lines = shops.read_text().splitlines()
@@ -176,11 +180,7 @@ def test_newer_parents_stay_where_a_new_champion_fails(
     served: Served, settings: Settings, tmp_path: Path
 ) -> None:
     """They were read, and dropped with the version that could not be loaded."""
-    shops = tmp_path / "shops.csv"
-    shutil.copy(served.raw.folder / "shops.csv", shops)
-    own = load_settings(
-        served.raw.config, [f"serve.parents={{shops: {shops}}}", "serve.parents_refresh_s=0.001"]
-    )
+    shops, own = own_shops(served, tmp_path)
     live = live_of(own, tmp_path)
     first = scores(champion_of(live), served)
     digest = served.registry.resolve(served.models[1]).digest

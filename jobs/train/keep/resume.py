@@ -10,6 +10,7 @@ import fsspec
 
 from jobs.base.errors import DataRefused, MillstreamError
 from jobs.lake.lake import Lake
+from jobs.settings.train import RUN_SETTINGS
 from jobs.train.keep.checkpoint import Checkpoint, Damaged, listed, verified
 from jobs.train.order.fingerprint import check_fingerprint
 
@@ -17,26 +18,9 @@ log = logging.getLogger("millstream.train")
 
 Identity = Mapping[str, Any]
 
-# Settings of `train` that may differ from the checkpoint's. They decide the speed and safety of
-# training, not its result, or, as the size of a batch, may change at any row.
-FREE_SETTINGS = frozenset(
-    {
-        "workers",
-        "threads_per_rank",
-        "batch_rows",
-        "window_days",
-        "start_timeout_s",
-        "stall_s",
-        "restarts",
-        "commit_steps",
-        "checkpoint_s",
-        "checkpoint_rows",
-        "checkpoint_keep",
-        "checkpoint_timeout_s",
-        "curves",
-        "prometheus_file",
-    }
-)
+# Settings of `train` that may differ from the checkpoint's. The size of a batch may change at any
+# row, and the rows that the days stand for are compared by themselves.
+FREE_SETTINGS = RUN_SETTINGS | {"batch_rows", "window_days"}
 
 
 def runs_of(lake: Lake) -> dict[str, list[str]]:

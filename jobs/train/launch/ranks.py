@@ -63,14 +63,33 @@ def launch(
         return [work(Alone(), RankMemory())]
     refuse_without_horovod(workers)
     refuse_too_few_slots(spark, workers, settings.start_timeout_s)
-    import horovod.spark
-
     ship_code(spark)
-    # The tasks' Python: under --archives it lies elsewhere than the driver's.
-    python = spark.sparkContext.pythonExec
     output = RankOutput()
     elastic = task_attempts(spark) > 1
     rank = partial(_run_rank, work, folder, settings.stall_s, log.getEffectiveLevel(), elastic)
+    try:
+        # The tasks' Python: under --archives it lies elsewhere than the driver's.
+        results = _by_horovod(
+            rank, workers, settings, output, elastic, spark.sparkContext.pythonExec
+        )
+    except Exception as error:
+        lines = output.last_lines()
+        raise explained(error, folder, workers, settings.stall_s, lines) from error
+    # A task whose rank was lost has no result.
+    return [result for result in results if result is not None]
+
+
+def _by_horovod(
+    rank: Callable[[], R],
+    workers: int,
+    settings: TrainSettings,
+    output: RankOutput,
+    elastic: bool,
+    python: str,
+) -> list[R | None]:
+    """Runs `rank` in as many processes; None stands for those that were lost."""
+    import horovod.spark
+
     common: dict[str, Any] = {
         "num_proc": workers,
         "start_timeout": settings.start_timeout_s,
@@ -80,24 +99,19 @@ def launch(
         "stderr": output,
         "verbose": 0,
     }
-    try:
-        with quiet_spark_thread(), _elastic_ranks_by(python):
-            results: list[R | None] = (
-                horovod.spark.run_elastic(
-                    rank,
-                    min_num_proc=1,
-                    max_num_proc=workers,
-                    elastic_timeout=settings.start_timeout_s,
-                    **common,
-                )
-                if elastic
-                else horovod.spark.run(rank, use_gloo=True, executable=python, **common)
+    with quiet_spark_thread(), _elastic_ranks_by(python):
+        results: list[R | None] = (
+            horovod.spark.run_elastic(
+                rank,
+                min_num_proc=1,
+                max_num_proc=workers,
+                elastic_timeout=settings.start_timeout_s,
+                **common,
             )
-    except Exception as error:
-        lines = output.last_lines()
-        raise explained(error, folder, workers, settings.stall_s, lines) from error
-    # A task whose rank was lost has no result.
-    return [result for result in results if result is not None]
+            if elastic
+            else horovod.spark.run(rank, use_gloo=True, executable=python, **common)
+        )
+    return results
 
 
 def refuse_without_horovod(workers: int) -> None:
