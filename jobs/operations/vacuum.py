@@ -150,7 +150,7 @@ def _unreferred(
     if not any(stored.values()):
         # The registry may be a server that does not answer.
         return
-    digests = {model.tags["weights_digest"] for model in registry.versions()}
+    digests = {model.digest for model in registry.versions()}
     for name, files in stored.items():
         old = (file for file in files if file.written_at < since)
         yield name, [file for file in old if file.relative.split("/", 1)[0] not in digests]

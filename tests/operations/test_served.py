@@ -131,14 +131,14 @@ def test_files_of_an_append_under_way_stay(raw: Raw, table: Table) -> None:
     assert len(visits_of(table)) == 8
 
 
-def test_exports_and_probes_go_when_no_version_has_their_weights(raw: Raw) -> None:
+def test_exports_and_probes_go_when_their_model_is_not_registered(raw: Raw) -> None:
     from jobs.registry.registry import Registry
     from jobs.settings.load import load_settings
 
     settings = load_settings(raw.config)
     model = register_model(settings, DATES[-1])
     lake = lake_by(settings)
-    digest = Registry(settings, lake).resolve(model).tags["weights_digest"]
+    digest = Registry(settings, lake).resolve(model).digest
     files = [
         Path(lake.folder(place, name, "made", "file"))
         for place in ("exports", "probes")
