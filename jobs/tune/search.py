@@ -15,6 +15,7 @@ from jobs.registry.version import as_tag
 from jobs.settings.settings import Settings
 from jobs.settings.train import RUN_SETTINGS
 from jobs.train.job import job_of, select_dates, started_from
+from jobs.train.keep.resume import TRIALS
 from jobs.train.launch.rank_job import TrainJob
 from jobs.tune.study import Asked, known_facts
 
@@ -70,7 +71,7 @@ class Search:
 
     def run(self, number: int) -> str:
         """Name of a trial in the ledger."""
-        return f"{STAGE}-{self.name}-{number:04d}"
+        return f"{TRIALS}{self.name}-{number:04d}"
 
 
 def search_of(settings: Settings, lake: Lake, name: str | None, last_ds: str | None) -> Search:

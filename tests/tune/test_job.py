@@ -13,6 +13,7 @@ from jobs.lake.ledger import read_ledger
 from jobs.models.artifact import load_model
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
+from jobs.train import job as train_job
 from jobs.tune import job
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
@@ -127,6 +128,24 @@ def test_a_study_stays_with_the_space_and_the_rows_that_it_was_begun_with(
     assert seen(longer)[:2] == seen(begun)
     rows = read_ledger(lake_of(own), stage="tune")
     assert len({row["versions"]["examples"] for row in rows if "-kept-" in row["run"]}) == 1
+
+
+def test_training_does_not_go_on_from_a_trial(
+    raw: Raw, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end as the trial did, and take away what the study registers."""
+    space = "tune.space={train.dropout: [0.0, 0.5]}"
+    monkeypatch.setattr(job, "_registered", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tune(raw, spark, space, "tune.trials=4", name="beside")
+    monkeypatch.undo()
+    folders = list(Path(lake_of(raw).folder("checkpoints")).glob("tune-beside-*"))
+    assert len(folders) == 1
+    for dropout in (0.0, 0.5):
+        settings = load_settings(raw.config, [*QUICK, f"train.dropout={dropout}"])
+        train_job.run(settings, spark, run_id=f"train-{dropout}", workers=1)
+    assert folders[0].exists()
+    assert tune(raw, spark, space, "tune.trials=4", name="beside").version
 
 
 def test_a_trial_that_fails_is_a_result(raw: Raw, spark: SparkSession) -> None:

@@ -22,6 +22,9 @@ Identity = Mapping[str, Any]
 # row, and the rows that the days stand for are compared by themselves.
 FREE_SETTINGS = RUN_SETTINGS | {"batch_rows", "window_days"}
 
+# The trials of a search begin so; only their study goes on with them.
+TRIALS = "tune-"
+
 
 def runs_of(lake: Lake) -> dict[str, list[str]]:
     """The runs that have checkpoint folders: name of the run -> their URLs, the newest first."""
@@ -60,7 +63,8 @@ def select(
     runs = runs_of(lake)
     if resume != "auto":
         return _of_run(resume, runs, identity, started_from)
-    newest_first = sorted(runs, key=lambda run: runs[run][0].rsplit("/", 1)[-1], reverse=True)
+    own = [run for run in runs if not run.startswith(TRIALS)]
+    newest_first = sorted(own, key=lambda run: runs[run][0].rsplit("/", 1)[-1], reverse=True)
     for run in newest_first:
         found, passed_over = _newest_complete(runs[run])
         for line in passed_over:
