@@ -132,13 +132,10 @@ class RegistryClient:
         run = self.mlflow.get_model_version(self._name, version).run_id
         self.mlflow.log_batch(run, metrics=_entities(metrics, 0))
 
-    def metrics(self, run: str) -> dict[str, float]:
-        """A run's metrics, each with its last value."""
-        return dict(self.mlflow.get_run(run).data.metrics)
-
     def metrics_by_step(self, run: str) -> dict[str, list[float]]:
         """A run's metrics, each with its values by step."""
-        history = {name: self.mlflow.get_metric_history(run, name) for name in self.metrics(run)}
+        names = self.mlflow.get_run(run).data.metrics
+        history = {name: self.mlflow.get_metric_history(run, name) for name in names}
         return {
             name: [point.value for point in sorted(points, key=lambda point: int(point.step))]
             for name, points in sorted(history.items())

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,4 @@ class _Server(uvicorn.Server):
         pass
 
     def capture_signals(self) -> Any:
-        from contextlib import nullcontext
-
         return nullcontext()
