@@ -130,6 +130,7 @@ def test_a_study_stays_with_the_space_and_the_rows_that_it_was_begun_with(
     assert len({row["versions"]["examples"] for row in rows if "-kept-" in row["run"]}) == 1
 
 
+@pytest.mark.slow
 def test_training_does_not_go_on_from_a_trial(
     raw: Raw, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
