@@ -25,7 +25,7 @@ import psutil
 from jobs.base.bounded import attempt
 from jobs.base.errors import Locked
 from jobs.lake.lake import Lake
-from jobs.stores.files import Guarded
+from jobs.stores.files import Guarded, store_at
 
 log = logging.getLogger("millstream.lake")
 
@@ -115,8 +115,10 @@ def stage_lock(lake: Lake, stage: str, run: str) -> Iterator[StageLock]:
 
     Raises:
         Locked: a live run holds it; the message names the run, host and pid.
-        ConfigError: the lake's store cannot keep a lock.
+        ConfigError: the lake's store cannot keep a lock, or tables.
     """
+    store, path = store_at(lake.url)
+    store.check_keeps_tables(path)
     file = Guarded(lake.folder("locks", f"{stage}.json"))
     before, tag = _read(file)
     if before is not None and _is_live(before):

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from hdfs_native.fsspec import HdfsFileSystem
 
 from jobs.base.bounded import attempt
 from jobs.stores.errors import StoreFailed, persistently
-from jobs.stores.store import Store
+from jobs.stores.versions import VersionedStore
 
 T = TypeVar("T")
 
@@ -33,7 +33,6 @@ _ATTEMPTS = ("dfs.client.failover.max.attempts", "9")
 _KEPT: list[Any] = []
 _URL = re.compile(r"^[a-z]+://([^/]*)(/.*)?$", re.DOTALL)
 _RPC_ERROR = re.compile(r'^RPCError\("([\w.$]+)", "(.*)"\)$', re.DOTALL)
-_VERSION = re.compile(r"^\d{20}$")
 
 
 class HdfsFiles(HdfsFileSystem):  # type: ignore[misc]
@@ -207,13 +206,8 @@ def _os_error(error: Exception, url: str) -> OSError:
     return StoreFailed(f"{url}: {kind}: {said}")
 
 
-class HdfsStore(Store):
-    """Guarded by renames, which the name node refuses where the new name is taken.
-
-    A guarded file is a folder of its versions, named by their numbers: who makes the next number
-    has replaced the file. Who made one that others have left behind by then has not, though the
-    number was free again.
-    """
+class HdfsStore(VersionedStore):
+    """Guarded by renames, which the name node refuses where the new name is taken."""
 
     def await_answer(self) -> None:
         # delta-rs' own client ends at the first connection that is refused, and waits without end
@@ -231,38 +225,12 @@ class HdfsStore(Store):
             yield file
         self.fs.mv(staged, path, overwrite=True)
 
-    def read_tagged(self, path: str) -> tuple[bytes | None, str]:
-        while newest := max(self._versions(path), default=""):
-            # Between the two it may have been replaced, and removed.
-            with suppress(FileNotFoundError):
-                return self.fs.cat_file(f"{path}/{newest}"), newest
-        return None, ""
-
-    def create(self, path: str, content: bytes) -> bool:
-        return self.replace(path, content, "")
-
-    def replace(self, path: str, content: bytes, tag: str) -> bool:
-        next_version = f"{int(tag or 0) + 1:020}"
-        staged = f"{path}/{next_version}.{secrets.token_hex(8)}.tmp"
+    def _make(self, path: str, content: bytes) -> bool:
+        staged = f"{path}.{secrets.token_hex(8)}.tmp"
         try:
             persistently(partial(self.fs.pipe_file, staged, content))
-            self.fs.mv(staged, f"{path}/{next_version}")
+            self.fs.mv(staged, path)
         except (FileExistsError, FileNotFoundError):
             self.fs.rm(staged)
-            # Also when it was done, its answer lost, and the client's second try refused.
-            return self.read_tagged(path)[0] == content
-        lost = max(self._versions(path)) > next_version
-        for name in self._names(path):
-            # Also what others staged for this version or an older one: they have lost.
-            if name.partition(".")[0] <= next_version and (lost or name != next_version):
-                self.fs.rm(f"{path}/{name}")
-        return not lost
-
-    def _versions(self, path: str) -> list[str]:
-        return [name for name in self._names(path) if _VERSION.match(name)]
-
-    def _names(self, path: str) -> list[str]:
-        try:
-            return [name.rsplit("/", 1)[-1] for name in self.fs.ls(path, detail=False)]
-        except FileNotFoundError:
-            return []
+            return False
+        return True

@@ -26,9 +26,11 @@ class Store:
         fs: fsspec's class of the store.
         renames: whether a folder can take another's name at once. Where not, a file is there when
             all of it is; elsewhere a writer's half file could be seen.
+        keeps_tables: whether delta-rs can commit there.
     """
 
     renames = True
+    keeps_tables = True
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
@@ -66,10 +68,17 @@ class Store:
         """Replaces what was read with the tag; False where another writer did so first."""
         raise self._unguarded(path)
 
+    def check_keeps_tables(self, path: str) -> None:
+        """Raises ConfigError where no lake can be."""
+        if not self.keeps_tables:
+            raise self._no_lake(path, "in which delta-rs cannot commit")
+
     def _unguarded(self, path: str) -> ConfigError:
+        return self._no_lake(path, "that cannot guard a file against other writers")
+
+    def _no_lake(self, path: str, why: str) -> ConfigError:
         return ConfigError(
-            f"{self.fs.unstrip_protocol(path)} is in a store that cannot guard a file against "
-            "other writers",
+            f"{self.fs.unstrip_protocol(path)} is in a store {why}",
             "a lake on a path that all writers mount, on s3:// or on hdfs://",
             "keep the lake there; reading works from any store",
         )
