@@ -1,4 +1,4 @@
-"""`millstream status`: the last nights on record, as a table, a narrow list, or JSON."""
+"""`millstream status`: the last nights on record, as a table, a list or JSON; and open studies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from jobs.lake.lock import live_runs
 from jobs.nightly.names import STEPS
 from jobs.nightly.record import STARTED, WAITING, Record, dates_of, load, to_json
 from jobs.registry.listing import text_table
+from jobs.tune.progress import unfinished
 
 # The first of these that was measured says how good a model is.
 _MEASURES = ("auc", "accuracy", "rmse")
 
 
 def status(lake: Lake, nights: int, as_json: bool) -> str:
-    """The last nights, oldest first.
+    """The last nights, oldest first, and the searches that have not ended.
 
     On a terminal too narrow for the table, each night is a few lines; piped, the table is whole.
     """
     records = [load(lake, ds) for ds in dates_of(lake)[-nights:]]
     if as_json:
         return json.dumps([to_json(record) for record in records], indent=1)
-    if not records:
-        return f"no night is on record in {lake.folder('nights')}"
+    live = live_runs(lake)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return rendered(records, live_runs(lake), width)
+    nights_text = f"no night is on record in {lake.folder('nights')}"
+    if records:
+        nights_text = rendered(records, live, width)
+    return "\n".join([nights_text, *unfinished(lake, live)])
 
 
 def rendered(records: Sequence[Record], live: Set[str], width: int | None) -> str:

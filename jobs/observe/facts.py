@@ -37,11 +37,17 @@ def of_train(result: TrainResult) -> Facts:
 
 
 def of_tune(result: TuneResult) -> Facts:
-    assert result.best.value is not None
+    best = result.best.value if result.best is not None else None
+    model = {"model": result.version} if result.version else {}
     return Facts(
-        counts={"trials": len(result.told), "failed": result.failed},
-        versions={"model": result.version, "study": result.study},
-        metrics={result.metric: result.best.value},
+        counts={
+            "trials": len(result.told),
+            "failed": result.failed,
+            "stopped": result.stopped,
+            "rows": sum(one.rows for one in result.told),
+        },
+        versions={**model, "study": result.study},
+        metrics={result.metric: best} if best is not None else {},
     )
 
 

@@ -89,6 +89,17 @@ class TuneSettings(Section):
         4, ge=1, description="trials asked for at once; what they are follows from it"
     )
     parallel: int = Field(1, ge=1, description="trials that run at a time; changes no result")
+    ranks_per_trial: int = Field(1, ge=1, description="Horovod ranks of a trial, each in a task")
+    stopping: Literal["halving", "hyperband", "median", "none", "async_halving"] = Field(
+        "halving", description="who goes on at a rung; async_halving depends on timing"
+    )
+    reduction: int = Field(
+        3, ge=2, description="one of so many trials goes on, to a rung of so many times the rows"
+    )
+    first_rung_rows: int | None = Field(
+        None, ge=1, description="of all epochs; when empty, of the whole by reduction twice"
+    )
+    retrain: bool = Field(False, description="train the winner again, on the validation rows, too")
     seed: int = Field(7, description="another seed, other trials")
 
     @field_validator("space", mode="before")

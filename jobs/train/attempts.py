@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import fsspec
 import torch
@@ -18,7 +19,9 @@ from jobs.base.errors import MillstreamError
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.models.build import build_model
+from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.checkpoint import listed
+from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.resume import newest_of_run, select
 from jobs.train.launch.failures import RankLost, forget
 from jobs.train.launch.rank_job import RankResult, TrainJob
@@ -26,6 +29,7 @@ from jobs.train.launch.ranks import launch
 from jobs.train.rank import train_rank
 from jobs.train.step.step import refuse_unfit
 
+R = TypeVar("R")
 log = logging.getLogger("millstream.train")
 
 
@@ -78,7 +82,14 @@ def refuse_unfit_job(job: TrainJob) -> None:
 
 
 def trained(job: TrainJob, spark: SparkSession) -> list[RankResult]:
-    """Runs the ranks, and starts them again from the newest checkpoint when they are lost.
+    """The ranks' results; see `with_restarts`."""
+    return with_restarts(job, spark, train_rank)
+
+
+def with_restarts(
+    job: TrainJob, spark: SparkSession, work: Callable[[TrainJob, Exchange, RankMemory], R]
+) -> list[R]:
+    """Runs `work` on the ranks, and starts them again from the newest checkpoint when lost.
 
     Where Spark tries tasks again, ranks that are left go on without the lost one. This is for other
     losses: of all ranks at once, or of one where Spark does not try again and ends its job.
@@ -91,7 +102,7 @@ def trained(job: TrainJob, spark: SparkSession) -> list[RankResult]:
     for restarts in range(settings.restarts + 1):
         try:
             return launch(
-                partial(train_rank, job),
+                partial(work, job),
                 spark=spark,
                 workers=settings.workers,
                 settings=settings,

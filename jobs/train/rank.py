@@ -15,6 +15,7 @@ from jobs.models.build import build_model
 from jobs.stores.files import read_json
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import Committer, RankMemory
+from jobs.train.keep.pause import Paused, Pausing
 from jobs.train.keep.together import together
 from jobs.train.keep.warm_start import warm, warm_moments
 from jobs.train.launch.rank_job import RankResult, TrainJob
@@ -22,8 +23,8 @@ from jobs.train.read.id_maps import MappedStream
 from jobs.train.read.memory import RowMemory
 from jobs.train.start import asked_store, start_of
 from jobs.train.step.device import device_of_rank, exact_convolutions, step_threads
-from jobs.train.step.history import History
-from jobs.train.step.loop import Reporter, fit
+from jobs.train.step.history import History, Position
+from jobs.train.step.loop import Commits, Reporter, fit, rung_at
 from jobs.train.step.rowledger import RowCount
 from jobs.train.step.step import Step
 from jobs.train.watch.progress import Console, Notes, Silent
@@ -47,20 +48,16 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
         writer = memory.writer if exchange.rank == 0 else None
         committer = Committer(step, settings, memory, writer, reporter.say)
         watch = _watched(job, committer, train.rows) if exchange.rank == 0 else committer
-        history = fit(
-            step,
-            train,
-            validation,
-            settings,
-            RowCount.of_shards(job.examples.shards("train", job.first_ds, job.last_ds)),
-            reporter,
-            position,
-            watch,
-        )
+        commits: Commits = watch
+        if job.until_rows is not None:
+            commits = Pausing(watch, committer, rows=job.until_rows, epoch_rows=train.rows)
+        history, paused = _fitted(job, step, (train, validation), reporter, position, commits)
         if isinstance(watch, Watch):
             watch.close()
+        rung = rung_at(paused, train.rows, step, validation) if paused is not None else None
         digest = _stored(job, exchange, memory, history, reporter)
-    return RankResult(exchange.rank, history, digest, train.fingerprint, tuple(memory.recoveries))
+    recoveries = tuple(memory.recoveries)
+    return RankResult(exchange.rank, history, digest, train.fingerprint, recoveries, rung)
 
 
 def _step(job: TrainJob, exchange: Exchange, memory: RankMemory, reporter: Reporter) -> Step:
@@ -93,6 +90,25 @@ def _streams(
     return train, job.stream("val", *place) if job.has_validation else None
 
 
+def _fitted(
+    job: TrainJob,
+    step: Step,
+    streams: tuple[MappedStream, MappedStream | None],
+    reporter: Reporter,
+    start: Position,
+    commits: Commits,
+) -> tuple[History, Position | None]:
+    """The epochs, and where training paused; None where it came to its end."""
+    if isinstance(commits, Pausing) and commits.is_there(start):
+        return start.history, start
+    written = RowCount.of_shards(job.train_shards)
+    try:
+        history = fit(step, *streams, job.settings.train, written, reporter, start, commits)
+    except Paused as paused:
+        return paused.position.history, paused.position
+    return history, None
+
+
 def _stored(
     job: TrainJob, exchange: Exchange, memory: RankMemory, history: History, reporter: Reporter
 ) -> str | None:
@@ -100,8 +116,7 @@ def _stored(
 
     All ranks wait: when a rank returns, Horovod ends the others.
     """
-    assert history.best is not None
-    card = f"{job.best_folder(history.best.epoch)}/{CARD}"
+    best = history.best
 
     def finished() -> str | None:
         if exchange.rank > 0:
@@ -109,7 +124,9 @@ def _stored(
         assert memory.writer is not None
         memory.writer.close()
         reporter.close()
-        return str(read_json(card)["weights_digest"])
+        if best is None:
+            return None
+        return str(read_json(f"{job.best_folder(best.epoch)}/{CARD}")["weights_digest"])
 
     return together(
         exchange,

@@ -7,46 +7,51 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from pyspark.sql import SparkSession
 
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.lake.lake import Lake
-from jobs.lake.ledger import LedgerRow, read_ledger, record
-from jobs.lake.lock import stage_lock
+from jobs.lake.ledger import read_ledger, record
+from jobs.lake.lock import StageLock, stage_lock
 from jobs.registry.registry import Registry
-from jobs.registry.version import ModelVersion
+from jobs.registry.version import ModelVersion, as_tag
 from jobs.settings.settings import Settings
 from jobs.train.attempts import refuse_unfit_job, remove_checkpoints
 from jobs.train.job import register
-from jobs.train.launch.tasks import ship_code
+from jobs.train.launch.rank_job import RankResult, TrainJob
+from jobs.train.launch.ranks import refuse_without_horovod
+from jobs.train.launch.tasks import refuse_too_few_slots, ship_code
+from jobs.tune.progress import StudyProgress, save
 from jobs.tune.search import STAGE, Search, search_of
+from jobs.tune.stopping import Stopping
 from jobs.tune.study import Asked, Study, Told
-from jobs.tune.trial import TrialResult, result_of, run_trial
+from jobs.tune.trial import result_of, run_trial
+from jobs.tune.trials import Budget, Trials, ledger_row
 
 log = logging.getLogger("millstream.tune")
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A study that ended.
+    """A study that ended, or that a budget cut.
 
     Attributes:
         metric: its name.
-        told: its trials, by number.
-        best: its winner.
-        version: of the winner's model.
+        trials: of the whole study.
+        told: those that ended, by number.
+        best: of these; None where none has a value yet.
+        version: of the winner's model; empty where the study has not ended.
         folder: of the study.
     """
 
     study: str
     metric: str
+    trials: int
     told: tuple[Told, ...]
-    best: Told
+    best: Told | None
     version: str
     folder: str
     seconds: float
@@ -54,16 +59,25 @@ class TuneResult:
     @property
     def failed(self) -> int:
         """Trials that failed."""
-        return sum(one.value is None for one in self.told)
+        return sum(bool(one.failed) for one in self.told)
+
+    @property
+    def stopped(self) -> int:
+        """Trials that were stopped at a rung."""
+        return sum(one.stopped is not None for one in self.told)
 
     def summary(self) -> str:
         """One line: how many trials, the winner and its settings."""
-        values = ", ".join(f"{name}={value}" for name, value in self.best.params.items())
-        return (
-            f"study {self.study}: {len(self.told)} trials, {self.failed} failed; best "
-            f"{self.metric} {self.best.value:.4f} by trial {self.best.number} ({values}), model "
-            f"version {self.version}; written to {self.folder} in {self.seconds:.0f} s"
-        )
+        said = f"study {self.study}: {len(self.told)} of {self.trials} trials, {self.failed} failed"
+        if self.stopped:
+            said += f", {self.stopped} stopped early"
+        if self.best is not None:
+            said += (
+                f"; best {self.metric} {self.best.value:.4f} by trial {self.best.number} "
+                f"({_values(self.best)})"
+            )
+        model = f"model version {self.version}" if self.version else "it goes on when run again"
+        return f"{said}; {model}; written to {self.folder} in {self.seconds:.0f} s"
 
 
 def run(
@@ -74,6 +88,7 @@ def run(
     name: str | None = None,
     parallel: int | None = None,
     last_ds: str | None = None,
+    budget: Budget | None = None,
 ) -> TuneResult:
     """Runs the trials that a study lacks, and registers the winner.
 
@@ -81,92 +96,139 @@ def run(
         name: of the study; the newest date's when None.
         parallel: trials at a time; `tune.parallel` when None.
         last_ds: no later date is used; open when None.
+        budget: what this run may spend; the study goes on in another one. Endless when None.
 
     Raises:
-        ConfigError: no space, or one that training cannot have; a study that exists with another.
+        ConfigError: no space, or one that training cannot have; a study that exists with another;
+            too few slots for the trials' ranks.
         DataRefused: no examples, none to validate with, or all trials failed.
         Locked: another search in this data set is at work.
     """
     started = time.monotonic()
-    if not settings.tune.space:
-        raise ConfigError(
-            "tune.space is empty",
-            "at least one setting of train, with values or a range",
-            "add one, as in tune.space: {train.learning_rate: {low: 1.0e-4, high: 0.1, log: true}}",
-        )
+    refuse_empty_space(settings)
     lake = Lake(settings.lake_url, settings.dataset().name)
     with stage_lock(lake, STAGE, run_id) as lock:
         search = search_of(settings, lake, name, last_ds)
         search = replace(search, base=replace(search.base, claim=lock.claim))
         for key, value in settings.tune.tried():
             refuse_unfit_job(search.job(Asked(0, {f"train.{key}": value})))
+        at_a_time = parallel or settings.tune.parallel
+        _refuse_too_few_slots(settings, spark, at_a_time)
+        stopping = Stopping.of(settings.tune, search.rows)
         study = Study(search.folder, settings.tune, search.metric, search.facts())
         ship_code(spark)
-        while asked := study.generation():
-            _run_generation(search, study, asked, spark, parallel or settings.tune.parallel)
+        shown = _Shown(search, study, run_id)
+        trials = Trials(
+            search,
+            study,
+            stopping,
+            spark,
+            parallel=at_a_time,
+            budget=budget or Budget(),
+            told=shown.told,
+        )
+        _run_all(trials, study, stopping, lock)
+        version = ""
+        if len(study.told()) == study.trials:
+            version = _registered(search, study, spark, run_id).version
             lock.check()
-            _remove_folders(one for one in study.told() if one != study.best())
-        result = _registered(search, study, run_id)
-        lock.check()
-        _remove_folders(study.told())
-    return replace(result, seconds=time.monotonic() - started)
-
-
-def _run_generation(
-    search: Search, study: Study, asked: Sequence[Asked], spark: SparkSession, parallel: int
-) -> None:
-    """Runs trials, `parallel` at a time, and tells of them in the order of their numbers."""
-    recorded = {row["run"] for row in read_ledger(search.lake, stage=STAGE)}
-    with ThreadPoolExecutor(parallel, "trial") as threads:
-        results = threads.map(partial(_run, search, spark), asked)
-        for one, (result, folder) in zip(asked, results, strict=True):
-            if search.run(one.number) not in recorded:
-                record(search.lake, [_ledger_row(search, one, result)])
-            facts = {"params": one.params, "folder": folder, **result.facts()}
-            study.tell(one, _value(search, result), facts, result.failed)
-            log.info("%s", _line(study, study.told()[-1]))
-
-
-def _run(search: Search, spark: SparkSession, asked: Asked) -> tuple[TrialResult, str]:
-    """A trial's result and its folder. Settings that do not go together are a result, too."""
-    try:
-        job = search.job(asked)
-    except ConfigError as error:
-        return TrialResult(None, str(error), 0.0), ""
-    return run_trial(spark, job), job.folder
-
-
-def _value(search: Search, result: TrialResult) -> float | None:
-    if result.trained is None:
-        return None
-    best = result.trained.history.best
-    return best.metrics().get(search.metric[0]) if best is not None else None
-
-
-def _line(study: Study, told: Told) -> str:
-    best = study.best()
-    values = ", ".join(f"{name}={value}" for name, value in told.params.items())
-    found = f"failed: {told.failed}" if told.value is None else f"{told.value:.4f}"
-    so_far = f"; best {best.value:.4f}, trial {best.number}" if best is not None else ""
-    return f"trial {told.number + 1} of {study.trials}: {found} ({values}){so_far}"
-
-
-def _ledger_row(search: Search, asked: Asked, result: TrialResult) -> LedgerRow:
-    base, trained = search.base, result.trained
-    epochs = trained.history.epochs if trained is not None else []
-    best = trained.history.best if trained is not None else None
-    return LedgerRow(
-        run=search.run(asked.number),
-        stage=STAGE,
-        ds=base.last_ds,
-        status="done" if trained is not None else "refused",
-        counts={"rows": sum(epoch.rows for epoch in epochs), "epochs": len(epochs)},
-        digests={"weights": trained.digest or "", "state": search.state.digest} if trained else {},
-        versions={"examples": str(base.examples.version), "study": search.name},
-        metrics=best.metrics() if best is not None else {},
-        seconds=result.seconds,
-        message=result.failed,
+            _remove_all_folders(search, study)
+        shown.end(bool(version))
+    return TuneResult(
+        search.name,
+        search.metric[0],
+        study.trials,
+        tuple(study.told()),
+        study.best(),
+        version,
+        search.folder,
+        time.monotonic() - started,
     )
+
+
+def refuse_empty_space(settings: Settings) -> None:
+    """Raises ConfigError where there is nothing to search."""
+    if not settings.tune.space:
+        raise ConfigError(
+            "tune.space is empty",
+            "at least one setting of train, with values or a range",
+            "add one, as in tune.space: {train.learning_rate: {low: 1.0e-4, high: 0.1, log: true}}",
+        )
+
+
+def _refuse_too_few_slots(settings: Settings, spark: SparkSession, parallel: int) -> None:
+    ranks = settings.tune.ranks_per_trial
+    if ranks > 1:
+        refuse_without_horovod(ranks)
+        refuse_too_few_slots(
+            spark,
+            ranks * parallel,
+            settings.train.start_timeout_s,
+            "tune.ranks_per_trial times the trials at a time",
+        )
+
+
+def _run_all(trials: Trials, study: Study, stopping: Stopping, lock: StageLock) -> None:
+    """Runs the trials that the study lacks, or as many as the budget allows."""
+    if not stopping.waits:
+        trials.run_freely()
+    while stopping.waits and (asked := study.generation()):
+        trials.run_generation(asked)
+        lock.check()
+        best = study.best()
+        _remove_folders(one for one in study.told() if best is None or one.number != best.number)
+        if any(study.is_open(one.number) for one in asked):
+            return
+
+
+class _Shown:
+    """Tells people, and `millstream status`, how far a study is."""
+
+    def __init__(self, search: Search, study: Study, run_id: str) -> None:
+        self._search, self._study, self._run = search, study, run_id
+        self._began, self._before = time.monotonic(), len(study.told())
+        self._save(False)
+
+    def told(self, number: int) -> None:
+        """Shows a trial that ended."""
+        told = next(one for one in self._study.told() if one.number == number)
+        if told.failed:
+            found = f"failed: {told.failed}"
+        elif told.stopped is not None:
+            found = f"stopped at {told.rows:,} rows"
+        else:
+            found = f"{self._search.metric[0]} {told.value:.4f}"
+        progress = self._save(False)
+        log.info("trial %d: %s (%s); %s", number, found, _values(told), progress.line())
+
+    def end(self, ended: bool) -> None:
+        """Shows no longer that the study is at work."""
+        self._save(ended)
+
+    def _save(self, ended: bool) -> StudyProgress:
+        told, best, trials = self._study.told(), self._study.best(), self._study.trials
+        now = len(told) - self._before
+        pace = (time.monotonic() - self._began) / now if now else None
+        progress = StudyProgress(
+            study=self._search.name,
+            run=self._run,
+            trials=trials,
+            told=len(told),
+            failed=sum(bool(one.failed) for one in told),
+            stopped=sum(one.stopped is not None for one in told),
+            rows=sum(one.rows for one in told),
+            metric=self._search.metric[0],
+            best=best.value if best is not None else None,
+            best_trial=best.number if best is not None else None,
+            left_s=pace * (trials - len(told)) if pace is not None else None,
+            ended=ended,
+        )
+        save(self._search.folder, progress)
+        return progress
+
+
+def _values(told: Told) -> str:
+    return ", ".join(f"{name}={value}" for name, value in told.params.items())
 
 
 def _remove_folders(ended: Iterable[Told]) -> None:
@@ -175,33 +237,64 @@ def _remove_folders(ended: Iterable[Told]) -> None:
             remove_checkpoints(one.folder)
 
 
-def _registered(search: Search, study: Study, run_id: str) -> TuneResult:
-    """The winner's model in the registry, where it is once."""
+def _remove_all_folders(search: Search, study: Study) -> None:
+    _remove_folders(study.told())
+    best = study.best()
+    if search.base.settings.tune.retrain and best is not None:
+        remove_checkpoints(_retraining(search, best).folder)
+
+
+def _registered(search: Search, study: Study, spark: SparkSession, run_id: str) -> ModelVersion:
+    """The winner's model in the registry, where it is once.
+
+    Raises:
+        DataRefused: there is no winner.
+    """
     told, best = study.told(), study.best()
     if best is None:
+        last = [one.failed for one in told if one.failed][-1]
         raise DataRefused(
-            f"all {len(told)} trials of study {search.name!r} failed, the last: {told[-1].failed}",
+            f"all {len(told)} trials of study {search.name!r} failed, the last: {last}",
             "at least one that trains",
             "narrow tune.space, and begin another study: --study NAME",
         )
+    retrain = search.base.settings.tune.retrain
+    tags = {
+        "study": search.name,
+        "trial": str(best.number),
+        "trial_weights": best.facts["weights"],
+    }
+    if retrain:
+        tags["retrained"] = "true"
+    known = Registry(search.base.settings, search.lake).versions()
+    if found := [one for one in known if tags.items() <= one.tags.items()]:
+        return found[0]
+    job, trained = _retrained(search, best, spark) if retrain else _as_trained(search, best)
+    space = search.base.settings.tune.model_dump(mode="json")["space"]
+    return register(search.lake, job, search.state, trained, run_id, **tags, space=as_tag(space))
+
+
+def _as_trained(search: Search, best: Told) -> tuple[TrainJob, RankResult]:
     job = search.job(Asked(best.number, best.params))
-    version = _version_of(search, best) or register(
-        search.lake,
-        job,
-        search.state,
-        result_of(job, best.facts),
-        run_id,
-        study=search.name,
-        trial=str(best.number),
-    )
-    return TuneResult(
-        search.name, search.metric[0], tuple(told), best, version.version, search.folder, 0.0
-    )
+    return job, result_of(job, best.facts)
 
 
-def _version_of(search: Search, best: Told) -> ModelVersion | None:
-    """The version that a run which was cut short, or this study's last one, registered."""
-    wanted = {"study": search.name, "trial": str(best.number)}
-    versions = Registry(search.base.settings, search.lake).versions()
-    same = [one for one in versions if wanted.items() <= one.tags.items()]
-    return next((one for one in same if one.tags["weights_digest"] == best.facts["weights"]), None)
+def _retraining(search: Search, best: Told) -> TrainJob:
+    return search.retraining(Asked(best.number, best.params), best.facts["best_epoch"] + 1)
+
+
+def _retrained(search: Search, best: Told, spark: SparkSession) -> tuple[TrainJob, RankResult]:
+    """The winner, trained again for as many epochs as its best model had."""
+    job = _retraining(search, best)
+    log.info("trial %d is trained again, on the validation rows, too", best.number)
+    result = run_trial(spark, job)
+    if result.trained is None:
+        raise DataRefused(
+            f"trial {best.number}, trained again with the validation rows, failed: {result.failed}",
+            "a training that succeeds as the trial did",
+            "run it again with tune.retrain: false, which takes the trial's model",
+        )
+    if not any(row["run"] == search.retrained for row in read_ledger(search.lake, stage=STAGE)):
+        ended = replace(result, trained=replace(result.trained, rung=None))
+        record(search.lake, [ledger_row(search, search.retrained, ended.facts())])
+    return job, result.trained

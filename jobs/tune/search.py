@@ -63,11 +63,35 @@ class Search:
             ConfigError: training cannot have these settings together.
         """
         params = {name.removeprefix("train."): value for name, value in asked.params.items()}
-        settings = self.base.settings.with_train({**params, "workers": 1})
+        ranks = self.base.settings.tune.ranks_per_trial
+        settings = self.base.settings.with_train({**params, "workers": ranks})
         job = replace(self.base, settings=settings, curves=None, terminal=False, in_task=True)
         job = started_from(job, self.lake, self.state, settings.train.warm_start)
-        folder = f"{self.run(asked.number)}-{digest_of(as_tag(job.identity))}"
+        return self._in_folder(job, self.run(asked.number))
+
+    def retraining(self, asked: Asked, epochs: int) -> TrainJob:
+        """The training of a trial again, for so many epochs on training and validation rows.
+
+        Its learning rates are those of a whole training, as the trial's were.
+        """
+        job = replace(self.job(asked), has_validation=False, with_validation=True)
+        rows = sum(shard.rows for shard in job.train_shards)
+        return self._in_folder(replace(job, until_rows=epochs * rows), self.retrained)
+
+    def _in_folder(self, job: TrainJob, run: str) -> TrainJob:
+        folder = f"{run}-{digest_of(as_tag(job.identity))}"
         return replace(job, folder=self.lake.folder("checkpoints", folder))
+
+    @property
+    def rows(self) -> int:
+        """Rows of a training, of all epochs, with the settings as they are."""
+        shards = sum(shard.rows for shard in self.base.train_shards)
+        return self.base.settings.train.epochs * shards
+
+    @property
+    def retrained(self) -> str:
+        """Name of the winner's second training in the ledger."""
+        return f"{TRIALS}{self.name}-retrained"
 
     def run(self, number: int) -> str:
         """Name of a trial in the ledger."""

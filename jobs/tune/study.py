@@ -23,7 +23,10 @@ from jobs.tune.journal import LakeJournal
 from jobs.tune.sampler import fixed_params, sampler_of, trials_of
 from jobs.tune.space import Params, suggested
 
-_FACTS, _FAILED, _TOLD = "millstream", "failed", "millstream"
+_FACTS, _FAILED, _TOLD, _RUNG = "millstream", "failed", "millstream", "rung"
+
+# Settings of `tune` that change no trial.
+_FREE = {"trials", "parallel", "retrain"}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -45,9 +48,10 @@ class Told:
     """A trial that ended.
 
     Attributes:
-        value: of the metric; None of one that failed.
+        value: of the metric; None of one that failed or was stopped.
         facts: what was told with it, `params` and `folder` among it.
-        failed: why it has no value.
+        failed: why it failed; empty where it did not.
+        stopped: the rung that it did not go on from; None where it did from all.
     """
 
     number: int
@@ -55,6 +59,12 @@ class Told:
     value: float | None
     facts: Mapping[str, Any]
     failed: str
+    stopped: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that it trained, of all epochs."""
+        return int(self.facts.get("rows", 0))
 
     @property
     def folder(self) -> str:
@@ -120,12 +130,51 @@ class Study:
                 return [one for one in asked if one is not None]
         return []
 
+    def next(self) -> Asked | None:
+        """One more trial, whether or not all before it have been told of; None at the end."""
+        number = len(self._study.get_trials(deepcopy=False))
+        return self._asked(number) if number < self.trials else None
+
+    def open(self) -> list[Asked]:
+        """The trials that were asked for and not told of, by number."""
+        asked = [self._asked(n) for n, state in self._states().items() if not state.is_finished()]
+        return [one for one in asked if one is not None]
+
+    def is_open(self, number: int) -> bool:
+        """Whether a trial that was asked for is not told of."""
+        return not self._states()[number].is_finished()
+
+    def report(self, number: int, rung: int, value: float, facts: Mapping[str, Any]) -> None:
+        """Puts on record what the validation rows say of a trial at a rung."""
+        storage, place = self._study._storage, self._place(number)
+        storage.set_trial_user_attr(place, _RUNG, dict(facts))
+        storage.set_trial_intermediate_value(place, rung, value)
+
+    def reported(self, number: int) -> Mapping[str, Any]:
+        """What was reported of a trial at its last rung."""
+        trial = self._study.get_trials(deepcopy=False)[number]
+        found: Mapping[str, Any] = trial.user_attrs.get(_RUNG, {})
+        return found
+
+    def costs(self, rung: int) -> dict[int, float]:
+        """Of the trials that came to a rung, by number; lower is better."""
+        sign = -1 if self._more else 1
+        return {
+            one.number: sign * one.intermediate_values[rung]
+            for one in self._study.get_trials(deepcopy=False)
+            if rung in one.intermediate_values
+        }
+
+    def stop(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Puts on record that a trial does not go on from its last rung."""
+        self._study._storage.set_trial_user_attr(self._place(number), _TOLD, dict(facts))
+        self._study.tell(number, state=TrialState.PRUNED)
+
     def tell(
         self, asked: Asked, value: float | None, facts: Mapping[str, Any], failed: str = ""
     ) -> None:
         """Puts a trial's result on record."""
-        storage = self._study._storage
-        place = self._study.get_trials(deepcopy=False)[asked.number]._trial_id
+        storage, place = self._study._storage, self._place(asked.number)
         storage.set_trial_user_attr(place, _TOLD, dict(facts))
         if value is None:
             storage.set_trial_user_attr(place, _FAILED, failed)
@@ -144,6 +193,9 @@ class Study:
             (sign * one.value, one.number, one) for one in self.told() if one.value is not None
         ]
         return min(ended)[-1] if ended else None
+
+    def _place(self, number: int) -> int:
+        return self._study.get_trials(deepcopy=False)[number]._trial_id
 
     def _states(self) -> dict[int, TrialState]:
         return {one.number: one.state for one in self._study.get_trials(deepcopy=False)}
@@ -173,6 +225,7 @@ class Study:
             trial.value if trial.state == TrialState.COMPLETE else None,
             trial.user_attrs.get(_TOLD, {}),
             trial.user_attrs.get(_FAILED, ""),
+            trial.last_step if trial.state == TrialState.PRUNED else None,
         )
 
 
@@ -184,6 +237,6 @@ def known_facts(folder: str) -> Mapping[str, Any]:
 
 
 def _settings_of(settings: TuneSettings) -> dict[str, Any]:
-    tree = settings.model_dump(mode="json", exclude={"trials", "parallel"})
+    tree = settings.model_dump(mode="json", exclude=_FREE)
     # A list, as the order of its entries is part of a space.
     return {**tree, "space": [list(item) for item in tree["space"].items()]}

@@ -1,4 +1,4 @@
-"""A trial: a training of one rank in a task of Spark's."""
+"""A trial: a training of one rank in a task of Spark's, or of several through Horovod."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from jobs.base.errors import ConfigError, MillstreamError
-from jobs.train.exchange.exchange import Alone
+from jobs.train.attempts import with_restarts
+from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.resume import newest_of_run
+from jobs.train.launch.failures import RankFailed
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.rank import train_rank
 from jobs.train.step.finite import Diverged
@@ -24,7 +26,7 @@ from jobs.train.step.history import EpochResult, History
 log = logging.getLogger("millstream.tune")
 
 # What torch says, in an error of a kind that other causes have too.
-_NO_MEMORY = ("not enough memory", "out of memory")
+_NO_MEMORY = ("not enough memory", "out of memory", "MemoryError")
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,46 @@ class TrialResult:
     Attributes:
         trained: what was trained; None where the trial failed.
         failed: why it failed, which is a result; empty where it did not.
-        seconds: of this run of it; it may have gone on from a checkpoint.
+        seconds: that it took, in all its runs that were told of.
     """
 
     trained: RankResult | None
     failed: str
     seconds: float
 
+    @property
+    def rows(self) -> int:
+        """Rows that it trained, of all epochs."""
+        if self.trained is None:
+            return 0
+        if self.trained.rung is not None:
+            return self.trained.rung.rows
+        return sum(epoch.rows for epoch in self.trained.history.epochs)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is at a rung, and may go on."""
+        return self.trained is not None and self.trained.rung is not None
+
+    def value(self, metric: str) -> float | None:
+        """What the validation rows say: at its rung, or of its best epoch."""
+        if self.trained is None:
+            return None
+        if self.trained.rung is not None:
+            at_rung: float | None = getattr(self.trained.rung, metric)
+            return at_rung
+        best = self.trained.history.best
+        return best.metrics().get(metric) if best is not None else None
+
     def facts(self) -> dict[str, Any]:
         """As a tree for JSON, for the study's journal."""
-        if self.trained is None:
-            return {"seconds": self.seconds}
+        known = {"seconds": self.seconds, "rows": self.rows}
+        if self.trained is None or self.is_paused:
+            return known
         history = self.trained.history
         assert history.best is not None
         return {
-            "seconds": self.seconds,
+            **known,
             "epochs": [asdict(epoch) for epoch in history.epochs],
             "best_epoch": history.best.epoch,
             "weights": self.trained.digest,
@@ -63,38 +90,66 @@ def result_of(job: TrainJob, facts: Mapping[str, Any]) -> RankResult:
 
 
 def run_trial(spark: SparkSession, job: TrainJob) -> TrialResult:
-    """Runs a trial in a task; again, from its last checkpoint, when the task is lost.
+    """Runs a trial to its end or its rung; again, from its last checkpoint, when it is lost.
 
     Raises:
         MillstreamError: something is wrong that is no result of the trial.
     """
+    began = time.monotonic()
+    found = _by_horovod(spark, job) if job.settings.train.workers > 1 else _by_task(spark, job)
+    if isinstance(found, MillstreamError):
+        raise found
+    return replace(found, seconds=time.monotonic() - began)
+
+
+def _by_task(spark: SparkSession, job: TrainJob) -> TrialResult | MillstreamError:
     tasks = spark.sparkContext.parallelize([0], 1)
     for attempt in range(job.settings.train.restarts + 1):
         try:
             (found,) = tasks.map(lambda _: _in_task(job)).collect()
-            break
+            return found
         except Py4JJavaError:
             if attempt == job.settings.train.restarts:
                 raise
             log.warning("the task of %s was lost; it is run again", job.folder.rsplit("/", 1)[-1])
-    if isinstance(found, MillstreamError):
-        raise found
-    assert isinstance(found, TrialResult)
-    return found
+    raise AssertionError("unreachable")
+
+
+def _by_horovod(spark: SparkSession, job: TrainJob) -> TrialResult:
+    try:
+        return with_restarts(replace(job, resume=newest_of_run(job.folder)), spark, _on_rank)[0]
+    except RankFailed as failed:
+        # Of one rank alone, which the others waited for.
+        if not any(words in str(failed) for words in _NO_MEMORY):
+            raise
+        return TrialResult(None, str(failed), 0.0)
 
 
 def _in_task(job: TrainJob) -> TrialResult | MillstreamError:
-    began = time.monotonic()
-    ended = partial(TrialResult, seconds=0.0)
+    work = replace(job, resume=newest_of_run(job.folder))
     try:
-        work = replace(job, resume=newest_of_run(job.folder))
-        result = ended(train_rank(work, Alone(), RankMemory()), "")
-    except (Diverged, ConfigError, MemoryError) as error:
-        result = ended(None, str(error) or "the memory was not enough")
+        return _on_rank(work, Alone(), RankMemory())
     except MillstreamError as error:
         return error
+
+
+def _on_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> TrialResult:
+    """A rank's result; all ranks have the same but for times, so rank 0's is the trial's."""
+    ended = partial(TrialResult, seconds=0.0)
+    try:
+        return ended(train_rank(job, exchange, memory), "")
+    except (Diverged, ConfigError) as error:
+        return ended(None, str(error))
+    except MemoryError as error:
+        return _without_memory(error, exchange)
     except RuntimeError as error:
         if not any(words in str(error) for words in _NO_MEMORY):
             raise
-        result = ended(None, str(error))
-    return replace(result, seconds=time.monotonic() - began)
+        return _without_memory(error, exchange)
+
+
+def _without_memory(error: Exception, exchange: Exchange) -> TrialResult:
+    """Others of several ranks wait for this one, which must end them."""
+    if exchange.size > 1:
+        raise error
+    return TrialResult(None, str(error) or "the memory was not enough", 0.0)

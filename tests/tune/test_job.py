@@ -14,7 +14,7 @@ from jobs.models.artifact import load_model
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.train import job as train_job
-from jobs.tune import job
+from jobs.tune import job, trials
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
 
@@ -24,7 +24,14 @@ SPACE = (
     "log: true}, train.cross_layers: {low: 1, high: 3, when: {train.model: [dcn_v2]}}}"
 )
 ONE_RATE = "tune.space={train.dropout: [0.0, 0.1]}"
-QUICK = ("train.epochs=2", "train.batch_rows=64", "tune.trials=5", "tune.generation=2", SPACE)
+QUICK = (
+    "train.epochs=2",
+    "train.batch_rows=64",
+    "tune.trials=5",
+    "tune.generation=2",
+    "tune.stopping=none",
+    SPACE,
+)
 
 
 class Killed(BaseException):
@@ -84,7 +91,7 @@ def test_trials_do_not_follow_from_how_many_run_at_a_time(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["_run", "record", "_value", "_registered"])
+@pytest.mark.parametrize("place", ["run_trial", "record", "ledger_row", "_registered"])
 def test_a_study_that_was_cut_short_goes_on_as_the_same(
     raw: Raw,
     spark: SparkSession,
@@ -94,14 +101,15 @@ def test_a_study_that_was_cut_short_goes_on_as_the_same(
 ) -> None:
     """Cut before a trial, before it is in the ledger, before it is told of, before its end."""
     name, times = f"cut-{place.strip('_')}", iter([False, False, True])
-    whole = getattr(job, place)
+    of = job if place == "_registered" else trials
+    whole = getattr(of, place)
 
     def killed(*arguments: Any) -> Any:
         if place == "_registered" or next(times, False):
             raise Killed
         return whole(*arguments)
 
-    monkeypatch.setattr(job, place, killed)
+    monkeypatch.setattr(of, place, killed)
     with pytest.raises(Killed):
         tune(raw, spark, name=name)
     monkeypatch.undo()

@@ -161,6 +161,16 @@ class Committer:
         is_best = best is not None and best.epoch == position.epoch - 1
         self._commit(position, RowLedger(), True, is_best)
 
+    def pause(self, position: Position, ledger: RowLedger) -> None:
+        """Has a checkpoint of this position written, whatever was written when."""
+        self.settle()
+        self._commit(position, ledger, True)
+
+    def settle(self) -> None:
+        """Waits until nothing is being written, so that what is offered next will be."""
+        if self._writer is not None:
+            self._writer.close()
+
     def _commit(
         self, position: Position, ledger: RowLedger, write: bool, is_best: bool = False
     ) -> None:

@@ -65,6 +65,7 @@ class Writer:
         self._next: _Task | None = None
         self._failed: Exception | None = None
         self._since = 0.0
+        self._idle = threading.Event()
         self.best_epoch: int | None = None
 
     @property
@@ -108,6 +109,7 @@ class Writer:
                 self._next = task if is_best else self._next
                 return is_best
             self._task, self._since = task, time.monotonic()
+            self._idle.clear()
         threading.Thread(
             target=self._run, args=(task,), name="millstream-checkpoint", daemon=True
         ).start()
@@ -119,6 +121,7 @@ class Writer:
             with self._lock:
                 task = self._task = self._next
                 self._next, self._since = None, time.monotonic()
+        self._idle.set()
 
     def _write(self, task: _Task) -> None:
         try:
@@ -172,4 +175,5 @@ class Writer:
             Exception: see `holding`.
         """
         while self.holding:
-            time.sleep(_POLL_S)
+            # It may fail, or take too long, meanwhile.
+            self._idle.wait(_POLL_S)

@@ -12,6 +12,7 @@ from jobs.batch.layout import Layout
 from jobs.lake.choice import Choice
 from jobs.lake.examples import Examples
 from jobs.lake.lock import Claim
+from jobs.lake.manifest import Shard
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
 from jobs.train.keep.best import best_folder
@@ -22,7 +23,7 @@ from jobs.train.order.fingerprint import fingerprint_of
 from jobs.train.read.id_maps import IdMaps, MappedStream
 from jobs.train.read.memory import RowMemory
 from jobs.train.read.stream import Stream
-from jobs.train.step.history import History
+from jobs.train.step.history import History, Rung
 from schemas.dataset import Dataset
 
 
@@ -44,6 +45,8 @@ class TrainJob:
         curves: folder for TensorBoard's curves; none are written when None.
         claim: on the lock of training, without which nothing is removed; None where there is none.
         in_task: whether the only rank runs in a task of Spark's, where nobody sees its progress.
+        until_rows: rows of all epochs after which training pauses; it goes to its end when None.
+        with_validation: whether the rows of split `val` are trained on, too.
     """
 
     settings: Settings
@@ -61,16 +64,32 @@ class TrainJob:
     curves: str | None = None
     claim: Claim | None = None
     in_task: bool = False
+    until_rows: int | None = None
+    with_validation: bool = False
+
+    @property
+    def train_shards(self) -> list[Shard]:
+        """The shards that are trained on."""
+        return self.examples.shards(
+            first_ds=self.first_ds, last_ds=self.last_ds, **self._rows_of("train")
+        )
+
+    def _rows_of(self, split: str) -> dict[str, Any]:
+        if split == "train" and self.with_validation:
+            return {"where": {"split": ("train", "val")}}
+        return {"split": split}
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the training rows' order, see `fingerprint_of`."""
         stream = self.settings.stream
         return fingerprint_of(
-            self.examples.shards("train", self.first_ds, self.last_ds),
+            self.train_shards,
             self.dataset,
             columns=Layout(self.dataset).columns,
-            choice=Choice.of("train", self.first_ds, self.last_ds),
+            choice=Choice.of(
+                first_ds=self.first_ds, last_ds=self.last_ds, **self._rows_of("train")
+            ),
             seed=stream.seed,
             streams=stream.streams,
             window_rows=stream.window_rows,
@@ -110,7 +129,7 @@ class TrainJob:
             self.examples,
             self.dataset,
             self.settings.stream,
-            split=split,
+            **{"split": None, **self._rows_of(split)},
             batch_rows=self.settings.train.batch_rows,
             rank=rank,
             size=size,
@@ -130,9 +149,11 @@ class RankResult:
     Attributes:
         rank: its number.
         history: the epochs, the same on all ranks but for times.
-        digest: of the best epoch's weights, from rank 0; None from the others.
+        digest: of the best epoch's weights, from rank 0; None from the others, and where training
+            paused in its first epoch.
         fingerprint: of the order of the training rows.
         recoveries: from lost ranks, or with new ones.
+        rung: where training paused; None where it came to its end.
     """
 
     rank: int
@@ -140,3 +161,4 @@ class RankResult:
     digest: str | None
     fingerprint: dict[str, Any]
     recoveries: tuple[Recovery, ...] = ()
+    rung: Rung | None = None

@@ -41,7 +41,9 @@ def environment(settings: TrainSettings) -> dict[str, str]:
     }
 
 
-def refuse_too_few_slots(spark: SparkSession, workers: int, timeout_s: float) -> None:
+def refuse_too_few_slots(
+    spark: SparkSession, workers: int, timeout_s: float, setting: str = "train.workers"
+) -> None:
     """Checks that Spark can run all ranks at the same time; otherwise they would wait for ever.
 
     The executors of a cluster start one by one after the session, so this waits for them.
@@ -57,10 +59,10 @@ def refuse_too_few_slots(spark: SparkSession, workers: int, timeout_s: float) ->
         time.sleep(_POLL_S)
     if slots < workers:
         raise ConfigError(
-            f"train.workers is {workers}, but Spark runs {slots} tasks at a time "
+            f"{setting} is {workers}, but Spark runs {slots} tasks at a time "
             f"(master {context.master})",
             f"at least {workers} slots: each rank keeps one for the whole training",
-            f"set train.workers to {slots} or less, or give Spark more cores",
+            f"make it {slots} or less, or give Spark more cores",
         )
 
 

@@ -70,6 +70,20 @@ class EpochResult:
         return -self.val_auc if best_by == "auc" and self.val_auc is not None else self.val_loss
 
 
+@dataclass(frozen=True)
+class Rung:
+    """What the validation rows said where a training paused.
+
+    Attributes:
+        rows: that were trained, in all epochs.
+        val_loss, val_auc: as in `EpochResult`.
+    """
+
+    rows: int
+    val_loss: float | None
+    val_auc: float | None
+
+
 @dataclass
 class History:
     """The epochs so far, and the best of them; without validation rows that is the last one."""
@@ -129,6 +143,10 @@ class Position:
     exchange_s: float = 0.0
     bytes_sent: int = 0
     history: History = field(default_factory=History)
+
+    def total_rows(self, epoch_rows: int) -> int:
+        """Rows trained in all epochs, of `epoch_rows` each."""
+        return self.epoch * epoch_rows + self.row
 
     def named(self) -> str:
         """The position for people, who count epochs from 1."""

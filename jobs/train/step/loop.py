@@ -11,7 +11,7 @@ from typing import Protocol
 
 from jobs.batch.batch import Batch
 from jobs.settings.train import TrainSettings
-from jobs.train.step.history import EpochResult, History, Position
+from jobs.train.step.history import EpochResult, History, Position, Rung
 from jobs.train.step.optimizers import schedule_factor
 from jobs.train.step.rowledger import RowCount, RowLedger, check
 from jobs.train.step.step import Step
@@ -117,6 +117,24 @@ def fit(
 def _stopped(history: History, settings: TrainSettings) -> bool:
     patience = settings.early_stop_epochs
     return patience is not None and history.epochs_since_best() >= patience
+
+
+def rung_at(position: Position, rows: int, step: Step, validation: Batches | None) -> Rung:
+    """What the validation rows say of a training that paused; of a whole epoch they said it.
+
+    Args:
+        rows: of an epoch.
+
+    Raises:
+        Diverged: the loss of the validation is not finite.
+    """
+    total, epochs = position.total_rows(rows), position.history.epochs
+    if position.row == 0 and epochs:
+        return Rung(total, epochs[-1].val_loss, epochs[-1].val_auc)
+    if validation is None:
+        return Rung(total, None, None)
+    found = _measured(validate(step.model, validation.epoch(0), step.exchange))
+    return Rung(total, found["val_loss"], found["val_auc"])
 
 
 def _result(position: Position, rows: int, step: Step, validation: Batches | None) -> EpochResult:
