@@ -1,0 +1,237 @@
+"""Embedding tables as files: a piece of a table each, which any number of ranks writes or reads.
+
+    tables/<table>/buckets-<rank>-of-<ranks>.safetensors
+
+Each file has tensors of the piece's rows, one after the other as in the piece. A bucket is a slice
+of them, so that whoever reads copies slices, or looks up rows in the mapped files. The digest of a
+table follows from those of its buckets: it is the same whatever the number of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from jobs.models.buckets import Buckets
+from jobs.stores.tensors import Torn, bytes_of, header_of, mapped, write_tensors
+
+ROWS, TABLES = "rows", "tables"
+# Files of a table that one process writes whole are about so large.
+_FILE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table in files.
+
+    Attributes:
+        name: of its parameter.
+        rows, count: of the table, and of its buckets.
+        ranks: that wrote it, a file each.
+        shapes: of each tensor, its dtype's name and the shape of a row.
+        digests: of each tensor, those of the buckets, in order.
+    """
+
+    name: str
+    rows: int
+    count: int
+    ranks: int
+    shapes: Mapping[str, tuple[str, tuple[int, ...]]]
+    digests: Mapping[str, tuple[str, ...]]
+
+    @property
+    def buckets(self) -> Buckets:
+        return Buckets(self.rows, self.count)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all files, without their headers."""
+        return sum(
+            self.rows * _dtype(dtype).itemsize * torch.Size(shape).numel()
+            for dtype, shape in self.shapes.values()
+        )
+
+    @property
+    def files(self) -> list[str]:
+        """Their names, relative to the folder of the model or checkpoint."""
+        return [piece_file(self.name, rank, self.ranks) for rank in range(self.ranks)]
+
+    def digest(self, tensor: str = ROWS) -> str:
+        """Of the values of all rows; it does not depend on the number of files."""
+        dtype, shape = self.shapes[tensor]
+        text = f"{self.name} {self.rows} {self.count} {dtype} {list(shape)} "
+        return hashlib.sha256((text + " ".join(self.digests[tensor])).encode()).hexdigest()[:32]
+
+    def header(self, rank: int) -> bytes:
+        """What a rank's file begins with."""
+        rows = self.buckets.piece_rows(rank, self.ranks)
+        shapes = {
+            tensor: (_dtype(dtype), (rows, *shape))
+            for tensor, (dtype, shape) in self.shapes.items()
+        }
+        facts = {"rows": self.rows, "buckets": self.count, "rank": rank, "ranks": self.ranks}
+        return header_of(shapes, {"table": self.name, **{k: str(v) for k, v in facts.items()}})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> StoredTable:
+        shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in tree["shapes"].items()}
+        digests = {name: tuple(of) for name, of in tree["digests"].items()}
+        return cls(**{**tree, "shapes": shapes, "digests": digests})
+
+
+def piece_file(table: str, rank: int, ranks: int) -> str:
+    """The name of the file with a rank's piece."""
+    return f"{TABLES}/{table}/buckets-{rank}-of-{ranks}.safetensors"
+
+
+def write_piece(
+    file: IO[bytes], name: str, buckets: Buckets, rank: int, ranks: int, piece: Mapping[str, Tensor]
+) -> StoredTable:
+    """Writes a rank's piece of a table.
+
+    Args:
+        piece: tensors [rows of the piece, ...], contiguous and on the CPU; `rows` among them.
+
+    Returns:
+        The table with the digests of the rank's buckets alone; see `joined`.
+    """
+    own = StoredTable(
+        name,
+        buckets.rows,
+        buckets.count,
+        ranks,
+        {key: (_named(of.dtype), tuple(of.shape[1:])) for key, of in piece.items()},
+        {key: tuple(_digests(of, buckets, rank, ranks)) for key, of in piece.items()},
+    )
+    write_tensors(file, piece, own.header(rank))
+    return own
+
+
+def joined(parts: Sequence[StoredTable]) -> StoredTable:
+    """The table, of what `write_piece` returned on each rank, in their order."""
+    first, ranks = parts[0], len(parts)
+    digests = {
+        key: tuple(parts[b % ranks].digests[key][b // ranks] for b in range(first.count))
+        for key in first.digests
+    }
+    return replace(first, digests=digests)
+
+
+def write_table(folder: Path, name: str, rows: Tensor, count: int) -> StoredTable:
+    """Writes a whole table [rows, ...] into a local folder, in as many files as its size asks."""
+    buckets = Buckets(len(rows), count)
+    ranks = min(count, max(1, -(-rows.nbytes // _FILE_BYTES)))
+    parts = []
+    for rank in range(ranks):
+        path = folder / piece_file(name, rank, ranks)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        piece = rows.index_select(0, buckets.ids(rank, ranks))
+        with path.open("wb") as file:
+            parts.append(write_piece(file, name, buckets, rank, ranks, {ROWS: piece}))
+    return joined(parts)
+
+
+class TableFiles:
+    """A table's mapped files.
+
+    Args:
+        folder: local, of the model or checkpoint.
+
+    Raises:
+        Torn: a file is missing, of another size, or has another header.
+    """
+
+    def __init__(self, folder: Path, table: StoredTable) -> None:
+        self.table, self.buckets = table, table.buckets
+        self._pieces = [mapped(folder / f, table.header(r)) for r, f in enumerate(table.files)]
+
+    def verify(self) -> None:
+        """Reads all values.
+
+        Raises:
+            Torn: a bucket has other bytes than were written; names its file.
+        """
+        table = self.table
+        for rank, piece in enumerate(self._pieces):
+            for key, values in piece.items():
+                found = _digests(values, self.buckets, rank, table.ranks)
+                owned = self.buckets.owned(rank, table.ranks)
+                for bucket, digest in zip(owned, found, strict=True):
+                    if digest != table.digests[key][bucket]:
+                        raise Torn(
+                            f"{piece_file(table.name, rank, table.ranks)}: {key} of bucket "
+                            f"{bucket} have another checksum than they were written with"
+                        )
+
+    def rows(self, ids: Tensor, tensor: str = ROWS) -> Tensor:
+        """A copy of the rows `ids` [k], [k, ...]."""
+        if len(self._pieces) == 1:
+            return self._pieces[0][tensor].index_select(0, self.buckets.places(ids, 1))
+        owners = self.buckets.owners(ids, len(self._pieces))
+        places = self.buckets.places(ids, len(self._pieces))
+        dtype, shape = self.table.shapes[tensor]
+        found = torch.empty((len(ids), *shape), dtype=_dtype(dtype))
+        for rank in owners.unique().tolist():
+            here = (owners == rank).nonzero().squeeze(1)
+            found[here] = self._pieces[rank][tensor].index_select(0, places[here])
+        return found
+
+    def piece(self, rank: int, ranks: int, tensor: str = ROWS) -> Tensor:
+        """A copy of a rank's piece, for any number of ranks."""
+        theirs, buckets = self.table.ranks, self.buckets
+        dtype, shape = self.table.shapes[tensor]
+        found = torch.empty((buckets.piece_rows(rank, ranks), *shape), dtype=_dtype(dtype))
+        for bucket in buckets.owned(rank, ranks):
+            to, rows = buckets.begin(bucket, ranks), buckets.rows_of(bucket)
+            at = buckets.begin(bucket, theirs)
+            found[to : to + rows] = self._pieces[bucket % theirs][tensor][at : at + rows]
+        return found
+
+    def whole(self, tensor: str = ROWS) -> Tensor:
+        """A copy of all rows, in order of their ids."""
+        dtype, shape = self.table.shapes[tensor]
+        found = torch.empty((self.buckets.rows, *shape), dtype=_dtype(dtype))
+        for rank, piece in enumerate(self._pieces):
+            found[self.buckets.ids(rank, self.table.ranks)] = piece[tensor]
+        return found
+
+
+class MappedTable(nn.Module):
+    """An embedding table in files: a lookup reads its rows, and nothing else is in memory."""
+
+    def __init__(self, files: TableFiles) -> None:
+        super().__init__()
+        self.files = files
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids [...] -> rows [..., E]."""
+        limit = self.files.buckets.rows
+        if len(flat := ids.reshape(-1)) and not 0 <= int(flat.min()) <= int(flat.max()) < limit:
+            raise IndexError(f"an id is outside table {self.files.table.name} of {limit} rows")
+        rows = self.files.rows(flat)
+        return rows.view(*ids.shape, *rows.shape[1:])
+
+
+def _digests(values: Tensor, buckets: Buckets, rank: int, ranks: int) -> Iterable[str]:
+    for bucket in buckets.owned(rank, ranks):
+        begin = buckets.begin(bucket, ranks)
+        content = bytes_of(values[begin : begin + buckets.rows_of(bucket)])
+        yield hashlib.sha256(content).hexdigest()[:32]
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(name: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, name)
+    return found
