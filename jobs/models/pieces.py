@@ -180,7 +180,7 @@ class TableFiles:
         places = self.buckets.places(ids, len(self._pieces))
         dtype, shape = self.table.shapes[tensor]
         found = torch.empty((len(ids), *shape), dtype=_dtype(dtype))
-        for rank in owners.unique().tolist():
+        for rank in set(owners.tolist()):
             here = (owners == rank).nonzero().squeeze(1)
             found[here] = self._pieces[rank][tensor].index_select(0, places[here])
         return found

@@ -52,7 +52,7 @@ def header_of(shapes: Shapes, metadata: Mapping[str, str]) -> bytes:
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor that is contiguous and on the CPU, without a copy."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor], header: bytes) -> None:
