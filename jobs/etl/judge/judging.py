@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 from jobs.etl.fit.expect import Measures, added
 from jobs.etl.judge.counts import ByDate, merged
 from jobs.etl.judge.files import JudgedFile, ValidRows
+from jobs.etl.judge.near import numbered
 from jobs.etl.judge.parents import LargeParent, attached
 from jobs.etl.judge.said import Said
 from jobs.etl.judge.tasks import (
@@ -86,7 +87,7 @@ def judge(
         tuple(parents),
     )
     shared = spark.sparkContext.broadcast(work)
-    numbers = spark.range(0, len(work.shares), 1, len(work.shares))
+    numbers = numbered(spark, work.shares)
     if parents:
         tasks = max(len(work.shares), max(parent.parts for parent in parents))
         by_key = numbers.mapInArrow(partial(pieces_by_key, shared), PARCELS)

@@ -40,12 +40,14 @@ class Piece:
     Attributes:
         start, end: bytes of a text file, or row groups; `end` None is the file's end.
         weight: bytes, about, for sharing pieces out among tasks.
+        offset: of its first byte in the file, about, for finding the hosts that have it.
     """
 
     file: RawFile
     start: int = 0
     end: int | None = None
     weight: int = 0
+    offset: int = 0
 
 
 def cut(files: Sequence[RawFile], source: Source, piece_bytes: int) -> list[Piece]:
@@ -78,7 +80,7 @@ def _pieces(file: RawFile, source: Source, piece_bytes: int) -> list[Piece]:
     count = len(ends) - 1
     # Files may grow; the last piece ends where the file does, which is then refused.
     return [
-        Piece(file, start, end if n + 1 < count else None, end - start)
+        Piece(file, start, end if n + 1 < count else None, end - start, start)
         for n, (start, end) in enumerate(pairwise(ends))
     ]
 
@@ -105,7 +107,9 @@ def _of_groups(file: RawFile, source: Source, piece_bytes: int) -> list[Piece]:
     count = max(1, min(groups, -(-file.size_bytes // piece_bytes)))
     ends = [groups * n // count for n in range(count + 1)]
     weight = file.size_bytes // count
-    return [Piece(file, a, b, weight) for a, b in pairwise(ends) if a < b]
+    return [
+        Piece(file, a, b, weight, n * weight) for n, (a, b) in enumerate(pairwise(ends)) if a < b
+    ]
 
 
 def _checked_header(file: RawFile, source: Source) -> int:
