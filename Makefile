@@ -17,7 +17,7 @@ dev := $(VENV)/.millstream-dev-$(digest)
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
-	bench-etl bench-stream bench-train bench-quality bench-recovery bench-score bench-serve
+	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 
@@ -89,6 +89,10 @@ bench-etl: $(dev)
 # A rank killed, a rank frozen, an executor killed, in a local cluster; BENCH="--seed 7" repeats one.
 bench-recovery: $(dev)
 	$(bin)/python -m benchmarks.bench_recovery $(BENCH)
+
+# Who asks for the next trial of a search, on two functions; an hour.
+bench-samplers: $(dev)
+	@$(bin)/python -m benchmarks.bench_samplers $(BENCH)
 
 bench-stream: $(dev)
 	$(bin)/python -m benchmarks.bench_stream $(if $(ROWS),--rows $(ROWS)) $(BENCH)

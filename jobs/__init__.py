@@ -28,6 +28,7 @@ Imports point up this list, and within a room up its own; `tests/test_house.py` 
       launch/      ranks inside Spark                                     (Horovod)
       watch/       progress, curves, gauges
     tune/        trials find settings of training                         (Optuna)
+      samplers/    the space, and who asks for the next trial
     evaluate/    a model is measured, gated, and scores dates             (Spark, torch)
       predict/     scores of rows
       export/      a model as ONNX or TorchScript

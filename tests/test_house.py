@@ -44,6 +44,7 @@ ORDER = [
     "jobs.train.launch",
     "jobs.train.watch",
     "jobs.train",
+    "jobs.tune.samplers",
     "jobs.tune",
     "jobs.evaluate.predict",
     "jobs.evaluate.export",

@@ -81,7 +81,7 @@ class TuneSettings(Section):
     space: dict[str, Range | Choices] = Field(
         {}, description="what is searched, by setting: a list of values, or low, high, log, step"
     )
-    sampler: Literal["tpe", "random", "grid", "quasi_random", "gp"] = Field(
+    sampler: Literal["tpe", "gp", "bohamiann", "cmaes", "random", "quasi_random", "grid"] = Field(
         "tpe", description="what asks for the next trials"
     )
     trials: int = Field(20, ge=1, description="of a study; a grid has as many as it has points")
@@ -143,6 +143,19 @@ class TuneSettings(Section):
                 raise ValueError(
                     f"the grid has {points:,} points or more, at most {_MOST_GRID:,} are taken; "
                     "use another sampler, or fewer values"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cmaes_has_numbers(self) -> TuneSettings:
+        if self.sampler != "cmaes" or not self.space:
+            return self
+        for name, entry in self.space.items():
+            if isinstance(entry, Choices) or entry.when:
+                kind = "a condition" if entry.when else "a list of values"
+                raise ValueError(
+                    f"sampler cmaes takes ranges without conditions, and {name} has {kind}; "
+                    "use tpe or bohamiann, or leave it out"
                 )
         return self
 

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from jobs.base.errors import ConfigError
 from jobs.settings.tune import TuneSettings
 from jobs.tune.journal import LakeJournal
-from jobs.tune.sampler import fixed_params, sampler_of, trials_of
-from jobs.tune.space import Params, suggested
+from jobs.tune.samplers.samplers import fixed_params, sampler_of, trials_of
+from jobs.tune.samplers.space import Params, suggested
 
 _FACTS, _FAILED, _TOLD, _RUNG = "millstream", "failed", "millstream", "rung"
 

@@ -1,5 +1,5 @@
-"""Who asks for the next trial: Optuna's samplers, with random numbers that follow from the trial's
-number alone; a grid, and a sequence that fills the space evenly, need no earlier trials.
+"""Who asks for the next trial: a sampler whose random numbers follow from the trial's number alone;
+a grid, and a sequence that fills the space evenly, need no earlier trials.
 
 https://optuna.readthedocs.io/en/stable/reference/samplers/
 """
@@ -13,7 +13,9 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from scipy.stats import qmc
 
 from jobs.settings.tune import TuneSettings
-from jobs.tune.space import grid, point
+from jobs.tune.samplers.bohamiann import BohamiannSampler
+from jobs.tune.samplers.evolution import EvolutionSampler
+from jobs.tune.samplers.space import grid, point
 
 
 def sampler_of(settings: TuneSettings, number: int) -> BaseSampler:
@@ -23,6 +25,10 @@ def sampler_of(settings: TuneSettings, number: int) -> BaseSampler:
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     if settings.sampler == "gp":
         return GPSampler(seed=seed, deterministic_objective=True)
+    if settings.sampler == "bohamiann":
+        return BohamiannSampler(settings.space, seed)
+    if settings.sampler == "cmaes":
+        return EvolutionSampler(settings.space, seed)
     return RandomSampler(seed=seed)
 
 

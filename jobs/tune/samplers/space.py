@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna import Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from jobs.settings.tune import Choices, Range
 
@@ -58,6 +65,65 @@ def point(entries: Entries, places: Sequence[float]) -> dict[str, Any]:
         if _holds(entry, params):
             params[name] = _at(entry, place)
     return _stored(entries, params)
+
+
+def places(entries: Entries, stored: Mapping[str, Any]) -> list[float]:
+    """Where a point is in [0, 1], one number an entry: `point` gives it back from there.
+
+    Args:
+        stored: Optuna's parameters; an entry that is not there is 1/2.
+    """
+    return [
+        _place(entry, stored[name]) if name in stored else 0.5 for name, entry in entries.items()
+    ]
+
+
+def features(entries: Entries, stored: Mapping[str, Any]) -> list[float]:
+    """A point, of Optuna's parameters, as numbers for a model of the space.
+
+    A range is its place. A choice is a number for each value, of which one is 1, or none where the
+    entry is not there.
+    """
+    found: list[float] = []
+    for (name, entry), place in zip(entries.items(), places(entries, stored), strict=True):
+        if isinstance(entry, Choices):
+            found += [float(stored.get(name) == _text(value)) for value in entry.choices]
+        else:
+            found.append(place)
+    return found
+
+
+def distributions(entries: Entries) -> dict[str, BaseDistribution]:
+    """What Optuna knows of the entries, as `suggested` tells it."""
+    return {name: _distribution(entry) for name, entry in entries.items()}
+
+
+def _distribution(entry: Range | Choices) -> BaseDistribution:
+    if isinstance(entry, Choices):
+        return CategoricalDistribution([_text(value) for value in entry.choices])
+    if entry.is_whole:
+        step = int(entry.step or 1)
+        return IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=step)
+    return FloatDistribution(float(entry.low), float(entry.high), log=entry.log, step=entry.step)
+
+
+def _place(entry: Range | Choices, value: Any) -> float:
+    values = entry.values()
+    if values is not None:
+        listed = [_text(one) for one in values]
+        # Steps of a fraction add up to not quite the same number as Optuna's.
+        near = listed.index(value) if isinstance(entry, Choices) else _nearest(listed, value)
+        return (near + 0.5) / len(listed)
+    assert isinstance(entry, Range)
+    half = 0.5 if entry.log and entry.is_whole else 0.0
+    low, high = entry.low - half, entry.high + half
+    if entry.log:
+        return math.log(value / low) / math.log(high / low)
+    return (float(value) - low) / (high - low)
+
+
+def _nearest(values: Sequence[float], value: float) -> int:
+    return min(range(len(values)), key=lambda place: abs(values[place] - value))
 
 
 def _at(entry: Range | Choices, place: float) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.settings.tune import Choices, Range, TuneSettings
-from jobs.tune.space import grid, point
+from jobs.tune.samplers.space import features, grid, places, point
 
 SPACE = TuneSettings.model_validate(
     {
@@ -44,6 +45,18 @@ def test_a_point_is_in_the_space(places: list[float]) -> None:
     assert in_space(params)
     assert ("train.cross_layers" in params) == (params["train.model"] == "dcn_v2")
     assert isinstance(params["train.warmup_rows"], int)
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=len(SPACE), max_size=len(SPACE)))
+def test_a_points_places_give_it_back(drawn: list[float]) -> None:
+    params = point(SPACE, drawn)
+    again = point(SPACE, [min(place, 1 - 1e-12) for place in places(SPACE, params)])
+    assert again.keys() == params.keys()
+    for name, value in params.items():
+        assert again[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9))
+    found = features(SPACE, params)
+    assert len(found) == 2 + 1 + 2 + 3 * 1
+    assert all(0 <= number <= 1 for number in found)
 
 
 def test_a_grid_has_each_point_once() -> None:

@@ -1,0 +1,1 @@
+"""The space of a study, and who asks for its next trial."""
