@@ -27,6 +27,8 @@ _SECTIONS = {
     "gate": (),
     "score": ("score",),
     "report": (),
+    # What a search follows from is in the study's name and on its record.
+    "tune": (),
 }
 _OF_NIGHTLY = {"etl": ("label_delay_days",), "score": ("score_with_champion",)}
 

@@ -100,6 +100,7 @@ def _nights(work: Work, dates: Sequence[str], start: str | None) -> NightlyResul
     for step in MODEL_STEPS:
         work.do(step, [last])
     work.do("score", dates)
+    work.add_search(last)
     work.do("report", dates)
 
     work.close(open_dates)

@@ -16,7 +16,7 @@ import fsspec
 
 from jobs.base.errors import ConfigError
 from jobs.lake.lake import Lake
-from jobs.nightly.names import STEPS
+from jobs.nightly.names import SEARCH, STEPS
 from jobs.stores.files import read_json, write_whole
 
 # They make the night's model and decide on it; without its data there is none.
@@ -158,12 +158,13 @@ def _of_json(found: Mapping[str, Any]) -> Record:
         name: StepRecord(**{**step, "runs": tuple(step["runs"])})
         for name, step in found["steps"].items()
     }
+    searched = {SEARCH: steps[SEARCH]} if SEARCH in steps else {}
     return Record(
         ds=found["ds"],
         run=found["run"],
         ended_at=found["ended_at"],
         caught_up=tuple(found["caught_up"]),
-        steps={name: steps.get(name, StepRecord()) for name in STEPS},
+        steps={**{name: steps.get(name, StepRecord()) for name in STEPS}, **searched},
         stands=_of_json(found["stands"]) if found.get("stands") else None,
     )
 

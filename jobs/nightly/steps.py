@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from jobs.base.errors import GateRefused
+from jobs.base.errors import ConfigError, DataRefused, GateRefused
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
 from jobs.nightly import page
@@ -172,6 +172,40 @@ class Steps:
             )
             for counts in (result.counts[ds] for ds in dates)
         ]
+
+    def tune(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
+        """Goes on with a study; the winner of one that ends is promoted where the gate lets it."""
+        try:
+            from jobs.tune import nightly
+        except ImportError as error:
+            raise ConfigError(
+                f"nightly.tune_on: the search needs a package: {error}",
+                remedy="pip install 'millstream[tune]'",
+            ) from error
+        (night,) = nights
+        last_ds = labelled_ds(self.settings, night.ds)
+        try:
+            result = nightly.run(self.settings, self.spark, run_id=run.id, last_ds=last_ds)
+        except DataRefused as refused:
+            # The night's own model and scores stand.
+            return [Outcome(f"the search was refused: {refused}")]
+        values = {**facts.of_tune(result), "study": result.study}
+        if not result.version:
+            return [Outcome(result.summary(), values)]
+        return [Outcome(f"{result.summary()}; {self._judged(run, result.version)}", values)]
+
+    def _judged(self, run: Run, version: str) -> str:
+        """Promotes a search's winner that passes the gate; says what the gate said."""
+        from jobs.evaluate import job
+
+        compared = job.compare(self.settings, self.spark, run_id=run.id, challenger=version)
+        if not compared.verdict.passed:
+            return f"the gate refused it: {'; '.join(compared.verdict.reasons)}"
+        before = self.champion()
+        if before != version:
+            self._registry().promote(version, run.id)
+            run.promoted(version, before)
+        return f"model version {version} is the champion from now on"
 
     def report(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         outcomes = []

@@ -18,7 +18,7 @@ from jobs.lake.ledger import LedgerRow, new_run_id
 from jobs.lake.ledger import record as record_in_ledger
 from jobs.lake.lock import StageLock
 from jobs.nightly.inputs import InputReader, Inputs
-from jobs.nightly.names import STEPS
+from jobs.nightly.names import SEARCH, STEPS
 from jobs.nightly.record import (
     DONE,
     FAILED,
@@ -117,6 +117,15 @@ class Work:
         for name in MODEL_STEPS:
             if not self.record(ds).steps[name].is_final:
                 self._end(ds, name, Outcome(f"left to {last}", {"left_to": last}, SKIPPED))
+
+    def add_search(self, ds: str) -> None:
+        """Gives a night the step that searches, where its weekday has one."""
+        night = self.record(ds)
+        if not self._settings.nightly.searches(ds) or night.steps["etl"].status != DONE:
+            return
+        if SEARCH not in night.steps:
+            self._put(night.with_step(SEARCH, StepRecord()))
+        self.do(SEARCH, [ds])
 
     # Doing them
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Literal
 
 from pydantic import Field
 
 from jobs.settings.section import Section
+
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
 
 class NightlySettings(Section):
@@ -22,6 +25,19 @@ class NightlySettings(Section):
     catch_up_days: int = Field(
         7, ge=0, description="how far back missed dates after the first night are caught up"
     )
+    tune_on: tuple[Weekday, ...] = Field(
+        (), description="weekdays of the dates whose nights search tune.space, too"
+    )
+    tune_rows: int | None = Field(
+        None, ge=1, description="that a night's search may train; the next one goes on"
+    )
+    tune_seconds: float | None = Field(
+        None, gt=0, description="after which a night's search begins no more"
+    )
+
+    def searches(self, ds: str) -> bool:
+        """Whether the night of a date searches."""
+        return f"{dt.date.fromisoformat(ds):%A}".lower() in self.tune_on
 
 
 class RetentionSettings(Section):

@@ -66,17 +66,21 @@ def save(folder: str, progress: StudyProgress) -> None:
         write_json(f"{folder}/progress.json", asdict(progress))
 
 
+def open_studies(lake: Lake) -> dict[str, StudyProgress]:
+    """The studies that have not ended, by name."""
+    fs, folder = fsspec.core.url_to_fs(lake.folder("studies"))
+    paths = fs.glob(f"{folder}/*/progress.json") if fs.exists(folder) else []
+    found = [StudyProgress(**read_json(fs.unstrip_protocol(path))) for path in sorted(paths)]
+    return {one.study: one for one in found if not one.ended}
+
+
 def unfinished(lake: Lake, live: Set[str]) -> list[str]:
     """A line for each study that has not ended, by name.
 
     Args:
         live: runs that hold a lock now.
     """
-    fs, folder = fsspec.core.url_to_fs(lake.folder("studies"))
-    paths = fs.glob(f"{folder}/*/progress.json") if fs.exists(folder) else []
-    found = [StudyProgress(**read_json(fs.unstrip_protocol(path))) for path in sorted(paths)]
     return [
-        f"study {one.study} {'running' if one.run in live else 'cut short'}: {one.line()}"
-        for one in found
-        if not one.ended
+        f"study {name} {'running' if one.run in live else 'cut short'}: {one.line()}"
+        for name, one in open_studies(lake).items()
     ]

@@ -103,7 +103,7 @@ class Study:
                 load_if_exists=True,
             )
             self._study.set_metric_names([metric[0]])
-        wanted = {**_settings_of(settings), **facts}
+        wanted = {**settings_of(settings), **facts}
         found = self._study.user_attrs.get(_FACTS)
         if found is None:
             self._study.set_user_attr(_FACTS, wanted)
@@ -236,7 +236,7 @@ def known_facts(folder: str) -> Mapping[str, Any]:
     return storage.get_study_user_attrs(found[0]._study_id).get(_FACTS, {}) if found else {}
 
 
-def _settings_of(settings: TuneSettings) -> dict[str, Any]:
+def settings_of(settings: TuneSettings) -> dict[str, Any]:
     tree = settings.model_dump(mode="json", exclude=_FREE)
     # A list, as the order of its entries is part of a space.
     return {**tree, "space": [list(item) for item in tree["space"].items()]}

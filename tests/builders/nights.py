@@ -10,7 +10,7 @@ import pytest
 
 from jobs.base.errors import GateRefused
 from jobs.main import main
-from jobs.nightly.names import STEPS
+from jobs.nightly.names import SEARCH, STEPS
 from jobs.nightly.record import Record, load
 from jobs.nightly.steps import Outcome, Steps
 from jobs.observe.run import Run
@@ -86,7 +86,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Nights], Nights]:
                 return nights.champion
 
             def work(self, name: str) -> Callable[[Run, Sequence[Record]], list[Outcome]]:
-                assert name in STEPS
+                assert name in (*STEPS, SEARCH)
                 return lambda _, records: nights.do(name, records)
 
         monkeypatch.setattr("jobs.nightly.work.Steps", Scripted)

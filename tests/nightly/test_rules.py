@@ -39,6 +39,20 @@ def test_a_night_does_its_steps_in_order_and_once(
     assert [row["status"] for row in rows] == ["done", "unchanged"]
 
 
+def test_a_night_searches_on_its_weekdays_and_goes_on_there(nights: Nights) -> None:
+    # The first of these dates is a Monday.
+    nights.configure(nightly={"tune_on": ["monday", "sunday"]})
+    nights.fails["tune", FIRST] = RuntimeError("no disk")
+    assert nights.run("--date", FIRST) == 1
+    assert nights.steps_done() == [*STEPS[:-1], "tune"]
+    assert nights.run("--date", FIRST) == 0
+    assert nights.steps_done() == ["tune", "report"]
+    assert nights.run("--date", FIRST) == 0
+    assert nights.done == []
+    assert nights.run("--date", SECOND) == 0
+    assert nights.steps_done() == list(STEPS)
+
+
 def test_spark_is_not_started_before_a_step_needs_it(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
+from jobs.base.errors import ConfigError
 from jobs.evaluate import job as evaluate_job
 from jobs.lake.ledger import read_ledger
 from jobs.nightly.status import status
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.settings.tune import TuneSettings
-from jobs.tune import job, trials
+from jobs.train import job as train_job
+from jobs.tune import job, nightly, trials
 from jobs.tune.stopping import Stopping
-from jobs.tune.trials import Budget
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
 
@@ -177,16 +178,18 @@ def test_a_study_cut_between_rungs_goes_on_as_the_same(
     assert sum(ledger_rows(raw, name).values()) == sum(one.rows for one in undisturbed.told)
 
 
-def test_a_budget_cuts_a_study_that_goes_on(
+def test_a_night_cuts_a_study_that_the_next_one_goes_on_with(
     raw: Raw, spark: SparkSession, undisturbed: job.TuneResult
 ) -> None:
     nights, lake = [], lake_of(raw)
+    settings = load_settings(raw.config, [*QUICK, "nightly.tune_rows=500"])
     while not nights or not nights[-1].version:
-        nights.append(tune(raw, spark, name="nights", budget=Budget(rows=500)))
+        nights.append(nightly.run(settings, spark, run_id="night", last_ds=DS))
         assert len(nights) < 9
         said = status(lake, 14, as_json=False)
-        assert ("study nights cut short" in said) == (not nights[-1].version)
+        assert ("cut short: " in said) == (not nights[-1].version)
     assert len(nights) > 2
+    assert len({one.study for one in nights}) == 1
     assert seen(nights[-1]) == seen(undisturbed)
 
 
@@ -218,3 +221,18 @@ def test_the_winner_is_trained_again_on_validation_rows(
     judged = evaluate_job.compare(settings, spark, run_id="judged", challenger=found.version)
     tested = sum(shard.rows for shard in examples_of(raw).shards("test"))
     assert judged.challenger.metrics.rows == tested
+
+
+@pytest.mark.slow
+def test_a_trial_of_several_ranks_is_a_training_of_as_many(raw: Raw, spark: SparkSession) -> None:
+    space = "tune.space={train.learning_rate: [1.0e-2, 1.0e+30]}"
+    changes = (space, "tune.sampler=grid", "tune.ranks_per_trial=2", "train.optimizer=sgd")
+    found = tune(raw, spark, *changes, name="ranks")
+    good, bad = found.told
+    assert "finite" in bad.failed
+    settings = load_settings(raw.config, [*QUICK, *changes, "train.learning_rate=1.0e-2"])
+    alone = train_job.run(settings, spark, run_id="alone", workers=2, resume="never")
+    assert good.facts["weights"] == alone.digest
+    assert good.rows == sum(epoch.rows for epoch in alone.history)
+    with pytest.raises(ConfigError, match="ranks_per_trial times the trials at a time is 4"):
+        tune(raw, spark, *changes, name="wide", parallel=2)
