@@ -6,8 +6,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,7 +99,8 @@ def _by_horovod(
         "stderr": output,
         "verbose": 0,
     }
-    with quiet_spark_thread(), _elastic_ranks_by(python):
+    _prepare_launcher(python)
+    with quiet_spark_thread():
         results: list[R | None] = (
             horovod.spark.run_elastic(
                 rank,
@@ -132,20 +133,25 @@ def refuse_without_horovod(workers: int) -> None:
         ) from error
 
 
-@contextmanager
-def _elastic_ranks_by(python: str) -> Iterator[None]:
-    """Runs a block in which `run_elastic` starts ranks by the interpreter `python`.
+def _prepare_launcher(python: str) -> None:
+    """Has Horovod start elastic ranks by the interpreter `python`, from any thread of ours.
 
-    Horovod would use the path of the driver's, which the tasks' hosts may not have.
+    It would use the path of the driver's, which the tasks' hosts may not have, and listen to
+    signals, which only the main thread can: the trials of a search have threads of their own.
     """
+    from horovod.runner import gloo_run as runner
     from horovod.spark import gloo_run
 
-    before = gloo_run.sys
     gloo_run.sys = SimpleNamespace(executable=python)
-    try:
-        yield
-    finally:
-        gloo_run.sys = before
+    listening = runner.register_shutdown_event
+    # Once: what it was before is Horovod's own.
+    if not isinstance(listening, partial):
+        runner.register_shutdown_event = partial(_shutdown_event, listening)
+
+
+def _shutdown_event(listening: Callable[[], threading.Event]) -> threading.Event:
+    in_main = threading.current_thread() is threading.main_thread()
+    return listening() if in_main else threading.Event()
 
 
 def _run_rank(
