@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from jobs.models.buckets import Buckets
+from jobs.models.build import embedding_tables
+from jobs.models.ties import first_names
 from jobs.stores.tensors import Torn, bytes_of, header_of, mapped, write_tensors
 
 ROWS, TABLES = "rows", "tables"
@@ -52,15 +54,28 @@ class StoredTable:
     @property
     def nbytes(self) -> int:
         """Of all files, without their headers."""
-        return sum(
-            self.rows * _dtype(dtype).itemsize * torch.Size(shape).numel()
-            for dtype, shape in self.shapes.values()
-        )
+        return self.rows * self.row_bytes
 
     @property
     def files(self) -> list[str]:
         """Their names, relative to the folder of the model or checkpoint."""
         return [piece_file(self.name, rank, self.ranks) for rank in range(self.ranks)]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, in all tensors."""
+        return sum(
+            _dtype(dtype).itemsize * torch.Size(shape).numel()
+            for dtype, shape in self.shapes.values()
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        rows = (self.buckets.piece_rows(rank, self.ranks) for rank in range(self.ranks))
+        return {
+            file: len(self.header(rank)) + own * self.row_bytes
+            for rank, (file, own) in enumerate(zip(self.files, rows, strict=True))
+        }
 
     def digest(self, tensor: str = ROWS) -> str:
         """Of the values of all rows; it does not depend on the number of files."""
@@ -219,6 +234,31 @@ class MappedTable(nn.Module):
             raise IndexError(f"an id is outside table {self.files.table.name} of {limit} rows")
         rows = self.files.rows(flat)
         return rows.view(*ids.shape, *rows.shape[1:])
+
+
+def mappable_tables(model: nn.Module) -> dict[str, list[str]]:
+    """Tables whose rows may be looked up elsewhere: parameter's first name -> their places.
+
+    Others have a forward pass of their own, which needs the whole table.
+    """
+    firsts, found = first_names(model), dict[str, list[str]]()
+    whole = set()
+    for name, table in embedding_tables(model):
+        first = firsts[name]
+        found.setdefault(first, []).append(name.removesuffix(".weight"))
+        if type(table).forward is not nn.Embedding.forward:
+            whole.add(first)
+    return {first: places for first, places in found.items() if first not in whole}
+
+
+def map_tables(model: nn.Module, tables: Mapping[str, TableFiles]) -> None:
+    """Puts mapped tables in the places of the model's own."""
+    places = mappable_tables(model)
+    for name, files in tables.items():
+        mapped_table = MappedTable(files)
+        for place in places[name]:
+            parent, _, child = place.rpartition(".")
+            setattr(model.get_submodule(parent), child, mapped_table)
 
 
 def _digests(values: Tensor, buckets: Buckets, rank: int, ranks: int) -> Iterable[str]:

@@ -15,9 +15,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jobs.lake.lake import Lake
-from jobs.registry.files import guarded, local_path
+from jobs.registry.files import local_path
 from jobs.registry.version import LATEST
 from jobs.settings.services import MlflowSettings
+from jobs.stores.host import guarded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,20 +1,16 @@
-"""Files of registered models in the lake: folders named by identity, long texts, a guard."""
+"""Files of registered models in the lake: folders named by identity, and long texts."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from jobs.base.errors import ConfigError, DataRefused, Locked
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.lake.lake import Lake
 from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
 from jobs.registry.version import ModelVersion
@@ -23,7 +19,6 @@ from jobs.stores.files import is_object_store, read_json
 # Tracking servers take tags of 5,000 characters; longer texts go to the lake, by their digest.
 LONGEST_TAG = 5_000
 _POINTER = "lake:"
-GUARD_TIMEOUT_S = 120.0
 
 
 def identity_of(folder: str) -> Identity:
@@ -69,7 +64,8 @@ def keep_model(lake: Lake, folder: str, digest: str) -> None:
         fs.makedirs(staged, exist_ok=True)
         source_fs, source = fsspec.core.url_to_fs(folder.rstrip("/"))
         for file in sorted(source_fs.find(source), key=lambda file: file.endswith("/model.json")):
-            name = file.rsplit("/", 1)[1]
+            name = file.removeprefix(f"{source}/")
+            fs.makedirs(f"{staged}/{name}".rsplit("/", 1)[0], exist_ok=True)
             with source_fs.open(file, "rb") as read, fs.open(f"{staged}/{name}", "wb") as write:
                 shutil.copyfileobj(read, write, 2**24)
         if not in_place:
@@ -110,36 +106,3 @@ def local_path(lake: Lake, *names: str) -> Path:
             "set mlflow.tracking_uri to a tracking server or a database",
         )
     return Path(url.removeprefix("file://"))
-
-
-@contextmanager
-def guarded(path: Path, timeout_s: float = GUARD_TIMEOUT_S) -> Iterator[None]:
-    """Lets one process at a time into the block; the system frees the guard of a dead one.
-
-    Raises:
-        Locked: another process kept it for longer than the time-out; the message names it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout_s
-    with path.open("a+") as guard:
-        while not _taken(guard.fileno()):
-            if time.monotonic() > deadline:
-                guard.seek(0)
-                raise Locked(
-                    f"{path} is held by {guard.read().strip() or 'an unnamed process'} for more "
-                    f"than {timeout_s:g} s",
-                    remedy="wait for that process to end, or stop it",
-                )
-            time.sleep(0.05)
-        guard.truncate(0)
-        guard.write(f"pid {os.getpid()} of {os.uname().nodename}\n")
-        guard.flush()
-        yield
-
-
-def _taken(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -75,6 +75,12 @@ class TrainSettings(Section):
     warmup_rows: int = Field(0, ge=0, description="rows until learning_rate is reached")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")
     seed: int = Field(7, description="of the first weights and of dropout")
+    map_tables_mb: int = Field(
+        256,
+        ge=0,
+        description="embedding tables of this size or more get files of their own in the model; "
+        "whoever scores with it maps them",
+    )
     curves: bool = Field(True, description="TensorBoard's, in <lake>/<dataset>/curves/<run>")
     prometheus_file: str | None = Field(
         None, description="kept up to date for node_exporter's textfile collector"

@@ -131,8 +131,10 @@ def folder_to_write(url: str, last: str) -> Iterator[Path]:
             yield Path(local)
             place = staged if store.renames else folder
             fs.makedirs(place, exist_ok=True)
-            names = [path.name for path in Path(local).iterdir()]
+            files = [path for path in Path(local).rglob("*") if path.is_file()]
+            names = [str(path.relative_to(local)) for path in files]
             for name in sorted(names, key=lambda name: (name == last, name)):
+                fs.makedirs(f"{place}/{name}".rsplit("/", 1)[0], exist_ok=True)
                 persistently(partial(fs.put_file, f"{local}/{name}", f"{place}/{name}"))
     if store.renames:
         if fs.exists(folder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from jobs.models.build import Model
+from jobs.models.pieces import mappable_tables
 from jobs.models.ties import state_of
 from jobs.stores.errors import persistently
 from jobs.train.exchange.exchange import Exchange
@@ -64,7 +65,13 @@ def start_of(job: TrainJob, step: Step, memory: RankMemory, reporter: Reporter) 
             job.settings.train,
             reporter.say,
             found.written,
-            partial(_save_best, job, parameter_names(step), step.model.source),
+            partial(
+                _save_best,
+                job,
+                parameter_names(step),
+                step.model.source,
+                mappable_tables(step.model).keys(),
+            ),
             job.check_lock,
         )
     known = memory.last or found.snapshot
@@ -132,5 +139,7 @@ def _agreed(step: Step, fallback: int | None) -> int | None:
     return moment if is_told else None
 
 
-def _save_best(job: TrainJob, names: dict[str, str], source: str, snapshot: Snapshot) -> None:
-    save_best(job.folder, snapshot, names, source, job.spec, job.settings)
+def _save_best(
+    job: TrainJob, names: dict[str, str], source: str, tables: Collection[str], snapshot: Snapshot
+) -> None:
+    save_best(job.folder, snapshot, names, source, tables, job.spec, job.settings)

@@ -18,12 +18,13 @@ from jobs.lake.ledger import LedgerRow, read_ledger, record
 from jobs.lake.lock import stage_lock
 from jobs.registry import promotions
 from jobs.registry import registry as registry_module
-from jobs.registry.files import LONGEST_TAG, guarded
+from jobs.registry.files import LONGEST_TAG
 from jobs.registry.listing import models_table, roll_back
 from jobs.registry.registry import Registry
 from jobs.registry.version import REQUIRED_TAGS
 from jobs.settings.etl import EtlSettings
 from jobs.settings.settings import Settings
+from jobs.stores.host import guarded
 
 CURVES = [{"train_loss": 0.6, "val_auc": 0.6}, {"train_loss": 0.5, "val_auc": 0.7}]
 

@@ -53,6 +53,8 @@ TOLERANCE = 1e-5
 # Where scores are large beside their spread, float32 itself is no finer than this share of them.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 _EXAMPLE_ROWS = 5
+# Of a message of protobuf, which such a file is.
+MOST_ONNX_BYTES = 2**31
 
 
 class Exported(nn.Module):
@@ -239,7 +241,9 @@ def export_version(
         "state.json": json.dumps(asdict(state), indent=1).encode(),
         "vocabulary.parquet": target.getvalue().to_pybytes(),
     }
-    found = Predictor.of(model, dataset, batch_rows=1).model
+    predictor = Predictor.of(model, dataset, batch_rows=1)
+    refuse_large_tables(predictor, format_)
+    found = predictor.whole_model()
     write_folder(folder_url, export(found, dataset, format_, beside))
 
 
@@ -254,9 +258,27 @@ def with_engine(lake: Lake, predictor: Predictor, engine: str) -> Predictor:
     url = lake.folder("exports", predictor.digest, _maker("onnx"), FILES["onnx"])
     fs, path = fsspec.core.url_to_fs(url)
     if not fs.exists(path):
-        write_whole(url, export(predictor.model, predictor.dataset, "onnx", {})[FILES["onnx"]])
+        refuse_large_tables(predictor, "onnx")
+        made = export(predictor.whole_model(), predictor.dataset, "onnx", {})
+        write_whole(url, made[FILES["onnx"]])
     digest = hashlib.sha256(fs.cat_file(path)).hexdigest()
     return replace(predictor, onnx_url=url, onnx_digest=digest)
+
+
+def refuse_large_tables(predictor: Predictor, format_: Format) -> None:
+    """Refuses a model that the format has no place for, before its tables are read.
+
+    Raises:
+        ConfigError: names the tables and their sizes.
+    """
+    tables = predictor.model.table_bytes
+    if format_ == "onnx" and sum(tables.values()) >= MOST_ONNX_BYTES:
+        found = ", ".join(f"{name} {size:,} bytes" for name, size in sorted(tables.items()))
+        raise ConfigError(
+            f"the model's embedding tables do not fit one file of ONNX: {found}",
+            f"less than {MOST_ONNX_BYTES:,} bytes together",
+            "score with engine torch, which maps the tables' files, or export as torchscript",
+        )
 
 
 @cache

@@ -78,6 +78,14 @@ class Predictor:
         """
         return loaded(self.folder_url, self.weights_digest, self.identity)
 
+    def whole_model(self) -> LoadedModel:
+        """The model with all rows of its tables in memory.
+
+        Raises:
+            DataRefused, ConfigError: see `load_model`.
+        """
+        return _as_registered(self.folder_url, self.weights_digest, self.identity, map_files=False)
+
 
 def score_columns(dataset: Dataset) -> list[tuple[str, str]]:
     """(name, Spark type) of what a prediction says.
@@ -209,9 +217,15 @@ def loaded_onnx(url: str, digest: str, threads: int) -> Any:
 @lru_cache(maxsize=2)
 def loaded(folder_url: str, weights_digest: str, identity: Identity | None) -> LoadedModel:
     """Two are kept: champion and challenger."""
+    return _as_registered(folder_url, weights_digest, identity, map_files=True)
+
+
+def _as_registered(
+    folder_url: str, weights_digest: str, identity: Identity | None, map_files: bool
+) -> LoadedModel:
     from jobs.models.artifact import load_model
 
-    model = load_model(folder_url, identity)
+    model = load_model(folder_url, identity, map_files=map_files)
     if model.digest != weights_digest:
         raise DataRefused(
             f"the weights in {folder_url} have digest {model.digest}",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import fsspec
 
-from jobs.models.artifact import CARD, save_weights
+from jobs.models.artifact import CARD, Cut, save_weights
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
 from jobs.train.keep.snapshot import Snapshot
@@ -29,6 +29,7 @@ def save_best(
     snapshot: Snapshot,
     names: Mapping[str, str],
     source: str,
+    tables: Collection[str],
     spec: ModelSpec,
     settings: Settings,
 ) -> None:
@@ -41,6 +42,7 @@ def save_best(
         snapshot: taken after that epoch.
         names: see `parameter_names`.
         source: of the model.
+        tables: see `mappable_tables`.
     """
     train, result = settings.train, snapshot.position.history.best
     assert result is not None
@@ -49,7 +51,8 @@ def save_best(
     wanted = train.warm_start is not None
     moments = moments_of(snapshot.optimizer, names) if wanted else None
     folder = best_folder(run_folder, result.epoch)
-    save_weights(folder, snapshot.weights, train.model, spec, source, card, moments)
+    cut = Cut(tables, train.map_tables_mb << 20)
+    save_weights(folder, snapshot.weights, train.model, spec, source, card, moments, cut)
     fs, root = fsspec.core.url_to_fs(run_folder)
     best = sorted(fs.glob(f"{root}/best-??????"))
     for path in best[: -1 - train.checkpoint_keep]:

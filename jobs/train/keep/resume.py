@@ -20,7 +20,7 @@ Identity = Mapping[str, Any]
 
 # Settings of `train` that may differ from the checkpoint's. The size of a batch may change at any
 # row, and the rows that the days stand for are compared by themselves.
-FREE_SETTINGS = RUN_SETTINGS | {"batch_rows", "window_days"}
+FREE_SETTINGS = RUN_SETTINGS | {"batch_rows", "window_days", "map_tables_mb"}
 
 # The trials of a search begin so; only their study goes on with them.
 TRIALS = "tune-"

@@ -154,7 +154,7 @@ def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
         ConfigError: a table of a model of the user's own has grown, and its field is not clear.
     """
     # Its aim may be to go on with new code.
-    source = load_model(start.folder, start.identity, any_source=True)
+    source = load_model(start.folder, start.identity, any_source=True, map_files=False)
     weights, firsts = state_of(source.model), first_names(model)
     found = _origins(model, spec, source.model, source.spec, start)
     origins = {firsts[name]: origin for name, origin in found}

@@ -1,0 +1,62 @@
+"""A model whose tables are in files is trained, registered, evaluated and scores a date."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.base.errors import ConfigError
+from jobs.evaluate import job, score
+from jobs.evaluate.export import export as exports
+from jobs.evaluate.export.export import export_version, with_engine
+from jobs.evaluate.predict.predict import Predictor
+from jobs.registry.registry import Registry
+from jobs.settings.settings import Settings
+from jobs.train import job as train
+from tests.builders.models import lake_of
+from tests.evaluate.conftest import NIGHT, Line
+
+
+def trained(line: Line, spark: SparkSession, least_mb: int, run: str) -> tuple[Settings, str]:
+    changes = {"map_tables_mb": least_mb, "epochs": 1, "workers": 1}
+    chosen = line.settings.train.model_copy(update=changes)
+    settings = line.settings.model_copy(update={"train": chosen})
+    return settings, train.run(settings, spark, run_id=run, resume="never").version
+
+
+@pytest.mark.slow
+def test_a_training_to_files_scores_as_one_without(
+    line: Line, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores = {}
+    for run, least_mb in (("apart", 0), ("together", 256)):
+        settings, version = trained(line, spark, least_mb, f"train-{run}")
+        registry = Registry(settings, lake_of(settings))
+        found = registry.resolve(version)
+        assert Path(found.folder_url, "tables").is_dir() == (run == "apart")
+        job.run(settings, spark, run_id=f"evaluate-{run}", model=version)
+        score.run(settings, spark, run_id=f"score-{run}", dates=[NIGHT], model=version)
+        table = lake_of(settings).table("predictions").read_arrow().to_pandas()
+        scores[run] = table.query("ds == @NIGHT").sort_values("visit")["score"].to_numpy()
+        if run == "apart":
+            registry.promote(version, "promote-apart")
+            assert registry.champion() == found
+            apart = settings, found
+    assert len(scores["apart"]) == 61
+    np.testing.assert_array_equal(scores["apart"], scores["together"])
+    settings, found = apart
+    # What ONNX has no place for is refused by name, before anything is written.
+    predictor = Predictor.of(found, settings.dataset(), 64)
+    assert with_engine(lake_of(settings), predictor, "onnx").onnx_digest
+    monkeypatch.setattr(exports, "MOST_ONNX_BYTES", 100)
+    with pytest.raises(ConfigError, match=r"net\.\S+weight [0-9,]+ bytes"):
+        export_version(lake_of(settings), found, settings.dataset(), "onnx", str(tmp_path / "to"))
+    with pytest.raises(ConfigError, match="torchscript"):
+        other = replace(predictor, batch_rows=65)
+        monkeypatch.setattr(exports, "_maker", lambda _: "another")
+        with_engine(lake_of(settings), other, "onnx")
+    assert not (tmp_path / "to").exists()
