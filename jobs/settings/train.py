@@ -21,6 +21,7 @@ RUN_SETTINGS = frozenset(
         "checkpoint_rows",
         "checkpoint_keep",
         "checkpoint_timeout_s",
+        "memory_mb",
         "curves",
         "prometheus_file",
     }
@@ -93,6 +94,9 @@ class TrainSettings(Section):
     workers: int = Field(2, ge=1, description="Horovod ranks")
     threads_per_rank: int = Field(1, ge=1, description="that torch computes with")
     start_timeout_s: int = Field(300, ge=1, description="longest wait for all ranks to start")
+    memory_mb: int | None = Field(
+        None, ge=1, description="that a rank may take; when set, a model that needs more is refused"
+    )
     stall_s: int = Field(120, ge=1, description="longest wait for a rank inside an exchange")
     window_days: int | None = Field(None, ge=1, description="days trained on; all when empty")
     best_by: Literal["auc", "loss"] = Field(

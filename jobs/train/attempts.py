@@ -26,6 +26,7 @@ from jobs.train.keep.resume import newest_of_run, select
 from jobs.train.launch.failures import RankLost, forget
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
+from jobs.train.need import MemoryNeed
 from jobs.train.rank import train_rank
 from jobs.train.step.step import refuse_unfit
 
@@ -64,7 +65,7 @@ def refuse_unfit_job(job: TrainJob) -> None:
     """Refuses what the ranks would, before Spark and they are started.
 
     Raises:
-        ConfigError: the model, or the stream's memory, does not do for the settings and data.
+        ConfigError: the model, or a rank's memory, does not do for the settings and data.
     """
     settings = job.settings.train
     job.stream("train", 0, settings.workers)
@@ -73,7 +74,11 @@ def refuse_unfit_job(job: TrainJob) -> None:
     # Without memory for weights, which may be large.
     with torch.device("meta"):
         try:
-            refuse_unfit(settings, build_model(settings.model, job.spec, job.settings.base))
+            model = build_model(settings.model, job.spec, job.settings.base)
+            refuse_unfit(settings, model)
+            need = MemoryNeed.of(model, job.settings)
+            need.refuse_excess(job.settings)
+            log.info("a rank with all tables may take %s", need.text())
         except MillstreamError:
             raise
         except Exception as error:
