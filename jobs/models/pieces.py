@@ -125,7 +125,7 @@ def write_piece(
         buckets.count,
         ranks,
         {key: (_named(of.dtype), tuple(of.shape[1:])) for key, of in piece.items()},
-        {key: tuple(_digests(of, buckets, rank, ranks)) for key, of in piece.items()},
+        {key: tuple(bucket_digests(of, buckets, rank, ranks)) for key, of in piece.items()},
     )
     write_tensors(file, piece, own.header(rank))
     return own
@@ -155,6 +155,26 @@ def write_table(folder: Path, name: str, rows: Tensor, count: int) -> StoredTabl
     return joined(parts)
 
 
+def copy_buckets(
+    buckets: Buckets,
+    source: Tensor,
+    theirs: tuple[int, int],
+    target: Tensor,
+    ours: tuple[int, int],
+) -> None:
+    """Copies the buckets that two pieces of a table have in common.
+
+    Args:
+        source, target: tensors [rows of the piece, ...].
+        theirs, ours: the rank whose piece each is, and of how many.
+    """
+    for bucket in buckets.owned(*theirs):
+        if bucket % ours[1] == ours[0]:
+            rows = buckets.rows_of(bucket)
+            begin, to = buckets.begin(bucket, theirs[1]), buckets.begin(bucket, ours[1])
+            target[to : to + rows] = source[begin : begin + rows]
+
+
 class TableFiles:
     """A table's mapped files.
 
@@ -178,7 +198,7 @@ class TableFiles:
         table = self.table
         for rank, piece in enumerate(self._pieces):
             for key, values in piece.items():
-                found = _digests(values, self.buckets, rank, table.ranks)
+                found = bucket_digests(values, self.buckets, rank, table.ranks)
                 owned = self.buckets.owned(rank, table.ranks)
                 for bucket, digest in zip(owned, found, strict=True):
                     if digest != table.digests[key][bucket]:
@@ -202,13 +222,12 @@ class TableFiles:
 
     def piece(self, rank: int, ranks: int, tensor: str = ROWS) -> Tensor:
         """A copy of a rank's piece, for any number of ranks."""
-        theirs, buckets = self.table.ranks, self.buckets
         dtype, shape = self.table.shapes[tensor]
-        found = torch.empty((buckets.piece_rows(rank, ranks), *shape), dtype=_dtype(dtype))
-        for bucket in buckets.owned(rank, ranks):
-            to, rows = buckets.begin(bucket, ranks), buckets.rows_of(bucket)
-            at = buckets.begin(bucket, theirs)
-            found[to : to + rows] = self._pieces[bucket % theirs][tensor][at : at + rows]
+        rows = self.buckets.piece_rows(rank, ranks)
+        found = torch.empty((rows, *shape), dtype=_dtype(dtype))
+        for source, piece in enumerate(self._pieces):
+            theirs = source, self.table.ranks
+            copy_buckets(self.buckets, piece[tensor], theirs, found, (rank, ranks))
         return found
 
     def whole(self, tensor: str = ROWS) -> Tensor:
@@ -261,7 +280,8 @@ def map_tables(model: nn.Module, tables: Mapping[str, TableFiles]) -> None:
             setattr(model.get_submodule(parent), child, mapped_table)
 
 
-def _digests(values: Tensor, buckets: Buckets, rank: int, ranks: int) -> Iterable[str]:
+def bucket_digests(values: Tensor, buckets: Buckets, rank: int, ranks: int) -> Iterable[str]:
+    """The digests of a rank's buckets, in order, of a tensor [rows of its piece, ...]."""
     for bucket in buckets.owned(rank, ranks):
         begin = buckets.begin(bucket, ranks)
         content = bytes_of(values[begin : begin + buckets.rows_of(bucket)])

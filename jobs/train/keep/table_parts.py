@@ -1,0 +1,146 @@
+"""What each rank writes of its sharded tables in a checkpoint, and reads of others' parts.
+
+<folder>/tables/<table>/buckets-<rank>-of-<ranks>.safetensors  all rows of a piece, or
+         tables/<table>/touched-<rank>-of-<ranks>.safetensors  those that changed
+         part-<rank>.json                                      what the rank wrote, digests too
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from jobs.models.buckets import Buckets
+from jobs.models.pieces import TABLES, StoredTable, bucket_digests, piece_file, write_piece
+from jobs.stores.files import local_file, write_json, write_stream
+from jobs.stores.tensors import bytes_of, header_of, mapped, write_tensors
+from jobs.train.keep.checkpoint import Damaged
+
+# Among the tensors of a file with changed rows.
+IDS = "ids"
+Parts = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class TablePiece:
+    """A rank's piece of a table, to be written.
+
+    Attributes:
+        tensors: [rows of the piece, ...], contiguous and on the CPU: `rows`, and moments.
+        touched: bool [rows of the piece], the rows that changed since the checkpoint before; None
+            where all are written.
+    """
+
+    name: str
+    buckets: Buckets
+    rank: int
+    ranks: int
+    tensors: Mapping[str, Tensor]
+    touched: Tensor | None = None
+
+
+def write_part(folder: str, rank: int, pieces: Sequence[TablePiece]) -> None:
+    """Writes a rank's pieces of all tables, and then that it did.
+
+    Args:
+        folder: URL of the checkpoint's.
+    """
+    tables = [
+        _written_whole(folder, piece) if piece.touched is None else _written_touched(folder, piece)
+        for piece in pieces
+    ]
+    write_json(f"{folder}/{part_file(rank)}", {TABLES: tables})
+
+
+def _written_whole(folder: str, piece: TablePiece) -> dict[str, Any]:
+    url = f"{folder}/{piece_file(piece.name, piece.rank, piece.ranks)}"
+    with write_stream(url) as file:
+        table = write_piece(file, piece.name, piece.buckets, piece.rank, piece.ranks, piece.tensors)
+    return {"whole": table.to_json()}
+
+
+def _written_touched(folder: str, piece: TablePiece) -> dict[str, Any]:
+    assert piece.touched is not None
+    places = piece.touched.nonzero().squeeze(1)
+    found = {name: of.index_select(0, places) for name, of in piece.tensors.items()}
+    found[IDS] = piece.buckets.ids(piece.rank, piece.ranks)[places]
+    header = _touched_header(piece.name, found)
+    with write_stream(f"{folder}/{touched_file(piece.name, piece.rank, piece.ranks)}") as file:
+        write_tensors(file, found, header)
+    about = {"name": piece.name, "header": header.hex(), "sha256": _digest(found)}
+    return {"touched": {**about, "rows": piece.buckets.rows, "count": piece.buckets.count}}
+
+
+def touched_file(table: str, rank: int, ranks: int) -> str:
+    """The name of the file with the rows of a rank's piece that changed."""
+    return f"{TABLES}/{table}/touched-{rank}-of-{ranks}.safetensors"
+
+
+def _touched_header(name: str, tensors: Mapping[str, Tensor]) -> bytes:
+    shapes = {key: (of.dtype, tuple(of.shape)) for key, of in tensors.items()}
+    return header_of(shapes, {"table": name})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def part_file(rank: int) -> str:
+    """The name of the file that says what a rank wrote."""
+    return f"part-{rank}.json"
+
+
+def whole_files(url: str, parts: Parts) -> Iterator[tuple[int, StoredTable, dict[str, Tensor]]]:
+    """Each file with all rows of a piece: its rank, its table with that rank's digests alone."""
+    for rank, part in enumerate(parts):
+        for tree in (entry["whole"] for entry in part[TABLES] if "whole" in entry):
+            table = StoredTable.from_json(tree)
+            with _local(f"{url}/{piece_file(table.name, rank, table.ranks)}") as path:
+                yield rank, table, mapped(path, table.header(rank))
+
+
+def touched_files(
+    url: str, parts: Parts
+) -> Iterator[tuple[int, dict[str, Any], dict[str, Tensor]]]:
+    """Each file with changed rows: its rank, what was written of it, its tensors."""
+    for rank, part in enumerate(parts):
+        for about in (entry["touched"] for entry in part[TABLES] if "touched" in entry):
+            file = touched_file(about["name"], rank, len(parts))
+            with _local(f"{url}/{file}") as path:
+                yield rank, about, mapped(path, bytes.fromhex(about["header"]))
+
+
+@contextmanager
+def _local(url: str) -> Iterator[Path]:
+    try:
+        with local_file(url) as path:
+            yield path
+    except FileNotFoundError as error:
+        raise Damaged(f"{url.rsplit('/', 1)[-1]} is missing") from error
+
+
+def verify_parts(url: str, parts: Parts) -> None:
+    """Reads all files of a checkpoint's parts.
+
+    Raises:
+        Damaged, Torn: one is missing, torn or changed.
+    """
+    for rank, table, tensors in whole_files(url, parts):
+        for key, values in tensors.items():
+            found = tuple(bucket_digests(values, table.buckets, rank, table.ranks))
+            if found != table.digests[key]:
+                file = piece_file(table.name, rank, table.ranks)
+                raise Damaged(f"{file} has another checksum than it was written with")
+    for rank, about, tensors in touched_files(url, parts):
+        if _digest(tensors) != about["sha256"]:
+            file = touched_file(about["name"], rank, len(parts))
+            raise Damaged(f"{file} has another checksum than it was written with")
