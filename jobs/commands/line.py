@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -101,14 +102,10 @@ def train(settings: Settings, workers: int | None, resume: str, until: str | Non
 def tune(settings: Settings, study: str | None, parallel: int | None, until: str | None) -> str:
     from jobs.observe import facts
 
-    try:
-        from jobs.tune import job
-    except ImportError as error:
-        raise ConfigError(
-            f"the search needs a package: {error}", remedy="pip install 'millstream[tune]'"
-        ) from error
-    if study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", study):
-        raise ConfigError(f"--study {study!r}", "letters, digits, `_`, `.` and `-`, at most 64")
+    _refuse_no_search(study)
+    from jobs.tune import job
+    from jobs.tune.report import write_report
+
     with new_run(settings, "tune") as run:
         result = job.run(
             settings,
@@ -119,7 +116,27 @@ def tune(settings: Settings, study: str | None, parallel: int | None, until: str
             last_ds=until,
         )
         run.done(**facts.of_tune(result))
-    return f"tune: {result.summary()}"
+    page = write_report(settings, result.study)
+    return f"tune: {result.summary()}; its page is {page}"
+
+
+@command("write the page of a search: its trials, what mattered, what failed")
+@click.option("--study", metavar="NAME", required=True, help="Which one; it may be running.")
+def report(settings: Settings, study: str) -> str:
+    _refuse_no_search(study)
+    from jobs.tune.report import write_report
+
+    return f"report: {write_report(settings, study)}"
+
+
+def _refuse_no_search(study: str | None) -> None:
+    """Raises ConfigError where the search's packages are missing, or a study cannot be so named."""
+    if find_spec("optuna") is None or find_spec("cmaes") is None:
+        raise ConfigError(
+            "the search needs a package that is missing", remedy="pip install 'millstream[tune]'"
+        )
+    if study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", study):
+        raise ConfigError(f"--study {study!r}", "letters, digits, `_`, `.` and `-`, at most 64")
 
 
 @command("measure a model on held-out rows")

@@ -8,8 +8,8 @@ not from how many run at a time, nor from when a run was cut short.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -17,7 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from jobs.base.errors import ConfigError
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.settings.tune import TuneSettings
 from jobs.tune.journal import LakeJournal
 from jobs.tune.samplers.samplers import fixed_params, sampler_of, trials_of
@@ -52,6 +52,7 @@ class Told:
         facts: what was told with it, `params` and `folder` among it.
         failed: why it failed; empty where it did not.
         stopped: the rung that it did not go on from; None where it did from all.
+        rungs: rows -> value of the metric, at each rung that it came to.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Told:
     facts: Mapping[str, Any]
     failed: str
     stopped: int | None = None
+    rungs: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -184,15 +186,11 @@ class Study:
     def told(self) -> list[Told]:
         """The trials that have ended, by number."""
         found = self._study.get_trials(deepcopy=False)
-        return [self._told(one) for one in found if one.state.is_finished()]
+        return [told_of(one) for one in found if one.state.is_finished()]
 
     def best(self) -> Told | None:
-        """The one with the best value, the first of equals; None where all failed."""
-        sign = -1 if self._more else 1
-        ended = [
-            (sign * one.value, one.number, one) for one in self.told() if one.value is not None
-        ]
-        return min(ended)[-1] if ended else None
+        """See `best_of`."""
+        return best_of(self.told(), self._more)
 
     def _place(self, number: int) -> int:
         return self._study.get_trials(deepcopy=False)[number]._trial_id
@@ -218,15 +216,57 @@ class Study:
                 trial = study.ask()
             return Asked(number, suggested(trial, self._settings.space))
 
-    def _told(self, trial: FrozenTrial) -> Told:
-        return Told(
-            trial.number,
-            trial.user_attrs.get(_TOLD, {}).get("params", {}),
-            trial.value if trial.state == TrialState.COMPLETE else None,
-            trial.user_attrs.get(_TOLD, {}),
-            trial.user_attrs.get(_FAILED, ""),
-            trial.last_step if trial.state == TrialState.PRUNED else None,
+
+def told_of(trial: FrozenTrial) -> Told:
+    """What a trial that ended was told of with."""
+    return Told(
+        trial.number,
+        trial.user_attrs.get(_TOLD, {}).get("params", {}),
+        trial.value if trial.state == TrialState.COMPLETE else None,
+        trial.user_attrs.get(_TOLD, {}),
+        trial.user_attrs.get(_FAILED, ""),
+        trial.last_step if trial.state == TrialState.PRUNED else None,
+        trial.intermediate_values,
+    )
+
+
+def best_of(told: Sequence[Told], more: bool) -> Told | None:
+    """The trial with the best value, the first of equals; None where all failed."""
+    sign = -1 if more else 1
+    ended = [(sign * one.value, one.number, one) for one in told if one.value is not None]
+    return min(ended)[-1] if ended else None
+
+
+def facts_of(study: optuna.Study) -> Mapping[str, Any]:
+    """What a study was begun with."""
+    found: Mapping[str, Any] = study.user_attrs[_FACTS]
+    return found
+
+
+def metric_of(study: optuna.Study) -> str:
+    """What a study's trials are compared by."""
+    names = study.metric_names
+    assert names is not None
+    return names[0]
+
+
+def stored_study(folder: str) -> optuna.Study:
+    """A study as its journal has it, to look at.
+
+    Raises:
+        DataRefused: there is none.
+    """
+    name = folder.rsplit("/", 1)[-1]
+    try:
+        return optuna.load_study(
+            study_name=name, storage=JournalStorage(LakeJournal(f"{folder}/journal.log"))
         )
+    except KeyError:
+        raise DataRefused(
+            f"there is no study {name!r} in {folder}",
+            "the name of one that was begun",
+            "run `millstream tune --study NAME`, or look into the folder `studies` of the lake",
+        ) from None
 
 
 def known_facts(folder: str) -> Mapping[str, Any]:

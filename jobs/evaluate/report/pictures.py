@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import pairwise
 
+from jobs.base.pages.chart import FAINT, INK, SECOND, Chart, figure
 from jobs.evaluate.measure.metrics import Metrics
-from jobs.evaluate.report.chart import Chart
 
-INK, SECOND, FAINT = "var(--ink)", "var(--second)", "var(--faint)"
 Both = list[tuple[str, Metrics, str]]
 
 
@@ -44,7 +42,7 @@ def days_picture(dates: Sequence[str], raw: Sequence[int], refused: Sequence[int
     for counts, colour in ((raw, INK), (refused, SECOND)):
         steps = [(float(day), float(count)) for day, count in enumerate(counts, 1)]
         chart.area(steps if len(steps) > 1 else [*steps, (2.0, steps[0][1])], colour)
-    return _figure("Rows a date", chart, {"raw": INK, "refused": SECOND})
+    return figure("Rows a date", chart, {"raw": INK, "refused": SECOND})
 
 
 def drift_picture(dates: Sequence[str], drift: Mapping[str, Sequence[float]]) -> str:
@@ -59,16 +57,7 @@ def drift_picture(dates: Sequence[str], drift: Mapping[str, Sequence[float]]) ->
         for day, value in enumerate(line, 1):
             if math.isfinite(value):
                 chart.dot((day, value), 3, colours[name], f"{name}: {value:.3f}")
-    return _figure("Drift against the state", chart, colours)
-
-
-def _figure(title: str, chart: Chart, legend: Mapping[str, str] | None = None) -> str:
-    keys = "".join(
-        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
-        for name, colour in (legend or {}).items()
-    )
-    caption = f"<figcaption>{escape(title)}<span class='keys'>{keys}</span></figcaption>"
-    return f"<figure>{caption}{chart.svg()}</figure>"
+    return figure("Drift against the state", chart, colours)
 
 
 def _both(metrics: Metrics, champion: Metrics | None) -> Both:
@@ -86,7 +75,7 @@ def _calibration(both: Both) -> str:
         for b, point in zip(metrics.calibration, points, strict=True):
             note = f"{b.rows:,} rows: score {b.mean_score:.4f}, positives {b.mean_label:.4f}"
             chart.dot(point, 2 + 5 * math.sqrt(b.weight / metrics.weight), colour, note)
-    return _figure("Calibration", chart, {name: colour for name, _, colour in both})
+    return figure("Calibration", chart, {name: colour for name, _, colour in both})
 
 
 def _roc(both: Both) -> str:
@@ -96,7 +85,7 @@ def _roc(both: Both) -> str:
     for name, metrics, colour in both:
         chart.line(metrics.roc, colour)
         legend[f"{name} {metrics.values['auc']:.4f}"] = colour
-    return _figure("ROC, area", chart, legend)
+    return figure("ROC, area", chart, legend)
 
 
 def _precision_recall(both: Both) -> str:
@@ -106,7 +95,7 @@ def _precision_recall(both: Both) -> str:
         chart.line(metrics.pr, colour)
         area = metrics.values.get("pr_auc", math.nan)
         legend[f"{name} {area:.4f}" if math.isfinite(area) else name] = colour
-    return _figure("Precision and recall, area", chart, legend)
+    return figure("Precision and recall, area", chart, legend)
 
 
 def _distribution(metrics: Metrics) -> str:
@@ -120,7 +109,7 @@ def _distribution(metrics: Metrics) -> str:
             for edge in (bin_, bin_ + 1)
         ]
         chart.area(steps, colour)
-    return _figure("Scores by label", chart, {"label 0": SECOND, "label 1": INK})
+    return figure("Scores by label", chart, {"label 0": SECOND, "label 1": INK})
 
 
 def _epochs(title: str, curves: Mapping[str, Sequence[float]]) -> str:
@@ -136,4 +125,4 @@ def _epochs(title: str, curves: Mapping[str, Sequence[float]]) -> str:
             chart.line([start, end], colours[name])
         for epoch, value in points:
             chart.dot((epoch, value), 3, colours[name], f"epoch {epoch}: {value:.6g}")
-    return _figure(title, chart, colours)
+    return figure(title, chart, colours)

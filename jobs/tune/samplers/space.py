@@ -53,7 +53,7 @@ def grid(entries: Entries) -> list[dict[str, Any]]:
         for name, value in point:
             if _holds(entries[name], params):
                 params[name] = value
-        stored = _stored(entries, params)
+        stored = as_stored(entries, params)
         found.setdefault(json.dumps(stored), stored)
     return list(found.values())
 
@@ -64,7 +64,7 @@ def point(entries: Entries, places: Sequence[float]) -> dict[str, Any]:
     for (name, entry), place in zip(entries.items(), places, strict=True):
         if _holds(entry, params):
             params[name] = _at(entry, place)
-    return _stored(entries, params)
+    return as_stored(entries, params)
 
 
 def places(entries: Entries, stored: Mapping[str, Any]) -> list[float]:
@@ -141,7 +141,8 @@ def _at(entry: Range | Choices, place: float) -> Any:
     return round(min(entry.high, max(entry.low, low * (high / low) ** place)))
 
 
-def _stored(entries: Entries, params: Params) -> dict[str, Any]:
+def as_stored(entries: Entries, params: Params) -> dict[str, Any]:
+    """A trial's values as Optuna's parameters."""
     return {
         name: _text(value) if isinstance(entries[name], Choices) else value
         for name, value in params.items()

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from jobs.base.pages.chart import Chart
 from jobs.evaluate.gate.gate import Verdict, decide
 from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.metrics import CalibrationBin, Metrics
-from jobs.evaluate.report.chart import Chart
 from jobs.evaluate.report.report import Report, RowsRead, render, write_report
 from jobs.settings.evaluate import GateRule, GateSettings
 from schemas.field import Task

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 Point = tuple[float, float]
+
+INK, SECOND, FAINT = "var(--ink)", "var(--second)", "var(--faint)"
 
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 38
@@ -98,3 +100,18 @@ def _ticks(low: float, high: float) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first + 1
     return [round((first + i) * step, 12) for i in range(count)]
+
+
+def figure(title: str, chart: Chart, legend: Mapping[str, str] | None = None) -> str:
+    """A chart with its caption, and the colours' names, as HTML."""
+    return framed(title, chart.svg(), legend)
+
+
+def framed(title: str, svg: str, legend: Mapping[str, str] | None = None) -> str:
+    """The same of a drawing that is SVG already."""
+    keys = "".join(
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in (legend or {}).items()
+    )
+    caption = f"<figcaption>{escape(title)}<span class='keys'>{keys}</span></figcaption>"
+    return f"<figure>{caption}{svg}</figure>"
