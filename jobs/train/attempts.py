@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import torch
 from pyspark.sql import SparkSession
+from torch.overrides import TorchFunctionMode
 
 from jobs.base.errors import MillstreamError
 from jobs.lake.examples import Examples
@@ -72,7 +73,7 @@ def refuse_unfit_job(job: TrainJob) -> None:
     if job.has_validation:
         job.stream("val", 0, settings.workers)
     # Without memory for weights, which may be large.
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         try:
             model = build_model(settings.model, job.spec, job.settings.base)
             refuse_unfit(settings, model)
@@ -84,6 +85,19 @@ def refuse_unfit_job(job: TrainJob) -> None:
         except Exception as error:
             # A model of the user's own may need real tensors to be made.
             log.debug("the model was not checked before the ranks build it: %r", error)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves weights as they are made. Without memory torch would draw normal ones by its compiler,
+    which takes 3 s to import."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func is torch.Tensor.normal_:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def trained(job: TrainJob, spark: SparkSession) -> list[RankResult]:

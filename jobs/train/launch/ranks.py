@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 import sys
 import threading
@@ -23,6 +24,7 @@ from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.launch.failures import end_rank, explained
+from jobs.train.launch.horovod_tasks import quick
 from jobs.train.launch.output import RankOutput, quiet_spark_thread
 from jobs.train.launch.tasks import (
     environment,
@@ -76,17 +78,17 @@ def launch(
         lines = output.last_lines()
         raise explained(error, folder, workers, settings.stall_s, lines) from error
     # A task whose rank was lost has no result.
-    return [result for result in results if result is not None]
+    return [pickle.loads(result) for result in results if result is not None]
 
 
 def _by_horovod(
-    rank: Callable[[], R],
+    rank: Callable[[], bytes],
     workers: int,
     settings: TrainSettings,
     output: RankOutput,
     elastic: bool,
     python: str,
-) -> list[R | None]:
+) -> list[bytes | None]:
     """Runs `rank` in as many processes; None stands for those that were lost."""
     import horovod.spark
 
@@ -101,7 +103,7 @@ def _by_horovod(
     }
     _prepare_launcher(python)
     with quiet_spark_thread():
-        results: list[R | None] = (
+        results: list[bytes | None] = (
             horovod.spark.run_elastic(
                 rank,
                 min_num_proc=1,
@@ -134,19 +136,22 @@ def refuse_without_horovod(workers: int) -> None:
 
 
 def _prepare_launcher(python: str) -> None:
-    """Has Horovod start elastic ranks by the interpreter `python`, from any thread of ours.
+    """Has Horovod start elastic ranks by the interpreter `python`, from any thread of ours, and
+    its tasks be `quick`.
 
     It would use the path of the driver's, which the tasks' hosts may not have, and listen to
     signals, which only the main thread can: the trials of a search have threads of their own.
     """
     from horovod.runner import gloo_run as runner
     from horovod.spark import gloo_run
+    from horovod.spark import runner as tasks
 
     gloo_run.sys = SimpleNamespace(executable=python)
     listening = runner.register_shutdown_event
     # Once: what it was before is Horovod's own.
     if not isinstance(listening, partial):
         runner.register_shutdown_event = partial(_shutdown_event, listening)
+        tasks._make_mapper = partial(quick, tasks._make_mapper)
 
 
 def _shutdown_event(listening: Callable[[], threading.Event]) -> threading.Event:
@@ -160,12 +165,15 @@ def _run_rank(
     stall_s: float,
     level: int,
     elastic: bool,
-) -> R:
+) -> bytes:
     """Runs `work` in a rank's process, and ends the process when it fails.
 
     Args:
         level: of the log.
         elastic: whether training goes on when ranks are lost or join.
+
+    Returns:
+        The result, pickled: the task that hands it on need not import what it is made of.
     """
     import horovod.torch as hvd
 
@@ -197,7 +205,7 @@ def _run_rank(
         fail(error)
         raise
     hvd.shutdown()
-    return result
+    return pickle.dumps(result)
 
 
 def _rank_now(first: int) -> int:

@@ -9,6 +9,7 @@ Shapes: r rows of a table with a gradient, E values in a row.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -168,10 +169,24 @@ _KINDS: dict[str, tuple[Any, type[RowWise]]] = {
 }
 
 
+def update(optimizer: torch.optim.Optimizer) -> None:
+    """As `optimizer.step()`, which would import torch's compiler."""
+    with torch.no_grad():
+        inspect.unwrap(type(optimizer).step)(optimizer)
+
+
+def _keep_compiler_out() -> None:
+    """Torch would import its compiler, for 2 s of every rank, to keep it off these methods."""
+    for method in vars(torch.optim.Optimizer).values():
+        if inspect.isfunction(method) and hasattr(method, "__wrapped__"):
+            vars(method.__wrapped__).setdefault("__dynamo_disable", method.__wrapped__)
+
+
 def make_optimizers(
     settings: TrainSettings, dense: list[nn.Parameter], tables: list[nn.Parameter]
 ) -> list[torch.optim.Optimizer]:
     """One optimizer for the dense parameters, and one for the tables, where there are any."""
+    _keep_compiler_out()
     of_dense, of_tables = _KINDS[settings.optimizer]
     rate = base_rate(settings)
     made: list[torch.optim.Optimizer] = []

@@ -29,7 +29,7 @@ from jobs.train.exchange.pending import Pending
 from jobs.train.exchange.rows import TableRows
 from jobs.train.step.buffers import Buffers
 from jobs.train.step.finite import measured
-from jobs.train.step.optimizers import make_optimizers
+from jobs.train.step.optimizers import make_optimizers, update
 
 # Sparse gradients are built from valid indices below, so that torch need not check them.
 torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
@@ -210,7 +210,7 @@ class Step:
         """Lets the optimizers update the parameters, and drops the gradients."""
         for optimizer, base_rate in zip(self.optimizers, self._base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = base_rate * rate
-            optimizer.step()
+            update(optimizer)
             optimizer.zero_grad(set_to_none=True)
 
 
