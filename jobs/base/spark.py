@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -116,6 +117,21 @@ def session(app_name: str, properties_file: str | None = None) -> SparkSession:
         spark.conf.set(name, value)
     spark.sparkContext.setLogLevel("WARN" if quiet.is_verbose() else "ERROR")
     return spark
+
+
+@contextmanager
+def side_by_side(spark: SparkSession) -> Iterator[ThreadPoolExecutor]:
+    """Two threads for jobs of Spark's. Planning small ones takes longer than their tasks do, and
+    leaves cores idle.
+
+    All jobs are cancelled when the block fails, so that it does not wait for them.
+    """
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            yield threads
+        except BaseException:
+            spark.sparkContext.cancelAllJobs()
+            raise
 
 
 @contextmanager

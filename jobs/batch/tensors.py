@@ -15,7 +15,6 @@ import pyarrow as pa
 import torch
 
 from jobs.batch.columns import decoded, fixed_shape, padded
-from jobs.petastorm_arrow import image_decoder
 from schemas.dataset import Dataset
 from schemas.field import CategoricalList, Image, NumericList, Tensor
 
@@ -85,6 +84,9 @@ class _Pixels:
     """Images: uint8 [b, *shape]."""
 
     def __init__(self, field: Image) -> None:
+        # It brings pandas, half a second of every worker that scores rows without images.
+        from jobs.petastorm_arrow import image_decoder
+
         self.name = field.name
         self._shape = field.shape
         self._bytes = math.prod(field.shape)

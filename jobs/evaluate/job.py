@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from jobs.base.command import run_command
+from jobs.base.spark import side_by_side
 from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.gate.gate import Verdict, decide
 from jobs.evaluate.measure.metrics import measure
@@ -85,10 +87,11 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
     if champion is not None and read_alike(evaluation.lake, champion, version):
         rival = evaluation.checked(champion)
     selection = evaluation.gate_rows(version, rival)
-    measured = evaluation.measure(version, selection)
-    against = None
-    if rival is not None:
-        against = evaluation.measure(rival, selection)
+    with side_by_side(spark) as threads:
+        other = threads.submit(evaluation.measure, rival, selection) if rival else None
+        measured = evaluation.measure(version, selection)
+        against = other.result() if other else None
+    if against is not None:
         evaluation.record(against)
     verdict = decide(
         settings.gate,
@@ -117,7 +120,7 @@ class Evaluation:
     def lake(self) -> Lake:
         return Lake(self.settings.lake_url, self.dataset.name)
 
-    @property
+    @cached_property
     def registry(self) -> Registry:
         return Registry(self.settings, self.lake)
 
@@ -188,9 +191,6 @@ class Evaluation:
             )
         finally:
             scored.unpersist()
-        self.registry.log_metrics(
-            model.version, {f"{selection.split}.{k}": v for k, v in metrics.values.items()}
-        )
         self._keep_probe(predictor, selection, id_maps)
         report_url = self.lake.folder("reports", f"{self.run_id}.html")
         return EvaluateResult(model, selection, metrics, report_url, time.monotonic() - started)
@@ -226,8 +226,10 @@ class Evaluation:
         write_report(measured.report_url, report)
 
     def record(self, measured: EvaluateResult, verdict: Verdict | None = None) -> None:
-        """Adds the ledger's row; with a verdict, that of the gate too."""
+        """Adds to the model's run and to the ledger; with a verdict, the gate's row too."""
         tags, selection = measured.model.tags, measured.selection
+        values = {f"{selection.split}.{k}": v for k, v in measured.metrics.values.items()}
+        self.registry.log_metrics(measured.version, values)
         row = LedgerRow(
             run=self.run_id,
             stage="evaluate",

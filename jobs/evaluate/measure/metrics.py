@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.base.errors import DataRefused
+from jobs.base.spark import side_by_side
 from jobs.evaluate.measure.exact import value
 from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.jackknife import (
@@ -107,8 +108,10 @@ def measure(
         measured = {slice_: _of_sums(of_slice, task) for slice_, of_slice in sums.items()}
     else:
         _refuse_one_class(sums[ALL], name)
-        rankings = rank(rows, exact)
-        areas = replicates_of_ranking(rows, blocks) if blocks > 1 else {}
+        with side_by_side(rows.sparkSession) as threads:
+            ranked = threads.submit(rank, rows, exact)
+            areas = replicates_of_ranking(rows, blocks) if blocks > 1 else {}
+            rankings = ranked.result()
         measured = {
             slice_: _binary(of_slice, rankings.get(slice_), areas.get(slice_, {}))
             for slice_, of_slice in sums.items()

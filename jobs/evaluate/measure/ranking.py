@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import pandas as pd
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Window
@@ -158,7 +157,7 @@ def _areas(
     """(AUC, average precision) by slice."""
     if not blocks:
         return {}
-    below = counted.sparkSession.createDataFrame(pa.Table.from_pandas(_offsets(blocks)))
+    below = counted.sparkSession.createDataFrame(_offsets(blocks))
     upward = Window.partitionBy("slice", "score_block").orderBy("score")
     up_to = upward.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     passed = {
@@ -207,7 +206,7 @@ def _precision_term() -> Column:
     return F.when(as_double("positives") > 0, share * right / (right + wrong)).otherwise(0.0)
 
 
-def _offsets(blocks: Mapping[str, Sequence[_Block]]) -> pd.DataFrame:
+def _offsets(blocks: Mapping[str, Sequence[_Block]]) -> pa.Table:
     """Weights of a slice's rows in lower blocks, and of all its rows, for each block."""
     rows = []
     for slice_, of_slice in blocks.items():
@@ -217,7 +216,8 @@ def _offsets(blocks: Mapping[str, Sequence[_Block]]) -> pd.DataFrame:
         for b, p, n in zip(of_slice, positives, negatives, strict=False):
             rows.append((slice_, b.number, float_of(p), float_of(n), *whole))
     names = ["slice", "score_block", "below_positives", "below_negatives"]
-    return pd.DataFrame(rows, columns=[*names, "all_positives", "all_negatives"])
+    names += ["all_positives", "all_negatives"]
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
 
 
 # On the driver, from the blocks
