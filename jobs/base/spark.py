@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -67,20 +68,41 @@ class _OnUse:
         return getattr(self._session, name)
 
 
-def session_on_use(app_name: str, properties_file: str | None = None) -> SparkSession:
+def session_on_use(
+    app_name: str, properties_file: str | None = None, *modules: str
+) -> SparkSession:
     """As `session`, but Spark is started when something is first asked of it.
 
     So a job refuses at once what it can refuse without Spark. Under spark-submit, whose JVM is
     there already, and which waits for a session, it is started here.
 
+    Args:
+        modules: imported while the JVM starts, which leaves cores idle.
+
     Raises:
         ConfigError: the properties file is missing.
     """
     _properties(properties_file)
-    start = partial(session, app_name, properties_file)
+    start = partial(_session_beside, modules, app_name, properties_file)
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         return start()
     return cast("SparkSession", _OnUse(start))
+
+
+def _session_beside(modules: tuple[str, ...], *args: str | None) -> SparkSession:
+    importing = threading.Thread(target=_import_all, args=(modules,), daemon=True)
+    importing.start()
+    try:
+        return session(*args)  # type: ignore[arg-type]
+    finally:
+        importing.join()
+
+
+def _import_all(modules: tuple[str, ...]) -> None:
+    # Whoever needs a module that cannot be imported is told so.
+    with suppress(Exception):
+        for name in modules:
+            importlib.import_module(name)
 
 
 def session(app_name: str, properties_file: str | None = None) -> SparkSession:

@@ -193,7 +193,7 @@ def nightly(
     wanted = chosen(date, dates)
     result = job.run(
         settings,
-        partial(spark_of, settings, "nightly"),
+        partial(spark_of, settings, "nightly", "jobs.train.job", "jobs.evaluate.score"),
         ds=wanted[-1],
         first_ds=wanted[0] if dates else None,
         start=start,

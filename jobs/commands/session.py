@@ -19,12 +19,13 @@ def chosen(date: str | None, dates: Sequence[str] | None) -> list[str]:
     return [date] if date else list(dates or ())
 
 
-def spark_of(settings: Settings, stage: str) -> SparkSession:
-    """A session that is started when it is first used."""
+def spark_of(settings: Settings, stage: str, *modules: str) -> SparkSession:
+    """A session that is started when it is first used; `modules` are imported meanwhile."""
     from jobs.base.spark import session_on_use
 
     properties = settings.spark.properties_file
-    return session_on_use(f"millstream {stage}", settings.path(properties) if properties else None)
+    path = settings.path(properties) if properties else None
+    return session_on_use(f"millstream {stage}", path, *modules)
 
 
 @contextmanager
