@@ -100,8 +100,8 @@ def _session_beside(modules: tuple[str, ...], *args: str | None) -> SparkSession
 
 def _import_all(modules: tuple[str, ...]) -> None:
     # Whoever needs a module that cannot be imported is told so.
-    with suppress(Exception):
-        for name in modules:
+    for name in modules:
+        with suppress(Exception):
             importlib.import_module(name)
 
 

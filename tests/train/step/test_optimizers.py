@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.settings.train import TrainSettings
-from jobs.train.step.optimizers import RowSGD, base_rate, schedule_factor
+from jobs.train.step.optimizers import RowSGD, base_rate, make_optimizers, schedule_factor, update
 from tests.builders.devices import DEVICES
 
 
@@ -73,3 +76,41 @@ def test_rows_of_any_width_and_place_are_updated_and_no_others(
     table.grad = torch.sparse_coo_tensor(ids.unsqueeze(0), gradient, table.shape, is_coalesced=True)
     RowSGD([table], lr=0.5).step()
     assert torch.equal(table.detach(), expected)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
+def test_an_update_is_a_step_of_torchs(kind: str) -> None:
+    def trained(update_by: Callable[[torch.optim.Optimizer], object]) -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        layer, table = torch.nn.Linear(3, 2), torch.nn.Embedding(5, 2, sparse=True)
+        settings = settings_of(optimizer=kind, weight_decay=0.1)
+        for optimizer in make_optimizers(settings, list(layer.parameters()), [table.weight]):
+            for row in range(3):
+                (layer(torch.ones(1, 3)) * table(torch.tensor([row]))).sum().backward()
+                assert table.weight.grad is not None
+                table.weight.grad = table.weight.grad.coalesce()
+                update_by(optimizer)
+                optimizer.zero_grad(set_to_none=True)
+        return [layer.weight.detach(), table.weight.detach()]
+
+    for ours, theirs in zip(trained(update), trained(lambda o: o.step()), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_training_does_not_load_torchs_compiler() -> None:
+    code = """if True:
+        import sys, torch
+        from jobs.settings.train import TrainSettings
+        from jobs.train.attempts import _Undrawn
+        from jobs.train.step.optimizers import make_optimizers, update
+        with torch.device("meta"), _Undrawn():
+            torch.nn.Embedding(2, 2)
+        weight = torch.nn.Parameter(torch.ones(2))
+        (optimizer,) = make_optimizers(TrainSettings(), [weight], [])
+        weight.sum().backward()
+        update(optimizer)
+        optimizer.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+        sys.exit("torch._dynamo" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

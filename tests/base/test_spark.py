@@ -1,0 +1,52 @@
+"""Jobs of Spark's side by side, and what is imported while its JVM starts."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.base.spark import session_on_use, side_by_side
+
+
+def test_jobs_run_side_by_side(spark: SparkSession) -> None:
+    with side_by_side(spark) as threads:
+        found = threads.submit(spark.range(3).count)
+        assert (spark.range(4).count(), found.result()) == (4, 3)
+
+
+def test_a_failure_ends_the_jobs_beside_it(spark: SparkSession, tmp_path: Path) -> None:
+    begun, endless = tmp_path / "begun", []
+
+    def waits(batches):  # type: ignore[no-untyped-def]
+        import time
+
+        begun.touch()
+        time.sleep(3600)
+        yield from batches
+
+    def wait() -> None:
+        spark.range(1).mapInArrow(waits, "id long").collect()
+
+    def until_begun(job: Future[None]) -> None:
+        while not begun.exists():
+            assert not job.done()
+
+    with pytest.raises(KeyError), side_by_side(spark) as threads:
+        endless.append(threads.submit(wait))
+        until_begun(endless[0])
+        raise KeyError
+    assert endless[0].exception() is not None
+
+
+def test_modules_are_there_when_a_session_is(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    found = session_on_use("on use", None, "no.such.module", "colorsys")
+    assert "colorsys" not in sys.modules
+    assert found.range(3).count() == 3
+    assert "colorsys" in sys.modules
