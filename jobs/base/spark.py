@@ -148,11 +148,12 @@ def side_by_side(spark: SparkSession) -> Iterator[ThreadPoolExecutor]:
 
     All jobs are cancelled when the block fails, so that it does not wait for them.
     """
+    context = spark.sparkContext
     with ThreadPoolExecutor(2) as threads:
         try:
             yield threads
         except BaseException:
-            spark.sparkContext.cancelAllJobs()
+            context.cancelAllJobs()
             raise
 
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
 from importlib import metadata
+from threading import Lock
 from typing import Any, Literal
 
 import fsspec
@@ -55,6 +56,8 @@ _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 _EXAMPLE_ROWS = 5
 # Of a message of protobuf, which such a file is.
 MOST_ONNX_BYTES = 2**31
+# Torch's exporter is one for all threads.
+_EXPORTING = Lock()
 
 
 class Exported(nn.Module):
@@ -257,10 +260,11 @@ def with_engine(lake: Lake, predictor: Predictor, engine: str) -> Predictor:
         return predictor
     url = lake.folder("exports", predictor.digest, _maker("onnx"), FILES["onnx"])
     fs, path = fsspec.core.url_to_fs(url)
-    if not fs.exists(path):
-        refuse_large_tables(predictor, "onnx")
-        made = export(predictor.whole_model(), predictor.dataset, "onnx", {})
-        write_whole(url, made[FILES["onnx"]])
+    with _EXPORTING:
+        if not fs.exists(path):
+            refuse_large_tables(predictor, "onnx")
+            made = export(predictor.whole_model(), predictor.dataset, "onnx", {})
+            write_whole(url, made[FILES["onnx"]])
     digest = hashlib.sha256(fs.cat_file(path)).hexdigest()
     return replace(predictor, onnx_url=url, onnx_digest=digest)
 
