@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -22,8 +23,6 @@ def test_a_failure_ends_the_jobs_beside_it(spark: SparkSession, tmp_path: Path) 
     begun, endless = tmp_path / "begun", []
 
     def waits(batches):  # type: ignore[no-untyped-def]
-        import time
-
         begun.touch()
         time.sleep(3600)
         yield from batches
@@ -34,6 +33,7 @@ def test_a_failure_ends_the_jobs_beside_it(spark: SparkSession, tmp_path: Path) 
     def until_begun(job: Future[None]) -> None:
         while not begun.exists():
             assert not job.done()
+            time.sleep(0.1)
 
     with pytest.raises(KeyError), side_by_side(spark) as threads:
         endless.append(threads.submit(wait))
