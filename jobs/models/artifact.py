@@ -25,14 +25,8 @@ from jobs.base.errors import DataRefused
 from jobs.models.buckets import Buckets
 from jobs.models.build import Model, build_model
 from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
-from jobs.models.pieces import (
-    TABLES,
-    StoredTable,
-    TableFiles,
-    map_tables,
-    mappable_tables,
-    write_table,
-)
+from jobs.models.mapped import mappable_tables, with_mapped
+from jobs.models.pieces import TABLES, StoredTable, TableFiles, write_table
 from jobs.models.spec import ModelSpec
 from jobs.models.ties import set_state, state_of
 from jobs.stores.files import folder_to_write, local_file
@@ -52,14 +46,14 @@ class LoadedModel:
         spec: what it was built from.
         card: the whole of `model.json`, with what the caller of `save_model` added.
         digest: of the weights.
-        table_bytes: of each table in files, by the name of its parameter.
+        tables: those in files of their own, by the names of their parameters.
     """
 
     model: Model
     spec: ModelSpec
     card: dict[str, Any]
     digest: str
-    table_bytes: Mapping[str, int]
+    tables: Mapping[str, TableFiles]
 
 
 @dataclass(frozen=True)
@@ -195,14 +189,13 @@ def load_model(
     weights = _tensors(folder_url, WEIGHTS, card.get("dense_digest", card["weights_digest"]))
     tables = open_tables(folder_url, card)
     spec = ModelSpec.from_json(card["spec"])
-    model = build_model(card["model"], spec, card.get("base", "."))
     if map_files:
-        map_tables(model, tables)
+        model = with_mapped(lambda: build_model(card["model"], spec, card.get("base", ".")), tables)
     else:
+        model = build_model(card["model"], spec, card.get("base", "."))
         weights |= {name: files.whole() for name, files in tables.items()}
     set_state(model, weights)
-    sizes = {name: files.table.nbytes for name, files in tables.items()}
-    return LoadedModel(model.eval(), spec, card, card["weights_digest"], sizes)
+    return LoadedModel(model.eval(), spec, card, card["weights_digest"], tables)
 
 
 def stored_tables(card: Mapping[str, Any]) -> list[StoredTable]:

@@ -24,11 +24,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
 from jobs.models.cnn import CNN
-from jobs.models.dcn import DCNv2
-from jobs.models.dlrm import DLRM
-from jobs.models.mlp import MLP
+from jobs.models.dlrm import DLRM, DCNv2
+from jobs.models.mlp import MLP, WideDeep
 from jobs.models.spec import ModelSpec
-from jobs.models.wide_deep import WideDeep
 from jobs.settings.objects import load_object, source_of
 from schemas.field import Task
 

@@ -1,4 +1,4 @@
-"""DLRM (Naumov et al., 2019): pairwise interactions of embeddings and numbers."""
+"""Models in which features meet each other: DLRM and DCN-v2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from jobs.models.spec import ModelSpec
 
 
 class DLRM(nn.Module):
-    """dense -> standardise -> bottom MLP -+-----------------------------+
+    """DLRM (Naumov et al., 2019): pairwise interactions of embeddings and numbers.
+
+    dense -> standardise -> bottom MLP -+-----------------------------+
                                            +-> dot product of each pair -+-> top MLP -> logit
     sparse -> embeddings ------------------+
 
@@ -66,3 +68,37 @@ class DLRM(nn.Module):
         products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1)
         features.append(products.index_select(1, self.get_buffer("pairs")))
         return one_or_classes(self.top(torch.cat(features, dim=1)))
+
+
+class DCNv2(nn.Module):
+    """DCN-v2 (Wang et al., 2021): explicit crosses of all inputs, beside an MLP.
+
+    dense -> standardise -+        +-> cross layers -+
+                             +-> x0 --+                 +-> logit
+    sparse -> embeddings ----+        +-> MLP ----------+
+
+    A cross layer gives x0 * (W x + b) + x, the product taken element by element; the paper's
+    parallel structure.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.inputs = InputLayer(spec)
+        self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
+        self.number_lists = NumberLists(spec)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        parts = (self.inputs, self.number_lists, self.embeddings, self.pooled)
+        size = sum(part.num_outputs for part in parts)
+        self.crosses = nn.ModuleList(nn.Linear(size, size) for _ in range(spec.cross_layers))
+        self.deep = hidden_layers(size, spec.hidden, spec.dropout)
+        self.last = nn.Linear(size + (spec.hidden[-1] if spec.hidden else size), spec.num_logits)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B], or [B, classes]."""
+        numbers = [self.inputs(batch.dense), self.number_lists(batch)]
+        embedded = [self.embeddings(batch.sparse), self.pooled(batch)]
+        x0 = torch.cat([*numbers, *embedded], dim=1)
+        x = x0
+        for cross in self.crosses:
+            x = x0 * cross(x) + x
+        return one_or_classes(self.last(torch.cat([x, self.deep(x0)], dim=1)))

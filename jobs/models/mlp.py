@@ -1,4 +1,4 @@
-"""Numbers and embeddings, side by side, through an MLP."""
+"""Numbers and embeddings through an MLP, alone or beside a weight for every id."""
 
 from __future__ import annotations
 
@@ -32,3 +32,30 @@ class MLP(nn.Module):
         numbers = [self.inputs(batch.dense), self.number_lists(batch)]
         embedded = [self.embeddings(batch.sparse), self.pooled(batch)]
         return one_or_classes(self.mlp(torch.cat([*numbers, *embedded], dim=1)))
+
+
+class WideDeep(nn.Module):
+    """Wide & deep (Cheng et al., 2016): a weight for every id, beside an MLP over embeddings.
+
+    ids -> one weight an id, summed (over a list: their mean) -+
+                                                                  +-> logits
+    numbers, ids -> MLP ------------------------------------------+
+
+    The wide part starts at zero: the model starts as its deep part.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.deep = MLP(spec)
+        shapes = {name: (rows, spec.num_logits) for name, (rows, _) in spec.id_lists.items()}
+        self.wide_lists = PooledEmbeddings(shapes, std=0.0)
+        self.num_fields = len(spec.table_rows) + len(shapes)
+        self.wide = Embeddings(spec.table_rows, [spec.num_logits] * len(spec.table_rows), std=0.0)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B], or [B, classes]."""
+        deep: Tensor = self.deep(batch)
+        wide = torch.cat([self.wide(batch.sparse), self.wide_lists(batch)], dim=1)
+        # One field's weights after the other's; shape, as len() would fix B in an export.
+        by_field = wide.view(wide.shape[0], self.num_fields, *deep.shape[1:])
+        return deep + by_field.sum(dim=1)

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jobs.models.buckets import Buckets
-from jobs.models.build import embedding_tables
-from jobs.models.ties import first_names
 from jobs.stores.tensors import Torn, bytes_of, header_of, mapped, write_tensors
 
 ROWS, TABLES = "rows", "tables"
@@ -237,47 +235,6 @@ class TableFiles:
         for rank, piece in enumerate(self._pieces):
             found[self.buckets.ids(rank, self.table.ranks)] = piece[tensor]
         return found
-
-
-class MappedTable(nn.Module):
-    """An embedding table in files: a lookup reads its rows, and nothing else is in memory."""
-
-    def __init__(self, files: TableFiles) -> None:
-        super().__init__()
-        self.files = files
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids [...] -> rows [..., E]."""
-        limit = self.files.buckets.rows
-        if len(flat := ids.reshape(-1)) and not 0 <= int(flat.min()) <= int(flat.max()) < limit:
-            raise IndexError(f"an id is outside table {self.files.table.name} of {limit} rows")
-        rows = self.files.rows(flat)
-        return rows.view(*ids.shape, *rows.shape[1:])
-
-
-def mappable_tables(model: nn.Module) -> dict[str, list[str]]:
-    """Tables whose rows may be looked up elsewhere: parameter's first name -> their places.
-
-    Others have a forward pass of their own, which needs the whole table.
-    """
-    firsts, found = first_names(model), dict[str, list[str]]()
-    whole = set()
-    for name, table in embedding_tables(model):
-        first = firsts[name]
-        found.setdefault(first, []).append(name.removesuffix(".weight"))
-        if type(table).forward is not nn.Embedding.forward:
-            whole.add(first)
-    return {first: places for first, places in found.items() if first not in whole}
-
-
-def map_tables(model: nn.Module, tables: Mapping[str, TableFiles]) -> None:
-    """Puts mapped tables in the places of the model's own."""
-    places = mappable_tables(model)
-    for name, files in tables.items():
-        mapped_table = MappedTable(files)
-        for place in places[name]:
-            parent, _, child = place.rpartition(".")
-            setattr(model.get_submodule(parent), child, mapped_table)
 
 
 def bucket_digests(values: Tensor, buckets: Buckets, rank: int, ranks: int) -> Iterable[str]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from jobs.models.buckets import Buckets
+from jobs.models.mapped import MappedTable
 from jobs.models.pieces import (
-    MappedTable,
     StoredTable,
     TableFiles,
     joined,

@@ -28,6 +28,7 @@ from jobs.models.build import Model
 from jobs.models.identity import Identity, refuse_changed_card
 from jobs.models.layers import Embeddings
 from jobs.models.lists import PooledEmbeddings
+from jobs.models.mapped import MappedTable
 from jobs.models.spec import ModelSpec
 from jobs.models.ties import first_names, set_state, state_of
 from jobs.registry.registry import Registry
@@ -154,12 +155,14 @@ def warm(model: Model, spec: ModelSpec, start: WarmStart) -> dict[str, Origin]:
         ConfigError: a table of a model of the user's own has grown, and its field is not clear.
     """
     # Its aim may be to go on with new code.
-    source = load_model(start.folder, start.identity, any_source=True, map_files=False)
+    source = load_model(start.folder, start.identity, any_source=True)
     weights, firsts = state_of(source.model), first_names(model)
     found = _origins(model, spec, source.model, source.spec, start)
     origins = {firsts[name]: origin for name, origin in found}
-    for name, origin in origins.items():
-        weights[name] = weights[name].index_select(0, origin.rows)
+    for name, files in source.tables.items():
+        weights[name] = files.rows(origins[name].rows) if name in origins else files.whole()
+    for name in origins.keys() - source.tables.keys():
+        weights[name] = weights[name].index_select(0, origins[name].rows)
     set_state(model, weights)
     return origins
 
@@ -204,10 +207,16 @@ def _origins(
                 ours.add(f"{name}.tables.{number}")
                 yield f"{name}.tables.{number}.weight", origin
         elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and name not in ours:
-            sizes = len(source.get_parameter(f"{name}.weight")), len(module.weight)
+            sizes = _rows_of(source.get_submodule(name)), len(module.weight)
             if sizes[0] != sizes[1]:
                 column = _column_of(name, sizes, spec, source_spec)
                 yield f"{name}.weight", start.origin(start.columns[column], sizes[1])
+
+
+def _rows_of(table: nn.Module) -> int:
+    if isinstance(table, MappedTable):
+        return table.files.buckets.rows
+    return len(table.get_parameter("weight"))
 
 
 def _of_layer(

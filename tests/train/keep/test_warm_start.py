@@ -138,13 +138,15 @@ def grown_from(name: str, folder: Path) -> tuple[Model, WarmStart]:
     return build_model(name, replace(SPEC, table_rows=GROWN)), start
 
 
-def grown(name: str, folder: Path) -> tuple[Model, Model, WarmStart]:
+def grown(
+    name: str, folder: Path, least_table_bytes: int | None = None
+) -> tuple[Model, Model, WarmStart]:
     """A model, and one warmed by it."""
     source = build_model(name, SPEC)
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.normal_()
-    save_model(str(folder), source, name, SPEC, {})
+    save_model(str(folder), source, name, SPEC, {}, least_table_bytes=least_table_bytes)
     model, start = grown_from(name, folder)
     warm(model, replace(SPEC, table_rows=GROWN), start)
     return source, model, start
@@ -153,8 +155,11 @@ def grown(name: str, folder: Path) -> tuple[Model, Model, WarmStart]:
 @pytest.mark.parametrize(
     "name", ["mlp", "wide_deep", "dlrm", "dcn_v2", "tests.train.keep.test_warm_start:OwnTables"]
 )
-def test_tables_of_every_model_grow(name: str, tmp_path: Path) -> None:
-    source, model, start = grown(name, tmp_path / "model")
+@pytest.mark.parametrize("least_table_bytes", [None, 0])
+def test_tables_of_every_model_grow(
+    name: str, least_table_bytes: int | None, tmp_path: Path
+) -> None:
+    source, model, start = grown(name, tmp_path / "model", least_table_bytes)
     batch = batch_of(200, seed=1, spec=replace(SPEC, table_rows=GROWN))
     assert (batch.sparse[:, 1] >= 50).any()
     sparse = batch.sparse.clone()
