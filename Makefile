@@ -17,7 +17,8 @@ dev := $(VENV)/.millstream-dev-$(digest)
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
-	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve
+	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve \
+	bench-tune
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 
@@ -96,6 +97,11 @@ bench-samplers: $(dev)
 
 bench-stream: $(dev)
 	$(bin)/python -m benchmarks.bench_stream $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# The search beside plain Optuna, and with halving beside without: half an hour.
+bench-tune: $(dev)
+	@$(bin)/python tools/fetch_flights.py $(raw)
+	@$(bin)/python -m benchmarks.bench_tune $(BENCH)
 
 bench-train: $(dev)
 	$(bin)/python -m benchmarks.bench_train $(if $(ROWS),--rows $(ROWS)) $(BENCH)

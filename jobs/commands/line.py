@@ -100,6 +100,7 @@ def train(settings: Settings, workers: int | None, resume: str, until: str | Non
 )
 @_until_option
 def tune(settings: Settings, study: str | None, parallel: int | None, until: str | None) -> str:
+    from jobs.evaluate.job import compare
     from jobs.observe import facts
 
     _refuse_no_search(study)
@@ -107,17 +108,19 @@ def tune(settings: Settings, study: str | None, parallel: int | None, until: str
     from jobs.tune.report import write_report
 
     with new_run(settings, "tune") as run:
+        spark = spark_of(settings, "tune")
         result = job.run(
             settings,
-            spark_of(settings, "tune"),
+            spark,
             run_id=run.id,
             name=study,
             parallel=parallel,
             last_ds=until,
         )
+        compared = compare(settings, spark, run_id=run.id, challenger=result.version)
         run.done(**facts.of_tune(result))
     page = write_report(settings, result.study)
-    return f"tune: {result.summary()}; its page is {page}"
+    return f"tune: {result.summary()}; its page is {page}\n  {compared.summary()}"
 
 
 @command("write the page of a search: its trials, what mattered, what failed")

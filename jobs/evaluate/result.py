@@ -63,3 +63,11 @@ class Comparison:
     challenger: EvaluateResult
     champion: EvaluateResult | None
     verdict: Verdict
+
+    def summary(self) -> str:
+        """Two lines: what was measured of the challenger, and what the gate says."""
+        verdict = self.verdict
+        said = (
+            "would let it pass" if verdict.passed else f"refuses it: {'; '.join(verdict.reasons)}"
+        )
+        return f"{self.challenger.summary()}\n  the gate {said}"

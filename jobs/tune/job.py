@@ -110,19 +110,13 @@ def run(
     with stage_lock(lake, STAGE, run_id) as lock:
         search = search_of(settings, lake, name, last_ds)
         search = replace(search, base=replace(search.base, claim=lock.claim))
-        for key, value in settings.tune.tried():
-            refuse_unfit_job(search.job(Asked(0, {f"train.{key}": value})))
         at_a_time = parallel or settings.tune.parallel
-        _refuse_too_few_slots(settings, spark, at_a_time)
-        stopping = Stopping.of(settings.tune, search.rows)
+        _refuse_unfit(search, spark, at_a_time)
         study = Study(search.folder, settings.tune, search.metric, search.facts())
-        ship_code(spark)
         shown = _Shown(search, study, run_id)
+        stopping = Stopping.of(settings.tune, search.rows)
         trials = Trials(
-            search,
-            study,
-            stopping,
-            spark,
+            *(search, study, stopping, spark),
             parallel=at_a_time,
             budget=budget or Budget(),
             told=shown.told,
@@ -156,7 +150,12 @@ def refuse_empty_space(settings: Settings) -> None:
         )
 
 
-def _refuse_too_few_slots(settings: Settings, spark: SparkSession, parallel: int) -> None:
+def _refuse_unfit(search: Search, spark: SparkSession, parallel: int) -> None:
+    """Refuses what trials would, and ranks that Spark cannot run, before any trial."""
+    settings = search.base.settings
+    for key, value in settings.tune.tried():
+        refuse_unfit_job(search.job(Asked(0, {f"train.{key}": value})))
+    ship_code(spark)
     ranks = settings.tune.ranks_per_trial
     if ranks > 1:
         refuse_without_horovod(ranks)

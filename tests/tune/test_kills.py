@@ -1,75 +1,153 @@
-"""A search whose driver, and all that it started, is killed again and again ends as undisturbed."""
+"""A study of 24 trials on flights is the same at any parallelism, and killed at ten random moments:
+its driver with all that it started, an executor, or the process of a trial."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import random
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from pyspark.sql import SparkSession
+from optuna.storages import JournalStorage
 
+from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
-from tests.builders.lakes import lake_of, run_etl
-from tests.builders.processes import Process, millstream
-from tests.builders.visits import Raw, rows_of
+from jobs.tune.journal import LakeJournal
+from tests.builders.flights import SPARK, configure, dates, land
+from tests.builders.processes import Process, command_of, millstream
 
-SPACE = "tune.space={train.dropout: [0.0, 0.1, 0.2], train.hidden: [[8], [16, 8]]}"
-TRIALS, KILLS, SEED = 8, 5, 11
+TRIALS, KILLS, SEED = 24, 10, 11
+SPACE = (
+    "tune.space={train.learning_rate: {low: 1.0e-3, high: 0.3, log: true}, "
+    "train.hidden: [[16], [16, 8]], train.dropout: {low: 0.0, high: 0.4}}"
+)
+CHANGES = (
+    SPACE,
+    f"tune.trials={TRIALS}",
+    "tune.generation=6",
+    "train.restarts=2",
+    # With more, trials would end between two looks at the journal.
+    "train.epochs=3",
+)
+DEADLINE_S = 900.0
+LOCAL = SPARK.replace("local[2]", "local[3]")
+CLUSTER = SPARK.replace("local[2]", "local-cluster[2,1,1024]") + "spark.executor.memory 1g\n"
+VICTIMS = ("driver", "executor", "trial")
 
 
-def journal(raw: Raw) -> list[dict[str, Any]]:
-    path = Path(lake_of(raw).folder("studies", "killed", "journal.log"))
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flights")
+    land(folder, dates(2), 600)
+    (folder / "spark.conf").write_text(LOCAL)
+    config = configure(folder, "lake")
+    span = "..".join(dates(2))
+    with millstream("etl", "--config", str(config), "--dates", span) as process:
+        assert process.code() == 0, "".join(process.said)
+    return config
 
 
-def outcome(raw: Raw) -> list[tuple[Any, ...]]:
-    """Parameters, values and weights of the trials, as the journal has them."""
-    attributes = [
-        line["user_attr"]["millstream"]
-        for line in journal(raw)
-        if "trial_id" in line and "millstream" in line.get("user_attr", {})
+@contextlib.contextmanager
+def searching(config: Path, study: str, parallel: int) -> Iterator[Process]:
+    changes = [part for one in CHANGES for part in ("--set", one)]
+    options = ("--config", str(config), "--study", study, "--parallel", str(parallel))
+    with millstream("tune", *options, *changes, deadline_s=DEADLINE_S) as process:
+        yield process
+
+
+def lake_of(config: Path) -> Lake:
+    return Lake(str(config.parent / "lake"), "flights")
+
+
+def journal(config: Path, study: str) -> str:
+    return lake_of(config).folder("studies", study) + "/journal.log"
+
+
+def outcome(config: Path, study: str) -> tuple[list[Any], dict[str, int]]:
+    """Parameters, values at rungs and at the end, weights and state of each trial; and the rows in
+    the ledger by the trial's number."""
+    storage = JournalStorage(LakeJournal(journal(config, study)))
+    (found,) = storage.get_all_studies()
+    trials = [
+        (
+            *(one.number, one.state.name, one.value, one.intermediate_values),
+            *(one.user_attrs["millstream"].get(name) for name in ("params", "weights", "rows")),
+        )
+        for one in storage.get_all_trials(found._study_id)
     ]
-    return [(one["params"], one["weights"]) for one in attributes]
+    rows = read_ledger(lake_of(config), stage="tune")
+    of_study = [row for row in rows if f"-{study}-" in row["run"]]
+    counts = {row["run"].rsplit("-", 1)[-1]: row["counts"]["rows"] for row in of_study}
+    assert len(counts) == len(of_study) == TRIALS
+    return trials, counts
 
 
-def searching(raw: Raw) -> Any:
-    options = [f"tune.trials={TRIALS}", "tune.generation=2", "tune.parallel=2", SPACE]
-    changes = [part for one in options for part in ("--set", one)]
-    return millstream("tune", "--config", str(raw.config), "--study", "killed", *changes)
+def lines(config: Path, study: str) -> int:
+    path = Path(journal(config, study))
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def until_longer(process: Process, raw: Raw, lines: int) -> bool:
+def until_longer(process: Process, config: Path, wanted: int) -> bool:
     """Waits until the journal has so many lines; False when the search ended before."""
+    while lines(config, "killed") < wanted:
+        with contextlib.suppress(psutil.TimeoutExpired):
+            psutil.Process(process.popen.pid).wait(0.02)
+        if process.popen.poll() is not None:
+            return False
+    return True
+
+
+def workers(process: Process) -> list[psutil.Process]:
+    """The processes that train: Spark's Python workers, which its daemon forks."""
+    found = []
+    for child in process.left():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = child.parent()
+            if parent and all("pyspark.daemon" in command_of(one) for one in (child, parent)):
+                found.append(child)
+    return found
+
+
+def kill(process: Process, victim: str, draw: random.Random) -> bool:
+    """SIGKILL to a victim; False when the search ended before there was one."""
     while process.popen.poll() is None:
-        if len(journal(raw)) >= lines:
+        if victim == "driver":
+            process.kill()
             return True
-        time.sleep(0.01)
+        found = process.executors() if victim == "executor" else workers(process)
+        if found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                draw.choice(found).kill()
+                return True
     return False
 
 
 @pytest.mark.slow
-def test_a_search_that_is_killed_ends_as_undisturbed(tmp_path: Path, spark: SparkSession) -> None:
-    raw = Raw(tmp_path / "raw").add(rows_of("2024-01-01", 400)).write()
-    run_etl(raw, spark, ["2024-01-01"])
-    whole = raw.copy(tmp_path / "whole")
-    with searching(whole) as process:
-        assert process.code() == 0, process.said
+def test_a_study_is_the_same_at_any_parallelism_and_after_kills(config: Path) -> None:
+    for parallel in (1, 2, 3):
+        with searching(config, f"p{parallel}", parallel) as process:
+            assert process.code() == 0, "".join(process.said)
+    whole = outcome(config, "p1")
+    assert len({one[1] for one in whole[0]}) == 2  # Some were stopped, some went to their end.
+    assert outcome(config, "p2") == whole
+    assert outcome(config, "p3") == whole
+
+    (config.parent / "spark.conf").write_text(CLUSTER)
     draw = random.Random(SEED)
-    whole_lines = len(journal(whole))
-    for moment in sorted(draw.sample(range(1, whole_lines), KILLS)):
-        with searching(raw) as process:
-            if not until_longer(process, raw, moment):
-                break
-            process.kill()
-    with searching(raw) as process:
-        assert process.code() == 0, process.said
-    assert outcome(raw) == outcome(whole)
-    assert len(outcome(raw)) == TRIALS
-    runs = [
-        row["run"] for row in read_ledger(lake_of(raw), stage="tune") if "-killed-" in row["run"]
-    ]
-    assert sorted(runs) == [f"tune-killed-{number:04d}" for number in range(TRIALS)]
-    assert not list(Path(lake_of(raw).folder("checkpoints")).glob("tune-*"))
+    moments = sorted(draw.sample(range(1, lines(config, "p1") - 5), KILLS))
+    left = [(moment, VICTIMS[n % len(VICTIMS)]) for n, moment in enumerate(moments)]
+    code: int | None = None
+    while code != 0:
+        with searching(config, "killed", 2) as process:
+            victim = ""
+            while victim != "driver" and left and until_longer(process, config, left[0][0]):
+                victim = left.pop(0)[1]
+                assert kill(process, victim, draw), f"no {victim} was there"
+            code = process.code() if victim != "driver" else None
+            assert code in (0, None), "".join(process.said)
+    assert not left
+    assert outcome(config, "killed") == whole
+    assert not list(Path(lake_of(config).folder("checkpoints")).glob("tune-*"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from jobs.base.errors import ConfigError
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.evaluate import job as evaluate_job
 from jobs.lake.ledger import read_ledger
 from jobs.nightly.status import status
@@ -236,3 +236,14 @@ def test_a_trial_of_several_ranks_is_a_training_of_as_many(raw: Raw, spark: Spar
     assert good.rows == sum(epoch.rows for epoch in alone.history)
     with pytest.raises(ConfigError, match="ranks_per_trial times the trials at a time is 4"):
         tune(raw, spark, *changes, name="wide", parallel=2)
+
+
+def test_trials_cannot_be_compared_without_validation_rows(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    raw = Raw(tmp_path / "raw").add(rows_of(DS, 60))
+    raw.settings = {"etl": {"split": {"train": 0.9, "val": 0.0, "test": 0.1}}}
+    run_etl(raw.write(), spark, [DS])
+    with pytest.raises(DataRefused, match="no rows in split 'val'") as refused:
+        tune(raw, spark, name="blind")
+    assert "etl.split.val" in str(refused.value)

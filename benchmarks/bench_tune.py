@@ -1,0 +1,213 @@
+"""The search beside plain Optuna, and with halving beside without.
+
+    make bench-tune            or: python -m benchmarks.bench_tune --days 200 --seeds 5
+
+On the demo's flights, which are made into examples once, under data/bench-tune. Plain Optuna is as
+many processes that share a journal and train the same trials by the same code, without Spark. A
+study's time goes from its first trial's start to the end of the last; to the best value, to the end
+of the first trial that has what the study without stopping found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from pyspark.sql import SparkSession
+
+from benchmarks.common import machine, print_figures, print_table
+from jobs.base.spark import session
+from jobs.etl import job as etl
+from jobs.lake.ledger import new_run_id
+from jobs.settings.load import load_settings
+from jobs.settings.settings import Settings
+from jobs.train.exchange.exchange import Alone
+from jobs.train.keep.commits import RankMemory
+from jobs.train.rank import train_rank
+from jobs.tune import job as tune
+from jobs.tune.search import search_of
+from jobs.tune.study import Asked
+
+ROOT = Path(__file__).parents[1]
+SPACE = (
+    "tune.space={train.learning_rate: {low: 1.0e-4, high: 0.1, log: true}, "
+    "train.hidden: [[64], [128, 64]], train.dropout: {low: 0.0, high: 0.5}}"
+)
+# At least these factors are asked for: of plain Optuna's time at most, of halving's speed at least.
+MOST_SLOWER, LEAST_FASTER = 1.15, 2.5
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A study. Times in seconds: of the whole command, of its trials, and of one trial's end since
+    the first began, with its value."""
+
+    wall_s: float
+    seconds: float
+    ends: tuple[tuple[float, float], ...]
+
+    @property
+    def best(self) -> float:
+        return max(value for _, value in self.ends)
+
+    def until(self, value: float) -> float | None:
+        """Seconds to the first trial that is as good."""
+        return min((at for at, found in self.ends if found >= value), default=None)
+
+
+def settings_of(args: argparse.Namespace, *overrides: str) -> Settings:
+    lake = ROOT / "data" / f"bench-tune-{args.days}"
+    common = [f"lake={lake}", SPACE, "tune.sampler=random", f"tune.trials={args.trials}"]
+    more = [f"train.epochs={args.epochs}", "tune.generation=8", "train.curves=false"]
+    return load_settings(ROOT / "conf" / "flights.yaml", [*common, *more, *overrides])
+
+
+def ran(journal: Path | str, wall_s: float) -> Ran:
+    backend = JournalFileBackend(str(journal))
+    storage = JournalStorage(backend)
+    (study,) = storage.get_all_studies()
+    trials = storage.get_all_trials(study._study_id)
+    began = min(trial.datetime_start for trial in trials if trial.datetime_start)
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    ends = tuple((_since(began, trial), float(trial.value or 0.0)) for trial in done)
+    return Ran(wall_s, max(_since(began, trial) for trial in trials), ends)
+
+
+def _since(began: dt.datetime, trial: FrozenTrial) -> float:
+    assert trial.datetime_complete is not None
+    return (trial.datetime_complete - began).total_seconds()
+
+
+def searched(
+    args: argparse.Namespace, spark: SparkSession, *overrides: str
+) -> tuple[Ran, tune.TuneResult]:
+    """A study by `millstream tune`'s job, in a Spark session that is there."""
+    settings, started = settings_of(args, *overrides), time.monotonic()
+    name = new_run_id("bench")
+    found = tune.run(settings, spark, run_id=name, name=name, parallel=args.parallel)
+    return ran(f"{found.folder}/journal.log", time.monotonic() - started), found
+
+
+def plainly(args: argparse.Namespace, params: Sequence[dict[str, Any]]) -> Ran:
+    """The same trials by plain Optuna, in as many processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder) / "journal.log"
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name="plain",
+            direction="maximize",
+        )
+        for one in params:
+            study.enqueue_trial({}, user_attrs={"params": json.dumps(one)})
+        started = time.monotonic()
+        options = ("--days", args.days, "--epochs", args.epochs, "--trials", args.trials)
+        command = [sys.executable, "-m", "benchmarks.bench_tune", "--plain", folder, *options]
+        processes = [subprocess.Popen([*map(str, command)]) for _ in range(args.parallel)]
+        if any(process.wait() for process in processes):
+            sys.exit("a process of plain Optuna failed")
+        return ran(journal, time.monotonic() - started)
+
+
+def plain_process(args: argparse.Namespace) -> None:
+    """One of plain Optuna's processes: it takes trials until none are left."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings, folder = settings_of(args), Path(args.plain)
+    lake = etl.lake_of(settings)
+    search = search_of(settings, lake, None, None)
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    study = optuna.load_study(study_name="plain", storage=storage)
+
+    def objective(trial: optuna.Trial) -> float:
+        job = search.job(Asked(trial.number, json.loads(trial.user_attrs["params"])))
+        job = replace(job, folder=str(folder / f"trial-{trial.number}"))
+        result = train_rank(job, Alone(), RankMemory())
+        assert result.history.best is not None and result.history.best.val_auc is not None
+        return result.history.best.val_auc
+
+    while any(one.state == TrialState.WAITING for one in study.get_trials(deepcopy=False)):
+        study.optimize(objective, n_trials=1)
+
+
+def made(args: argparse.Namespace, spark: SparkSession) -> int:
+    """The examples, made once; returns the rows to train on."""
+    settings = settings_of(args)
+    lake = etl.lake_of(settings)
+    if not lake.table("examples").exists():
+        first = dt.date(2013, 1, 1)
+        days = [str(first + dt.timedelta(day)) for day in range(args.days)]
+        etl.run(settings, spark, run_id=new_run_id("etl"), dates=days)
+    return search_of(settings, lake, None, None).rows // settings.train.epochs
+
+
+def beside_plain(args: argparse.Namespace, spark: SparkSession) -> dict[str, float]:
+    ours, found = searched(args, spark, "tune.stopping=none")
+    plain = plainly(args, [one.params for one in found.told])
+    assert ours.best == plain.best, "the trials are not the same"
+    rows = [
+        ("millstream tune", f"{ours.wall_s:.1f}", f"{ours.seconds:.1f}"),
+        ("plain Optuna", f"{plain.wall_s:.1f}", f"{plain.seconds:.1f}"),
+        ("times", f"{ours.wall_s / plain.wall_s:.2f}", f"{ours.seconds / plain.seconds:.2f}"),
+    ]
+    print_table(("equal trials", "whole, s", "trials, s"), rows)
+    return {"wall": ours.wall_s / plain.wall_s, "trials": ours.seconds / plain.seconds}
+
+
+def with_halving(args: argparse.Namespace, spark: SparkSession) -> list[float]:
+    factors, rows = [], []
+    for seed in range(1, args.seeds + 1):
+        whole, _ = searched(args, spark, "tune.stopping=none", f"tune.seed={seed}")
+        halved, _ = searched(args, spark, "tune.stopping=halving", f"tune.seed={seed}")
+        at, best_at = halved.until(whole.best), whole.until(whole.best)
+        assert best_at is not None
+        # Not found: as if it took for ever.
+        factors.append(best_at / at if at is not None else 0.0)
+        rows.append(
+            (
+                *(f"{seed}", f"{whole.best:.4f}", f"{halved.best:.4f}", f"{best_at:.1f}"),
+                *(f"{at:.1f}" if at is not None else "never", f"{factors[-1]:.2f}"),
+                *(f"{whole.seconds:.1f}", f"{halved.seconds:.1f}"),
+            )
+        )
+    head = ("seed", "best without", "with", "to it without, s", "with, s", "times faster")
+    print_table((*head, "all without, s", "with, s"), rows)
+    return factors
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--days", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--plain", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.plain:
+        plain_process(args)
+        return 0
+    spark = session("millstream bench", str(ROOT / "conf" / "spark" / "local.conf"))
+    print(f"{made(args, spark):,} rows; {machine('optuna', 'torch', 'pyspark')}\n")
+    slower = beside_plain(args, spark)
+    print()
+    factors = with_halving(args, spark)
+    faster = median(factors)
+    print_figures({"beside_plain": slower, "halving_faster": faster, "by_seed": factors})
+    return int(slower["wall"] > MOST_SLOWER or faster < LEAST_FASTER)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
