@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 
+import pyarrow as pa
 from deltalake import (
     CommitProperties,
     DeltaTable,
@@ -18,6 +20,7 @@ from deltalake.transaction import AddAction
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.files import NewFile
 from jobs.stores.errors import remedy_of, told
+from jobs.stores.files import delta_options
 
 # By default delta-rs forgets versions after 30 days, which a registered model may still name.
 KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
@@ -63,3 +66,24 @@ def add_action(file: NewFile) -> AddAction:
         True,
         json.dumps({"numRecords": file.rows}),
     )
+
+
+def scattered_values(url: str, column: str, file_bytes: int) -> dict[str, int]:
+    """The values of a measured text column whose rows lie in more files than they need.
+
+    Args:
+        url: of a table without partitions, which is there.
+        file_bytes: that a file may well have.
+
+    Returns:
+        Value -> the files that have rows of it.
+    """
+    table = DeltaTable(url, storage_options=delta_options(url))
+    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    files: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for action in actions:
+        for value in {action[f"min.{column}"], action[f"max.{column}"]} - {None}:
+            files[value] += 1
+            size[value] += action["size_bytes"]
+    return {value: n for value, n in sorted(files.items()) if n > 1 + size[value] // file_bytes}

@@ -1,5 +1,8 @@
 """Compact: many small shards of a date's split become few, with the same rows, in one commit.
 
+And the files of `served`, of which each server writes one every few seconds: in a commit a date,
+beside servers that go on to append.
+
 A date that is compacted is, to the byte, what an ETL with today's `etl.shard_rows` and
 `etl.row_group_rows` would write. Files never hold rows of two dates or splits: these are the
 table's partitions, by which dates are replaced and dropped. What reads many small dates is served
@@ -9,8 +12,8 @@ by the stream, whose windows take many shards.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from pyspark.sql import SparkSession
@@ -18,6 +21,7 @@ from pyspark.sql import SparkSession
 from jobs.etl.job import lake_of
 from jobs.etl.write.accounts import content_digests
 from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.delta import scattered_values
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
@@ -29,21 +33,39 @@ from jobs.operations.layout import (
     lay_out,
     stored_examples,
 )
+from jobs.rows.base.names import DS
 from jobs.settings.etl import EtlSettings
 from jobs.settings.settings import Settings
+
+# What a file of served rows may well have.
+_SERVED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class CompactResult:
-    """Shards of the dates that were compacted, before and after; none where nothing was to do."""
+    """Shards of the dates that were compacted, before and after; none where nothing was to do.
+
+    Attributes:
+        served: of served rows, by date, the files before and after.
+    """
 
     dates: Sequence[str]
     before: int
     after: int
     rows: int
     version: int
+    served: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def summary(self) -> str:
+        if not self.served:
+            return self._of_examples()
+        before, after = map(sum, zip(*self.served.values(), strict=True))
+        return (
+            f"{self._of_examples()}; {before:,} files of {len(self.served):,} dates of served rows "
+            f"became {after:,}"
+        )
+
+    def _of_examples(self) -> str:
         if not self.dates:
             return "nothing to do, no date has more shards or row groups than the settings ask for"
         return (
@@ -55,12 +77,20 @@ class CompactResult:
 def run(
     settings: Settings, spark: SparkSession, *, run_id: str, dates: Sequence[str] | None
 ) -> CompactResult:
-    """Merges the shards of the dates, all when None, that have more than the settings ask for.
+    """Merges the shards of the dates, all when None, that have more than the settings ask for, and
+    the files of their served rows.
 
     Raises:
         DataRefused: no examples, or made with another declaration.
-        Locked: another run is writing the examples.
+        Locked: another run is writing the examples, or erases the same served rows.
     """
+    result = _compact_examples(settings, spark, run_id, dates)
+    return replace(result, served=compact_served(lake_of(settings), run_id, dates))
+
+
+def _compact_examples(
+    settings: Settings, spark: SparkSession, run_id: str, dates: Sequence[str] | None
+) -> CompactResult:
     started = time.monotonic()
     lake = lake_of(settings)
     with stage_lock(lake, "etl", run_id) as lock:
@@ -79,6 +109,36 @@ def run(
         )
         _record(lake, result, before, after, run_id, time.monotonic() - started)
     return result
+
+
+def compact_served(
+    lake: Lake, run_id: str, dates: Sequence[str] | None
+) -> dict[str, tuple[int, int]]:
+    """Without a lock, as servers append; what they append meanwhile stays."""
+    table, started = lake.table("served"), time.monotonic()
+    if not table.exists():
+        return {}
+    before = scattered_values(table.url, DS, _SERVED_BYTES)
+    todo = sorted(before if dates is None else before.keys() & set(dates))
+    for ds in todo:
+        table.rewrite_appended(DS, ds, lambda rows: rows)
+    after = scattered_values(table.url, DS, _SERVED_BYTES)
+    found = {ds: (before[ds], after.get(ds, 1)) for ds in todo}
+    seconds = time.monotonic() - started
+    rows = [
+        LedgerRow(
+            run_id,
+            "compact",
+            ds,
+            "done",
+            counts={"served_files_before": files[0], "served_files": files[1]},
+            seconds=seconds,
+        )
+        for ds, files in found.items()
+    ]
+    if rows:
+        record(lake, rows)
+    return found
 
 
 def scattered_dates(

@@ -13,9 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
 from jobs.lake.tables import Table
 from jobs.main import main
+from jobs.operations.compact import compact_served
 from jobs.serve.sample import SERVED, append_served
 from tests.builders.lakes import lake_of
 from tests.builders.models import lake_of as lake_by
@@ -118,6 +120,30 @@ def test_dates_past_retention_leave_what_is_appended_meanwhile(
 
     table.rewrite_appended("ds", DATES[1], keep)
     assert visits_of(table) == [(DATES[2], GONE), (DATES[2], OTHER)]
+
+
+def test_compact_leaves_a_file_a_date_and_the_same_rows(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path), "visits")
+    assert compact_served(lake, "compact-0", None) == {}
+    table = lake.table("served")
+    for visit in range(6):
+        append_served(table, served(DATES[0], visit))
+        append_served(table, served(DATES[1], visit))
+    append_served(table, served(DATES[2], OTHER))
+    before = visits_of(table)
+    assert compact_served(lake, "compact-1", [DATES[0]]) == {DATES[0]: (6, 1)}
+    assert len(table.files()) == 8 and visits_of(table) == before
+    assert compact_served(lake, "compact-2", None) == {DATES[1]: (6, 1)}
+    assert len(table.files()) == 3 and visits_of(table) == before
+    counts = {row["ds"]: row["counts"] for row in read_ledger(lake, stage="compact")}
+    assert counts[DATES[1]] == {"served_files_before": 6, "served_files": 1}
+    version = table.version()
+    assert compact_served(lake, "compact-3", None) == {} and table.version() == version
+    # The small files are vacuum's, and no text is in the log, which is never erased.
+    named = {file.path for file in table.files()}
+    assert set(table.replaced_files(0)) == parquet_files(table) - named
+    log = "".join(path.read_text() for path in Path(table.url, "_delta_log").glob("*.json"))
+    assert DATES[0] in log and '\\"visit' not in log
 
 
 def test_files_of_an_append_under_way_stay(raw: Raw, table: Table) -> None:
