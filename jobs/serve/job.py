@@ -115,7 +115,7 @@ class _Process:
     """A replica's process.
 
     Attributes:
-        beat: memory that it writes the time to, each second.
+        beat: memory where it notes each second when it was last known not to hang.
     """
 
     number: int
@@ -226,8 +226,8 @@ def _replica(settings: Settings, process: _Process, folder: Path) -> int:
 
         from jobs.serve.replica import Replica
 
-        def beat() -> None:
-            process.beat[:] = _MOMENT.pack(time.monotonic())
+        def beat(alive_at: float) -> None:
+            process.beat[:] = _MOMENT.pack(alive_at)
 
         listening = _bound(settings.serve.host, settings.serve.port)
         listening.listen(1_024)

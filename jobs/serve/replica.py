@@ -40,11 +40,12 @@ class Replica:
     Args:
         number: among the replicas.
         folder: on this host, shared by its replicas.
-        beat: called each second while the event loop goes on.
+        beat: called each second while the event loop goes on, with the last moment when scores are
+            known not to hang.
     """
 
     def __init__(
-        self, settings: Settings, number: int, folder: Path, beat: Callable[[], None]
+        self, settings: Settings, number: int, folder: Path, beat: Callable[[float], None]
     ) -> None:
         self._settings, self._serve = settings, settings.serve
         self._beat, self._number = beat, number
@@ -160,7 +161,7 @@ class Replica:
 
     async def _beats(self) -> None:
         while True:
-            self._beat()
+            self._beat(self._service.alive_at)
             await asyncio.sleep(_BEAT_S)
 
     async def _accounted(self) -> None:

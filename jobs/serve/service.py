@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,17 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.live.champion is not None and not self.draining
+        return self.live.champion is not None and not self.draining and not self.hangs
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a batch has been computed for longer than any request waits for its answer."""
+        return time.monotonic() - self.alive_at > self.settings.deadline_ms / 1000
+
+    @property
+    def alive_at(self) -> float:
+        """See `WaitingRows`."""
+        return self._waiting.alive_at
 
     @property
     def version(self) -> str:
@@ -109,11 +120,13 @@ class Service:
         """
         Raises:
             Unknown: no such model, or another version is live.
-            NotReady: none is, or it is about to end.
+            NotReady: none is, it is about to end, or its scores do not come.
         """
         self.champion(name, version)
         if self.draining:
             raise NotReady("this server ends")
+        if self.hangs:
+            raise NotReady("nothing is answered here now")
 
     async def infer(
         self, name: str, version: str, tensors: Sequence[NamedTensor], timeout_s: float

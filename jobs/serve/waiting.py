@@ -64,6 +64,7 @@ class WaitingRows:
         self._waiting: deque[_Waiting] = deque()
         self._rows = 0
         self._came = asyncio.Event()
+        self._since: float | None = None
         self._thread = ThreadPoolExecutor(1, "scores")
 
     async def answers(self, rows: Rows, timeout_s: float) -> tuple[Champion, Answers]:
@@ -83,6 +84,13 @@ class WaitingRows:
             return await asyncio.wait_for(one.answer, timeout_s)
         except TimeoutError as error:
             raise Late("no answer before the deadline") from error
+
+    @property
+    def alive_at(self) -> float:
+        """The last moment, by `time.monotonic`, when the thread is known not to hang: when it took
+        up the batch that it computes now, and now where it computes none."""
+        since = self._since
+        return time.monotonic() if since is None else since
 
     async def run(self) -> None:
         """Computes batches until it is cancelled."""
@@ -146,7 +154,11 @@ class WaitingRows:
 
     async def _in_thread(self, champion: Champion, rows: Rows) -> Answers:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, champion.answers, rows)
+        self._since = time.monotonic()
+        try:
+            return await loop.run_in_executor(self._thread, champion.answers, rows)
+        finally:
+            self._since = None
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -15,9 +17,14 @@ import pytest
 from jobs.lake.lake import Lake
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
+from jobs.serve.job import _MOMENT, _Process, _Supervisor
+from jobs.serve.live import Live
 from jobs.serve.request.errors import Failed, Late, NotReady, Shed
 from jobs.serve.request.rows import RawRows
+from jobs.serve.service import Service
 from jobs.serve.waiting import WaitingRows
+from jobs.settings.serve import ServeSettings
+from jobs.settings.settings import Settings
 
 
 class Doubling:
@@ -168,6 +175,34 @@ def test_who_goes_away_is_shed_and_not_failed(tmp_path: Path) -> None:
         raise asyncio.CancelledError
     page = accounts.page().decode()
     assert 'outcome="shed",version="1"} 1.0' in page and "failed" not in page
+
+
+def test_scores_that_hang_make_a_replica_not_ready_and_its_beat_old(tmp_path: Path) -> None:
+    champion = Doubling()
+    settings = ServeSettings(deadline_ms=50, stall_s=0.2)
+
+    async def work(waiting: WaitingRows) -> None:
+        live = cast("Live", SimpleNamespace(champion=champion))
+        none = cast("Any", None)
+        service = Service(settings, none, live, waiting, none, none)
+        process = _Process(0, started=time.monotonic())
+        supervisor = _Supervisor(cast("Settings", SimpleNamespace(serve=settings)), tmp_path)
+
+        def is_still() -> bool:
+            process.beat[:] = _MOMENT.pack(service.alive_at)
+            return supervisor._is_still(process, time.monotonic())
+
+        assert service.ready and not is_still()
+        champion.gate.clear()
+        with pytest.raises(Late):
+            await waiting.answers(rows_of(1), 0.05)
+        while service.ready or not is_still():
+            await asyncio.sleep(0.01)
+        champion.gate.set()
+        assert scores(await waiting.answers(rows_of(2), 30)) == [4.0]
+        assert service.ready and not is_still()
+
+    run(tmp_path, work, champion)
 
 
 def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
