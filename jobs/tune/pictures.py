@@ -19,7 +19,7 @@ _MOST_LABELS = 8
 
 def history_picture(told: Sequence[Told], metric: str, more: bool) -> str:
     """The value of each trial by its number, and the best so far."""
-    ended = [(one.number + 1, one.value, one) for one in told if one.value is not None]
+    ended = [(one.number, one.value, one) for one in told if one.value is not None]
     chart = Chart(_across(told), _span([value for _, value, _ in ended]), "trial", metric)
     best: list[tuple[float, float]] = []
     for number, value, one in ended:
@@ -27,15 +27,15 @@ def history_picture(told: Sequence[Told], metric: str, more: bool) -> str:
         top = max(known, value) if more else min(known, value)
         best += [(number, known), (number, top)]
         chart.dot((number, value), 3, INK, _note(one, f"{metric} {value:.6g}"))
-    chart.line([*best, (max(1, len(told)), best[-1][1])] if best else [], SECOND)
+    chart.line([*best, (len(told) - 1, best[-1][1])] if best else [], SECOND)
     for one in told:
         if one.stopped is not None:
             value = one.rungs[one.stopped]
             place = min(max(value, chart.y[0]), chart.y[1])
             said = f"stopped at {one.stopped:,} rows: {value:.6g}"
-            chart.dot((one.number + 1, place), 3, FAINT, _note(one, said))
+            chart.dot((one.number, place), 3, FAINT, _note(one, said))
         elif one.failed:
-            chart.dot((one.number + 1, chart.y[0]), 4, "var(--bad)", _note(one, one.failed))
+            chart.dot((one.number, chart.y[0]), 4, "var(--bad)", _note(one, one.failed))
     legend = {"trial": INK, "best so far": SECOND, "stopped": FAINT, "failed": "var(--bad)"}
     return figure("History", chart, legend)
 
@@ -144,7 +144,7 @@ def _over_rows(one: Told) -> list[tuple[float, float]]:
 
 
 def _across(told: Sequence[Told]) -> tuple[float, float]:
-    return 0.5, max(2, len(told)) + 0.5
+    return -0.5, max(2, len(told)) - 0.5
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

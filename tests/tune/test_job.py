@@ -15,6 +15,7 @@ from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.train import job as train_job
 from jobs.tune import job, trials
+from jobs.tune.report import write_report
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
 
@@ -79,6 +80,9 @@ def test_the_winner_is_registered_with_its_study(
     assert load_model(version.folder_url).digest == version.tags["weights_digest"] == weights
     for one in undisturbed.told:
         assert ("train.cross_layers" in one.params) == (one.params["train.model"] == "dcn_v2")
+    page = Path(write_report(load_settings(raw.config), "undisturbed")).read_text()
+    assert f"trial {undisturbed.best.number}, version {undisturbed.version}" in page
+    assert f"{undisturbed.best.value:.6f}" in page
     again = tune(raw, spark, name="undisturbed")
     assert (again.version, seen(again)) == (undisturbed.version, seen(undisturbed))
 
