@@ -35,7 +35,7 @@ for _command in (
         line.refit,
         line.train,
         line.tune,
-        line.report,
+        line.study,
         line.evaluate,
         line.score,
         line.nightly,

@@ -125,11 +125,11 @@ def tune(settings: Settings, study: str | None, parallel: int | None, until: str
 
 @command("write the page of a search: its trials, what mattered, what failed")
 @click.option("--study", metavar="NAME", required=True, help="Which one; it may be running.")
-def report(settings: Settings, study: str) -> str:
+def study(settings: Settings, study: str) -> str:
     _refuse_no_search(study)
     from jobs.tune.report import write_report
 
-    return f"report: {write_report(settings, study)}"
+    return f"study: {write_report(settings, study)}"
 
 
 def _refuse_no_search(study: str | None) -> None:
