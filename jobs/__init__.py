@@ -23,6 +23,7 @@ Imports point up this list, and within a room up its own; `tests/test_house.py` 
       order/       which row comes when: pure
       read/        shards to batches                                      (Petastorm)
       exchange/    what ranks add up                                      (Horovod)
+      tables/      embedding tables in pieces, one a rank
       step/        a step, and the loop over them
       keep/        snapshot, checkpoint, resume, warm start
       launch/      ranks inside Spark                                     (Horovod)

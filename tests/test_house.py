@@ -39,6 +39,7 @@ ORDER = [
     "jobs.train.order",
     "jobs.train.read",
     "jobs.train.exchange",
+    "jobs.train.tables",
     "jobs.train.step",
     "jobs.train.keep",
     "jobs.train.launch",

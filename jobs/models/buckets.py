@@ -75,3 +75,16 @@ class Buckets:
         """The ids of the rows in a rank's piece, in order, int64 [piece_rows]."""
         owned = self.owned(rank, ranks)
         return torch.cat([torch.arange(b, max(b, self.rows), self.count) for b in owned])
+
+    def begins(self, ranks: int) -> Tensor:
+        """The address of each rank's first row, and then the table's rows: int64 [ranks + 1].
+
+        A row's *address* is its index in all pieces laid one after the other, rank by rank.
+        """
+        sizes = [self.piece_rows(rank, ranks) for rank in range(ranks)]
+        return torch.tensor([0, *sizes]).cumsum(0)
+
+    def addresses(self, ids: Tensor, ranks: int) -> Tensor:
+        """The addresses of the rows `ids` [k], int64 [k]."""
+        begins = self.begins(ranks).to(ids.device)
+        return begins[self.owners(ids, ranks)] + self.places(ids, ranks)

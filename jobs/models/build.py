@@ -14,6 +14,7 @@ It sees NaN where a number is missing (`InputLayer` imputes and standardises) an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
 from jobs.models.cnn import CNN
 from jobs.models.dlrm import DLRM, DCNv2
+from jobs.models.layers import EmbeddingTable, without_tables
 from jobs.models.mlp import MLP, WideDeep
 from jobs.models.spec import ModelSpec
 from jobs.settings.objects import load_object, source_of
@@ -54,13 +56,16 @@ class Model(nn.Module):
         return logits
 
 
-def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
+def build_model(name: str, spec: ModelSpec, base: str = ".", *, with_tables: bool = True) -> Model:
     """A new model with fresh weights, drawn from torch's global generator.
+
+    Those of the embedding tables of MODELS follow from its seed, the table's name and the row.
 
     Args:
         name: one of MODELS, or a reference to a class.
         spec: its sizes.
         base: folder that file references start from.
+        with_tables: whether embedding tables have values; else they are on torch's device meta.
 
     Raises:
         ConfigError: no such model, no `nn.Module`, or one whose forward pass changes it: batch
@@ -74,7 +79,9 @@ def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
     # Read first: a file that is changed after it was imported must not pass for the imported one.
     source = "" if name in MODELS else source_of(name, base)
     maker = MODELS[name] if name in MODELS else load_object(name, base)
-    net = maker(spec)
+    # A model of the user's own may read its tables' values, or tie them.
+    with without_tables() if name in MODELS or not with_tables else nullcontext():
+        net = maker(spec)
     if not isinstance(net, nn.Module):
         raise ConfigError(f"train.model {name!r} makes a {type(net).__name__}", "an nn.Module")
     _refuse_batch_statistics(name, net)
@@ -87,7 +94,17 @@ def build_model(name: str, spec: ModelSpec, base: str = ".") -> Model:
                 "leave max_norm out; train.clip_norm limits gradients",
             )
         table.sparse = place in apart
-    return Model(net, spec.task, source)
+    model = Model(net, spec.task, source)
+    if with_tables:
+        _fill(model)
+    return model
+
+
+def _fill(model: Model) -> None:
+    for place, table in _tables(model):
+        # Under torch.device("meta") it stays there.
+        if isinstance(table, EmbeddingTable) and table.weight.is_meta:
+            table.fill(torch.initial_seed(), place)
 
 
 def embedding_tables(model: nn.Module) -> Iterator[tuple[str, nn.Embedding | nn.EmbeddingBag]]:

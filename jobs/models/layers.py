@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
+from jobs.batch.batch import Batch
+from jobs.models.fresh import fresh_rows
 from jobs.models.spec import ModelSpec
 from schemas.field import PADDING_ID
 
@@ -85,12 +89,16 @@ class Embeddings(nn.Module):
         # The shared table would give another field's row. Export traces no such branch.
         if not torch.compiler.is_compiling() and len(sparse):
             self._check(sparse)
-        found = []
-        for number, (table, columns) in enumerate(zip(self.tables, self.columns, strict=True)):
+        return [table(rows) for table, rows in zip(self.tables, self._rows(sparse), strict=True)]
+
+    def lookups(self, batch: Batch) -> Iterator[tuple[nn.Module, Tensor]]:
+        """The tables, each with the rows [B, its fields] that `by_table` looks up in it."""
+        yield from zip(self.tables, self._rows(batch.sparse), strict=True)
+
+    def _rows(self, sparse: Tensor) -> Iterator[Tensor]:
+        for number, columns in enumerate(self.columns):
             ids = sparse if len(columns) == sparse.shape[1] else sparse[:, columns]
-            rows = (ids + self.get_buffer(f"offsets_{number}")) * (ids != PADDING_ID)
-            found.append(table(rows))
-        return found
+            yield (ids + self.get_buffer(f"offsets_{number}")) * (ids != PADDING_ID)
 
     def _check(self, sparse: Tensor) -> None:
         outside = (sparse.amax(0) >= self.limits) | (sparse.amin(0) < 0)
@@ -108,12 +116,54 @@ class Embeddings(nn.Module):
         return torch.cat([found.flatten(1) for found in self.by_table(sparse)], dim=1)
 
 
+_without_tables: ContextVar[bool] = ContextVar("without_tables", default=False)
+
+
+@contextmanager
+def without_tables() -> Iterator[None]:
+    """Models that are made inside have tables without values, whatever their size."""
+    before = _without_tables.set(True)
+    yield
+    _without_tables.reset(before)
+
+
+class EmbeddingTable(nn.Embedding):
+    """A table with sparse gradients whose padding row is zero.
+
+    Attributes:
+        std: of its fresh values.
+    """
+
+    def __init__(self, rows: int, dim: int, std: float) -> None:
+        device = "meta" if _without_tables.get() else None
+        super().__init__(rows, dim, padding_idx=PADDING_ID, sparse=True, device=device)
+        self.std = std
+
+    def reset_parameters(self) -> None:
+        """Nothing: the values follow from the table's name, which its maker does not know."""
+
+    def fresh(self, seed: int, name: str, ids: Tensor) -> Tensor:
+        """The fresh values of the rows `ids` [k], as `fresh_rows`; zeros for padding."""
+        rows = fresh_rows(seed, name, ids, self.embedding_dim, self.std)
+        return rows.masked_fill_((ids == PADDING_ID).unsqueeze(1), 0.0)
+
+    def fill(self, seed: int, name: str) -> None:
+        """Makes all rows, with their fresh values, in a table without values."""
+        empty = torch.empty(self.num_embeddings, self.embedding_dim)
+        ids = torch.arange(self.num_embeddings)
+        self.weight = nn.Parameter(empty if empty.is_meta else self.fresh(seed, name, ids))
+
+
 def embedding_table(rows: int, dim: int, std: float) -> nn.Embedding:
-    """A fresh table with sparse gradients whose padding row is zero."""
-    table = nn.Embedding(rows, dim, padding_idx=PADDING_ID, sparse=True)
-    nn.init.normal_(table.weight, std=std) if std else nn.init.zeros_(table.weight)
-    with torch.no_grad():
-        table.weight[PADDING_ID] = 0.0
+    """A table with random values of a standard deviation, and zeros for padding.
+
+    Inside `without_tables` it has no values, and `EmbeddingTable.fill` gives it some.
+    """
+    table = EmbeddingTable(rows, dim, std)
+    if not table.weight.is_meta:
+        nn.init.normal_(table.weight, std=std) if std else nn.init.zeros_(table.weight)
+        with torch.no_grad():
+            table.weight[PADDING_ID] = 0.0
     return table
 
 

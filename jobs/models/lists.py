@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,11 @@ class PooledEmbeddings(nn.Module):
         self.tables = nn.ModuleList(embedding_table(*shapes[name], std) for name in self.names)
         self.dims = [shapes[name][1] for name in self.names]
         self.num_outputs = sum(self.dims)
+
+    def lookups(self, batch: Batch) -> Iterator[tuple[nn.Module, Tensor]]:
+        """The tables, each with the ids [B, L] that `by_list` looks up in it."""
+        for name, table in zip(self.names, self.tables, strict=True):
+            yield table, batch.tensors[name]
 
     def by_list(self, batch: Batch) -> list[Tensor]:
         """[B, E] of each list."""

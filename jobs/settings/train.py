@@ -73,6 +73,17 @@ class TrainSettings(Section):
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of embeddings' gradients between ranks"
     )
+    tables: Literal["replicated", "sharded"] = Field(
+        "replicated", description="where embedding tables are: whole on each rank, or in pieces"
+    )
+    table_buckets: int = Field(
+        1_024, ge=1, description="of a sharded table; at least the most ranks ever used"
+    )
+    table_sums: Literal["rank", "batch"] = Field(
+        "rank",
+        description="order in which a sharded table's gradients are added up: by rank, or by the "
+        "global batch; then one is sent for each id looked up, not for each distinct one",
+    )
     warmup_rows: int = Field(0, ge=0, description="rows until learning_rate is reached")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")
     seed: int = Field(7, description="of the first weights and of dropout")

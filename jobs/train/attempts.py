@@ -30,6 +30,7 @@ from jobs.train.launch.ranks import launch
 from jobs.train.need import MemoryNeed
 from jobs.train.rank import train_rank
 from jobs.train.step.step import refuse_unfit
+from jobs.train.tables.table import shard
 
 R = TypeVar("R")
 log = logging.getLogger("millstream.train")
@@ -80,6 +81,8 @@ def refuse_unfit_job(job: TrainJob) -> None:
             need = MemoryNeed.of(model, job.settings)
             need.refuse_excess(job.settings)
             log.info("a rank with all tables may take %s", need.text())
+            if settings.tables == "sharded":
+                shard(model, settings, 0, settings.workers, torch.device("meta"))
         except MillstreamError:
             raise
         except Exception as error:

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from jobs.models.artifact import CARD
-from jobs.models.build import build_model
+from jobs.models.build import Model, build_model
+from jobs.settings.train import TrainSettings
 from jobs.stores.files import read_json
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import Committer, RankMemory
@@ -27,6 +28,7 @@ from jobs.train.step.history import History, Position
 from jobs.train.step.loop import Commits, Reporter, fit, rung_at
 from jobs.train.step.rowledger import RowCount
 from jobs.train.step.step import Step
+from jobs.train.tables.table import ShardedTable, shard
 from jobs.train.watch.progress import Console, Notes, Silent
 from jobs.train.watch.watch import Watch
 
@@ -64,18 +66,28 @@ def _step(job: TrainJob, exchange: Exchange, memory: RankMemory, reporter: Repor
     """The step at the beginning of training: with fresh weights, or those of the warm start."""
     settings = job.settings.train
     torch.manual_seed(settings.seed)
-    model = build_model(settings.model, job.spec, job.settings.base)
+    is_sharded = settings.tables == "sharded"
+    model = build_model(settings.model, job.spec, job.settings.base, with_tables=not is_sharded)
+    tables = _pieces(model, settings, exchange) if is_sharded else []
     source, origins = job.warm_start, {}
     if source is not None:
         origins = asked_store(job, model, exchange, partial(warm, model, job.spec, source))
     model.to(device_of_rank())
-    step = Step(model, settings, exchange)
+    step = Step(model, settings, exchange, tables)
     # Each rank draws dropout masks of its own, as its rows are its own.
     torch.manual_seed(settings.seed + 1 + exchange.rank)
     if source is not None and job.resume is None and memory.last is None:
         moments = partial(warm_moments, step, source, origins, settings.optimizer)
         reporter.say(asked_store(job, model, exchange, moments))
     return step
+
+
+def _pieces(model: Model, settings: TrainSettings, exchange: Exchange) -> list[ShardedTable]:
+    """This rank's fresh pieces of the tables of a model that was built without them."""
+    tables = shard(model, settings, exchange.rank, exchange.size, device_of_rank())
+    for table in tables:
+        table.fill(settings.seed)
+    return tables
 
 
 def _streams(

@@ -70,7 +70,7 @@ def start_of(job: TrainJob, step: Step, memory: RankMemory, reporter: Reporter) 
                 job,
                 parameter_names(step),
                 step.model.source,
-                mappable_tables(step.model).keys(),
+                [*mappable_tables(step.model), *(of.name for of in step.sharded.tables)],
             ),
             job.check_lock,
         )

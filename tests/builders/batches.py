@@ -133,15 +133,39 @@ class InProcess(SeveralRanks):
     def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
         return Laid(self._desk, self._lay(name, tensor), torch.cat)
 
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+    def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
+        lengths = self.start_allgather(name, torch.tensor([[len(piece) for piece in pieces]]))
+        everything = self.start_allgather(name, torch.cat(list(pieces)))
+        return Addressed(lengths, everything, self.rank)
+
+    def broadcast(self, tensors: Iterable[Tensor], root: int = 0) -> None:
         for tensor in tensors:
-            tensor.copy_(self._desk.take(self._lay("broadcast", tensor.clone()))[0])
+            tensor.copy_(self._desk.take(self._lay("broadcast", tensor.clone()))[root])
 
     def _lay(self, name: str, tensor: Tensor) -> tuple[str, int]:
         self._uses[name] += 1
         key = (name, self._uses[name])
         self._desk.lay(key, self.rank, tensor)
         return key
+
+
+@dataclass(frozen=True)
+class Addressed(Pending[list[Tensor]]):
+    """Those parts of what lies on the desk that are for one rank.
+
+    Attributes:
+        lengths: [ranks, ranks], of the part that each rank sends to each.
+        everything: all parts, one after the other.
+    """
+
+    lengths: Pending[Tensor]
+    everything: Pending[Tensor]
+    rank: int
+
+    def result(self) -> list[Tensor]:
+        lengths = self.lengths.result()
+        parts = torch.split(self.everything.result(), lengths.flatten().tolist())
+        return list(parts[self.rank :: len(lengths)])
 
 
 @dataclass(frozen=True)

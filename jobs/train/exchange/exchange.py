@@ -64,8 +64,20 @@ class Exchange(Protocol):
             the dtype of `rows`. Their bits are the same on all ranks.
         """
 
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites the tensors with those of rank 0."""
+    def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
+        """Starts to send each rank a piece of its own.
+
+        Args:
+            name: no other operation that is pending has it.
+            pieces: for each rank, [k], where k may differ and be 0; all of one dtype, which is the
+                same on all ranks.
+
+        Returns:
+            The pending pieces that the ranks send to this one, in order of the ranks.
+        """
+
+    def broadcast(self, tensors: Iterable[Tensor], root: int = 0) -> None:
+        """Overwrites the tensors with those of one rank."""
 
 
 class Alone:
@@ -86,7 +98,10 @@ class Alone:
         # Rounded as several ranks would, so that their number changes the results little.
         return Finished(TableRows(own.ids, in_dtype(own.values, dtype).to(rows.values.dtype)))
 
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+    def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
+        return Finished(list(pieces))
+
+    def broadcast(self, tensors: Iterable[Tensor], root: int = 0) -> None:
         pass
 
 

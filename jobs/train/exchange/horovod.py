@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import horovod.torch as hvd
 import torch
@@ -77,26 +78,35 @@ class HorovodExchange(SeveralRanks):
         self.bytes_sent += tensor.nbytes
         return HorovodHandle(self, hvd.allgather_async(tensor, name=_cached_name(name, tensor)))
 
-    def wait_for(self, handle: int) -> Tensor:
+    def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
+        lengths = [len(piece) for piece in pieces]
+        self.bytes_sent += sum(piece.nbytes for piece in pieces) - pieces[self.rank].nbytes
+        # Horovod reads the lengths on the CPU, wherever the tensor is.
+        splits = torch.tensor(lengths, dtype=torch.int32)
+        sent = torch.cat(list(pieces))
+        handle = hvd.alltoall_async(sent, splits, name=_cached_name(name, sent))
+        return HorovodPieces(self, handle)
+
+    def wait_for(self, handle: int) -> Any:
         """Waits for an operation of Horovod's, and counts the time."""
         began = time.perf_counter()
         with self.waiting():
             # Horovod's own wait spins: it takes a core from the peers on this host that compute.
             while not hvd.poll(handle):
                 time.sleep(_POLL_S)
-            received: Tensor = hvd.synchronize(handle)
+            received = hvd.synchronize(handle)
         self.waited_s += time.perf_counter() - began
         return received
 
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor], root: int = 0) -> None:
         for number, tensor in enumerate(tensors):
             # As [n], because not every transport can send a tensor without dimensions.
             flat = tensor.detach().contiguous().view(-1)
             # Each piece has the whole deadline: how long all take depends on the model's size.
             for piece in torch.split(flat, _BROADCAST_BYTES // flat.element_size()):
                 with self.waiting():
-                    name = _cached_name(f"start.{number}", piece)
-                    hvd.broadcast_(piece, root_rank=0, name=name)
+                    name = _cached_name(f"start.{number} of {root}", piece)
+                    hvd.broadcast_(piece, root_rank=root, name=name)
             if not tensor.is_contiguous():
                 tensor.copy_(flat.view(tensor.shape))
 
@@ -109,7 +119,20 @@ class HorovodHandle(Pending[Tensor]):
     handle: int
 
     def result(self) -> Tensor:
-        return self.exchange.wait_for(self.handle)
+        received: Tensor = self.exchange.wait_for(self.handle)
+        return received
+
+
+@dataclass(frozen=True)
+class HorovodPieces(Pending[list[Tensor]]):
+    """An alltoall that Horovod runs, by the number that it gave it."""
+
+    exchange: HorovodExchange
+    handle: int
+
+    def result(self) -> list[Tensor]:
+        received, lengths = self.exchange.wait_for(self.handle)
+        return list(torch.split(received, lengths.tolist()))
 
 
 def _cached_name(name: str, tensor: Tensor) -> str:

@@ -1,7 +1,8 @@
 """A snapshot: all that training needs to go on, copied to the host's memory.
 
 Training waits for this copy only; a checkpoint is written from it later. Model and optimizers are
-the same on all ranks, so each rank copies its own. The states of the random number generators
+the same on all ranks, so each rank copies its own; of sharded tables each rank gets all pieces. The
+states of the random number generators
 differ by rank, so each rank gets those of all.
 """
 
@@ -19,6 +20,8 @@ from jobs.train.keep.replicas import check_replicas, sum_of_bits
 from jobs.train.step.history import Position
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
+from jobs.train.tables.table import ShardedTable
+from jobs.train.tables.whole import gathered, own_rows
 
 Tensors = dict[str, Tensor]
 
@@ -84,6 +87,8 @@ def take(
     weights = state_of(step.model)
     parts, random, bits = _summed(step.exchange, ledger, _random_state(), sum_of_bits(weights))
     check_replicas(bits, position)
+    for table in step.sharded.tables:
+        weights[table.name] = gathered(table, table.piece, step.exchange)
     optimizer, numbers = _optimizer_state(step)
     return Snapshot(
         weights=_copied(weights, reuse.weights if reuse else {}),
@@ -99,13 +104,21 @@ def restore(step: Step, snapshot: Snapshot) -> None:
 
     A rank beyond the number of ranks that took it keeps its generators as they are.
     """
-    set_state(step.model, snapshot.weights)
+    tables = {table.name: table for table in step.sharded.tables}
+    of_model = {name: of for name, of in snapshot.weights.items() if name not in tables}
+    set_state(step.model, of_model)
+    with torch.no_grad():
+        for name, table in tables.items():
+            table.piece.copy_(own_rows(table, snapshot.weights[name]))
     for number, optimizer in enumerate(step.optimizers):
+        pieces = _pieces(step, optimizer)
         states: dict[int, dict[str, Tensor | float]] = {}
         for name, value in _values(snapshot):
             of, parameter, key = name.split("/")
             if int(of) == number:
                 copy = value.clone() if isinstance(value, Tensor) else value
+                if isinstance(copy, Tensor) and copy.dim() and int(parameter) in pieces:
+                    copy = own_rows(pieces[int(parameter)], copy)
                 states.setdefault(int(parameter), {})[key] = copy
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states, "param_groups": groups})
@@ -118,14 +131,24 @@ def _values(snapshot: Snapshot) -> Iterator[tuple[str, Tensor | float]]:
     yield from snapshot.numbers.items()
 
 
+def _pieces(step: Step, optimizer: torch.optim.Optimizer) -> dict[int, ShardedTable]:
+    """The sharded tables that an optimizer updates, by the number that it gives their piece."""
+    tables = {id(table.piece): table for table in step.sharded.tables}
+    parameters = [own for group in optimizer.param_groups for own in group["params"]]
+    return {n: tables[id(own)] for n, own in enumerate(parameters) if id(own) in tables}
+
+
 def _optimizer_state(step: Step) -> tuple[Tensors, dict[str, float]]:
     tensors: Tensors = {}
     numbers: dict[str, float] = {}
     for number, optimizer in enumerate(step.optimizers):
+        pieces = _pieces(step, optimizer)
         for parameter, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 name = f"{number}/{parameter}/{key}"
-                if isinstance(value, Tensor):
+                if isinstance(value, Tensor) and value.dim() and parameter in pieces:
+                    tensors[name] = gathered(pieces[parameter], value, step.exchange)
+                elif isinstance(value, Tensor):
                     tensors[name] = value
                 else:
                     numbers[name] = value

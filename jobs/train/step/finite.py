@@ -31,7 +31,13 @@ class Measured:
     norm: float | None
 
 
-def measured(loss_and_weight: Tensor, gradients: Mapping[str, Tensor], with_norm: bool) -> Measured:
+def measured(
+    loss_and_weight: Tensor,
+    gradients: Mapping[str, Tensor],
+    with_norm: bool,
+    sizes: Mapping[str, Tensor] | None = None,
+    squares: Tensor | None = None,
+) -> Measured:
     """Measures what all ranks added up.
 
     A value that is not finite makes the sum of all values, or their norm, not finite. So the
@@ -42,16 +48,23 @@ def measured(loss_and_weight: Tensor, gradients: Mapping[str, Tensor], with_norm
         loss_and_weight: [2].
         gradients: by the parameter's name, of the summed loss.
         with_norm: whether the norm is needed.
+        sizes: of the gradients of sharded tables, by name: a number that is finite if they are.
+        squares: the sum of all squares of these gradients, if the norm is needed.
 
     Raises:
         Diverged: the loss or the gradient is not finite.
     """
     values = list(gradients.values())
-    total = (
-        torch.nn.utils.get_total_norm(values)
-        if with_norm
-        else torch.stack([value.sum() for value in values]).sum()
-    )
+    if with_norm:
+        total = torch.nn.utils.get_total_norm(values)
+        if squares is not None:
+            total = total.double().square().add(squares).sqrt()
+    else:
+        total = torch.stack([value.sum() for value in values or [loss_and_weight]]).sum()
+    sizes = sizes or {}
+    for own in sizes.values():
+        # Adds nothing to the norm, but makes it no number where the size is none.
+        total = total + own * 0
     # Together, because asking a GPU waits for all of its work.
     numbers = torch.cat([loss_and_weight, total.to(loss_and_weight.dtype).view(1)])
     loss, weight, size = numbers.tolist()
@@ -62,7 +75,7 @@ def measured(loss_and_weight: Tensor, gradients: Mapping[str, Tensor], with_norm
             "lower train.learning_rate, or look for absurd values in the inputs",
         )
     if not math.isfinite(size):
-        _refuse(gradients, size if with_norm else None)
+        _refuse({**gradients, **sizes}, size if with_norm else None)
     return Measured(loss, weight, size if with_norm else None)
 
 

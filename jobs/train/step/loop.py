@@ -133,14 +133,16 @@ def rung_at(position: Position, rows: int, step: Step, validation: Batches | Non
         return Rung(total, epochs[-1].val_loss, epochs[-1].val_auc)
     if validation is None:
         return Rung(total, None, None)
-    found = _measured(validate(step.model, validation.epoch(0), step.exchange))
+    found = _measured(validate(step.model, validation.epoch(0), step.exchange, step.sharded.fetch))
     return Rung(total, found["val_loss"], found["val_auc"])
 
 
 def _result(position: Position, rows: int, step: Step, validation: Batches | None) -> EpochResult:
     started = time.perf_counter()
     measured = (
-        validate(step.model, validation.epoch(0), step.exchange) if validation is not None else None
+        validate(step.model, validation.epoch(0), step.exchange, step.sharded.fetch)
+        if validation is not None
+        else None
     )
     return EpochResult(
         epoch=position.epoch,

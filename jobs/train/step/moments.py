@@ -77,7 +77,8 @@ def set_moments(step: Step, moments: Mapping[str, Tensor], origins: Mapping[str,
 
 
 def _names(step: Step) -> dict[Tensor, str]:
-    return {parameter: name for name, parameter in step.model.named_parameters()}
+    names: dict[Tensor, str] = {own: name for name, own in step.model.named_parameters()}
+    return names | {table.piece: table.name for table in step.sharded.tables}
 
 
 def _grown(moments: Tensor, origin: Origin) -> Tensor:

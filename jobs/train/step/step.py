@@ -30,6 +30,8 @@ from jobs.train.exchange.rows import TableRows
 from jobs.train.step.buffers import Buffers
 from jobs.train.step.finite import measured
 from jobs.train.step.optimizers import make_optimizers, update
+from jobs.train.tables.table import ShardedTable
+from jobs.train.tables.tables import Tables
 
 # Sparse gradients are built from valid indices below, so that torch need not check them.
 torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
@@ -62,15 +64,23 @@ class Step:
     Args:
         model: on its device; its weights become rank 0's.
         exchange: between the ranks, which must all make a step.
+        sharded: this rank's pieces of the model's sharded tables.
 
     Attributes:
+        sharded: the same, which fetch rows for the model's forward passes.
         optimizers: that of the dense parameters, then that of the tables; each where there are any.
 
     Raises:
         ConfigError: a setting does not fit the model's task, or a table has too many rows.
     """
 
-    def __init__(self, model: Model, settings: TrainSettings, exchange: Exchange) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: TrainSettings,
+        exchange: Exchange,
+        sharded: Sequence[ShardedTable] = (),
+    ) -> None:
         refuse_unfit(settings, model)
         self.model = model
         self.exchange = exchange
@@ -82,7 +92,11 @@ class Step:
         self._tables = [(n, p) for n, p in parameters if n in tables]
         # Of the gradients, in the order in which a step has them.
         self._names = [n for n, _ in parameters if n not in tables] + [n for n, _ in self._tables]
-        self.optimizers = make_optimizers(settings, self._dense, [p for _, p in self._tables])
+        by_batch = settings.table_sums == "batch"
+        self.sharded = Tables(model, sharded, exchange, self._sent_dtype, by_batch)
+        pieces = [table.piece for table in sharded]
+        of_tables = [p for _, p in self._tables] + pieces
+        self.optimizers = make_optimizers(settings, self._dense, of_tables)
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self._buffers = Buffers(model)
         self._started: dict[int, Pending[TableRows]] = {}
@@ -108,23 +122,32 @@ class Step:
         """
         started, waited_s = time.perf_counter(), self.exchange.waited_s
         self.model.train()
+        self.sharded.fetch(batches)
         loss_and_weight = self._backward_all(batches)
+        sizes = self.sharded.start_gradients()
         dense = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._dense]
-        sums = self.exchange.start_sums([*dense, loss_and_weight])
+        sums = self.exchange.start_sums([*dense, loss_and_weight, sizes.to(loss_and_weight)])
         # Rows are merged while the sums are on their way.
         rows = [self._started[number].result() for number in range(len(self._tables))]
-        *dense, loss_and_weight = sums.result()
+        own = self.sharded.merged()
+        *dense, loss_and_weight, sizes = sums.result()
         gradients = [*dense, *(merged.values for merged in rows)]
         limit = self._settings.clip_norm
         found = measured(
-            loss_and_weight, dict(zip(self._names, gradients, strict=True)), limit is not None
+            loss_and_weight,
+            dict(zip(self._names, gradients, strict=True)),
+            limit is not None,
+            {table.name: size for table, size in zip(self.sharded.tables, sizes, strict=True)},
+            None if limit is None else self.sharded.squares(own),
         )
         scale = 1 / found.weight
         if limit is not None and found.norm is not None:
             # The same formula as in torch.nn.utils.clip_grad_norm_.
             scale *= min(1.0, limit / (found.norm * scale + 1e-6))
-        torch._foreach_mul_(gradients, scale)
-        self._set_gradients(dense, rows)
+        gradients += [merged.values for merged in own]
+        if gradients:
+            torch._foreach_mul_(gradients, scale)
+        self._set_gradients(dense, [*rows, *own])
         self._update(rate)
         exchange_s = self.exchange.waited_s - waited_s
         compute_s = time.perf_counter() - started - exchange_s
@@ -197,11 +220,12 @@ class Step:
 
         Args:
             dense: for each dense parameter.
-            rows: for each embedding table.
+            rows: for each embedding table, then for each piece of a sharded one.
         """
         for parameter, gradient in zip(self._dense, dense, strict=True):
             parameter.grad = gradient
-        for (_, table), merged in zip(self._tables, rows, strict=True):
+        pieces = [table.piece for table in self.sharded.tables]
+        for table, merged in zip([*(p for _, p in self._tables), *pieces], rows, strict=True):
             table.grad = torch.sparse_coo_tensor(
                 merged.ids.unsqueeze(0), merged.values, table.shape, is_coalesced=True
             )

@@ -10,7 +10,7 @@ sum over the bins of (share of the positives) * (share of the negatives): `auc_e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +43,17 @@ class Validation:
     weight: float
 
 
-def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Validation:
+def validate(
+    model: Model,
+    batches: Iterable[Batch],
+    exchange: Exchange,
+    fetch: Callable[[Sequence[Batch]], None] = lambda _: None,
+) -> Validation:
     """Measures the model on the rows of all ranks, which must all call this.
 
     Args:
         batches: this rank's pieces.
+        fetch: called before each one, also where it is padding; see `Tables.fetch`.
 
     Raises:
         Diverged: the loss is not finite.
@@ -60,6 +66,7 @@ def validate(model: Model, batches: Iterable[Batch], exchange: Exchange) -> Vali
     model.eval()
     with Buffers(model).unchanged(), torch.inference_mode():
         for batch in batches:
+            fetch([batch])
             if batch.rows:
                 _add(sums, batch.to(device), model)
     model.train()

@@ -112,3 +112,21 @@ def test_rounded_lengths_are_few_and_near(length: int) -> None:
     assert length <= found <= length * 17 / 16
     assert rounded(found) == found
     assert len({rounded(n) for n in range(length, 2 * length, max(1, length // 100))}) <= 34
+
+
+# Pieces for each rank
+
+
+def swapped(pieces: list[list[list[int]]], exchange: Exchange) -> list[list[int]]:
+    own = [torch.tensor(piece, dtype=torch.int32) for piece in pieces[exchange.rank]]
+    return [piece.tolist() for piece in exchange.start_alltoall("pieces", own).result()]
+
+
+def test_each_rank_gets_the_pieces_for_it_also_those_without_values() -> None:
+    pieces = [[[1], [2, 3], []], [[], [], []], [[4, 5], [], [6]]]
+    assert in_ranks(partial(swapped, pieces), 3) == [
+        [[1], [], [4, 5]],
+        [[2, 3], [], []],
+        [[], [], [6]],
+    ]
+    assert swapped([[[7, 8]]], Alone()) == [[7, 8]]

@@ -1,0 +1,1 @@
+"""Embedding tables of which each rank holds a piece, and nobody the whole."""

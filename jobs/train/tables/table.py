@@ -1,0 +1,152 @@
+"""A rank's piece of an embedding table, and the layer that stands for the table in a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jobs.base.errors import ConfigError
+from jobs.models.buckets import Buckets
+from jobs.models.build import Model, embedding_tables
+from jobs.models.layers import EmbeddingTable
+from jobs.settings.train import TrainSettings
+
+# Index of the row of zeros that stands for padding, among the rows of a step.
+PADDING_INDEX = 0
+
+
+@dataclass
+class Lookup:
+    """Rows that a forward pass is going to look up in a table.
+
+    Attributes:
+        ids: int64, of any shape.
+        indices: int64, in that shape, of these ids among the step's rows.
+        rows: [1 + d, E]: zeros for padding, then the step's d distinct rows. A leaf of its own, so
+            that the gradients of several lookups are told apart.
+    """
+
+    ids: Tensor
+    indices: Tensor
+    rows: Tensor
+
+    @property
+    def gradient(self) -> Tensor:
+        """Of `rows`; zeros where no gradient reached them."""
+        return torch.zeros_like(self.rows) if self.rows.grad is None else self.rows.grad
+
+
+class ShardedEmbedding(nn.Module):
+    """Looks up rows that were fetched from the ranks that own them.
+
+    Args:
+        name: of the table.
+        keeps_lookups: whether the gradient has a row for each id that was looked up, not one for
+            each of the step's rows.
+
+    Attributes:
+        lookups: those that the next forward passes make, in order.
+    """
+
+    def __init__(self, name: str, keeps_lookups: bool) -> None:
+        super().__init__()
+        self.name = name
+        self._keeps_lookups = keeps_lookups
+        self.lookups: list[Lookup] = []
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids of any shape -> [..., E].
+
+        Raises:
+            ConfigError: they are not those that the model's `lookups` gave.
+        """
+        if not self.lookups or not torch.equal(self.lookups[0].ids, ids):
+            raise ConfigError(
+                f"the model looks up ids in {self.name} that its `lookups` do not name",
+                "a method lookups(batch), of the model or the layer, that yields the table and the "
+                "ids for each lookup, in order",
+                "set train.tables to replicated, or add the method",
+            )
+        found = self.lookups.pop(0)
+        return F.embedding(
+            found.indices, found.rows, padding_idx=PADDING_INDEX, sparse=self._keeps_lookups
+        )
+
+
+@dataclass
+class ShardedTable:
+    """A rank's piece of an embedding table.
+
+    Attributes:
+        name: of the table's weight in the model.
+        buckets: of the table.
+        rank, ranks: whose piece it is, of how many.
+        piece: [rows owned, E].
+        layer: that stands for the table in the model.
+        source: the table without values, for fresh rows.
+    """
+
+    name: str
+    buckets: Buckets
+    rank: int
+    ranks: int
+    piece: nn.Parameter
+    layer: ShardedEmbedding
+    source: EmbeddingTable
+
+    @property
+    def dim(self) -> int:
+        """Values of a row."""
+        return self.piece.shape[1]
+
+    @torch.no_grad()
+    def fill(self, seed: int) -> None:
+        """Sets the piece to the table's fresh rows."""
+        ids = self.buckets.ids(self.rank, self.ranks)
+        self.piece.copy_(self.source.fresh(seed, self.name, ids))
+
+
+def shard(
+    model: Model, settings: TrainSettings, rank: int, ranks: int, device: torch.device
+) -> list[ShardedTable]:
+    """Replaces the embedding tables of a model that was built without their values.
+
+    Args:
+        device: for the pieces, whose values are undefined.
+
+    Raises:
+        ConfigError: a table cannot be sharded, or there are more ranks than buckets.
+    """
+    if settings.warm_start is not None:
+        raise ConfigError(
+            "train.tables is sharded and train.warm_start is set",
+            "one of them: sharded tables start with fresh rows",
+            "leave train.warm_start empty, or set train.tables to replicated",
+        )
+    tables = []
+    for name, source in list(embedding_tables(model)):
+        if not isinstance(source, EmbeddingTable):
+            raise _refused(name, "is made by another layer than this project's")
+        path = name.removesuffix(".weight")
+        layer = ShardedEmbedding(path, settings.table_sums == "batch")
+        parent, _, key = path.rpartition(".")
+        model.get_submodule(parent)._modules[key] = layer
+        buckets = Buckets(source.num_embeddings, settings.table_buckets)
+        rows = buckets.piece_rows(rank, ranks)
+        piece = torch.empty(rows, source.embedding_dim, dtype=source.weight.dtype, device=device)
+        tables.append(ShardedTable(name, buckets, rank, ranks, nn.Parameter(piece), layer, source))
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and device.type != "meta":
+            raise _refused(name, "is used by another layer too")
+    return tables
+
+
+def _refused(name: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"train.tables is sharded, but {name} {why}",
+        "tables of jobs.models.layers (Embeddings, embedding_table) that no other layer uses",
+        "set train.tables to replicated",
+    )

@@ -1,0 +1,112 @@
+"""Trainings with sharded tables: launched, stopped and gone on with, at other numbers of ranks."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyspark.sql import SparkSession
+from torch import Tensor
+
+from jobs.base.errors import ConfigError
+from jobs.lake.examples import Examples
+from jobs.models.artifact import load_model
+from jobs.settings.train import TrainSettings
+from jobs.train.attempts import refuse_unfit_job
+from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.keep.commits import RankMemory
+from jobs.train.keep.resume import newest_of_run
+from jobs.train.launch.rank_job import RankResult, TrainJob
+from jobs.train.launch.ranks import launch
+from jobs.train.rank import train_rank
+from tests.builders.batches import in_ranks
+from tests.builders.examples import write_examples
+from tests.builders.training import PLACES, TRAIN_ROWS, Killed, Mortal, job_of
+from tests.faults.test_survivors import DiesAtStep
+
+SHARDED = {"tables": "sharded", "table_buckets": 7, "optimizer": "sgd", "learning_rate": 0.5}
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return write_examples(tmp_path_factory.mktemp("lake"), PLACES)
+
+
+def best_weights(job: TrainJob, result: RankResult) -> dict[str, Tensor]:
+    assert result.history.best is not None
+    return load_model(job.best_folder(result.history.best.epoch)).model.state_dict()
+
+
+def assert_near(found: dict[str, Tensor], known: dict[str, Tensor]) -> None:
+    assert found.keys() == known.keys()
+    for name, weight in known.items():
+        assert torch.allclose(found[name], weight, rtol=0, atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_launched_ranks_train_and_store_the_model_that_one_rank_with_whole_tables_does(
+    examples: Examples, spark: SparkSession, tmp_path: Path
+) -> None:
+    weights = {}
+    for workers, changes in ((2, SHARDED), (1, SHARDED | {"tables": "replicated"})):
+        folder = tmp_path / str(workers)
+        job = job_of(examples, folder, workers=workers, **changes)
+        refuse_unfit_job(job)
+        first = launch(
+            partial(train_rank, job),
+            spark=spark,
+            workers=workers,
+            settings=TrainSettings(),
+            folder=str(folder),
+        )[0]
+        assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
+        weights[workers] = best_weights(job, first)
+    assert_near(weights[2], weights[1])
+
+
+def test_other_numbers_of_ranks_go_on_from_a_checkpoint_and_from_a_commit(
+    examples: Examples, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = SHARDED | {"commit_steps": 1, "checkpoint_rows": 512}
+    job = job_of(examples, tmp_path / "whole", **changes)
+    known = best_weights(job, train_rank(job, Alone(), RankMemory()))
+
+    job = job_of(examples, tmp_path / "killed", **changes)
+    with pytest.raises(Killed):
+        train_rank(job, Alone(), Mortal(6))
+    job = replace(job, resume=newest_of_run(job.folder))
+    memories: list[RankMemory] = [RankMemory(), RankMemory(), DiesAtStep(5)]
+
+    def work(exchange: Exchange) -> RankResult:
+        return train_rank(job, exchange, memories[exchange.rank])
+
+    with pytest.raises(Killed):
+        in_ranks(work, 3)
+    last = memories[0].last
+    assert last is not None
+    for memory in memories[:2]:
+        memory.interrupted(None)
+        memory.begin(copy.deepcopy(last), ["rank 2"], 2)
+    first, _ = in_ranks(work, 2)
+    assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
+    assert_near(best_weights(job, first), known)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"warm_start": "champion"}, r"train\.warm_start"),
+        ({"workers": 8}, r"train\.table_buckets"),
+    ],
+    ids=["warm start", "more ranks than buckets"],
+)
+def test_what_sharded_tables_cannot_do_is_refused_before_ranks_start(
+    changes: dict[str, Any], named: str, examples: Examples, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        refuse_unfit_job(job_of(examples, tmp_path, **SHARDED, **changes))
