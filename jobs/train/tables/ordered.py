@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jobs.train.tables.distinct import Distinct
 from jobs.train.tables.table import PADDING_INDEX, Lookup
-from jobs.train.tables.wire import Rows
+from jobs.train.tables.wire import SentRows
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class LookupGradients:
         keys: int64 [k], by which they are ordered in the global batch.
     """
 
-    values: Rows
-    places: Rows
-    keys: Rows
+    values: SentRows
+    places: SentRows
+    keys: SentRows
 
 
 def lookup_keys(position: Tensor, lookups: Sequence[Tensor]) -> list[Tensor]:
@@ -71,9 +71,9 @@ def lookup_gradients(
     owners = torch.searchsorted(ends, found, right=True)
     of_rank = torch.bincount(owners, minlength=len(distinct.of_owner)).tolist()
     return LookupGradients(
-        Rows(torch.cat(values)[order], of_rank),
-        Rows(distinct.places[found[order]], of_rank),
-        Rows(torch.cat(places)[order], of_rank),
+        SentRows(torch.cat(values)[order], of_rank),
+        SentRows(distinct.places[found[order]], of_rank),
+        SentRows(torch.cat(places)[order], of_rank),
     )
 
 
@@ -81,4 +81,6 @@ def _nothing(lookups: Sequence[Lookup], distinct: Distinct) -> LookupGradients:
     none = [0] * len(distinct.of_owner)
     places = distinct.places[:0]
     rows = lookups[0].rows.detach()[:0]
-    return LookupGradients(Rows(rows, none), Rows(places, none), Rows(places.long(), none))
+    return LookupGradients(
+        SentRows(rows, none), SentRows(places, none), SentRows(places.long(), none)
+    )

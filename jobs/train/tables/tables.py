@@ -21,7 +21,7 @@ from jobs.train.exchange.rows import Groups, TableRows, grouped
 from jobs.train.tables.distinct import Distinct, distinct_rows
 from jobs.train.tables.ordered import lookup_gradients, lookup_keys
 from jobs.train.tables.table import Lookup, ShardedTable
-from jobs.train.tables.wire import Rows, start_rows, told_places
+from jobs.train.tables.wire import SentRows, start_rows, told_places
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Step:
     """
 
     distinct: Distinct
-    asked: Rows
+    asked: SentRows
     lookups: list[Lookup]
     keys: list[Tensor]
 
@@ -65,8 +65,8 @@ class Tables:
         self._model, self._exchange, self._sent_dtype = model, exchange, sent_dtype
         self._by_batch = by_batch
         self._step: list[_Step] = []
-        self._order: Pending[list[Rows]] | None = None
-        self._gradients: Pending[list[Rows]] | None = None
+        self._order: Pending[list[SentRows]] | None = None
+        self._gradients: Pending[list[SentRows]] | None = None
 
     # Not what a validation's inference mode makes: Horovod cannot send that.
     @torch.inference_mode(False)
@@ -85,9 +85,11 @@ class Tables:
             distinct_rows(table.buckets, size, own)
             for table, own in zip(self.tables, ids, strict=True)
         ]
-        asked = told_places(self._exchange, [Rows(own.places, own.of_owner) for own in distinct])
+        asked = told_places(
+            self._exchange, [SentRows(own.places, own.of_owner) for own in distinct]
+        )
         answers = [
-            Rows(table.piece.index_select(0, own.values), own.of_rank)
+            SentRows(table.piece.index_select(0, own.values), own.of_rank)
             for table, own in zip(self.tables, asked, strict=True)
         ]
         counts = [own.of_owner for own in distinct]
@@ -138,14 +140,14 @@ class Tables:
         if self._by_batch:
             rows = self._of_lookups()
         else:
-            rows = [Rows(_sums(known.lookups), known.distinct.of_owner) for known in self._step]
+            rows = [SentRows(_sums(known.lookups), known.distinct.of_owner) for known in self._step]
         counts = [known.asked.of_rank for known in self._step]
         self._gradients = start_rows(
             self._exchange, "gradients of tables", rows, counts, self._sent_dtype
         )
         return torch.stack([own.values.abs().sum() for own in rows])
 
-    def _of_lookups(self) -> list[Rows]:
+    def _of_lookups(self) -> list[SentRows]:
         """The gradient of each id that was looked up; their owners are told places and order."""
         found = [
             lookup_gradients(known.lookups, known.keys, known.distinct) for known in self._step

@@ -17,7 +17,7 @@ from jobs.train.exchange.pending import Pending
 
 
 @dataclass(frozen=True)
-class Rows:
+class SentRows:
     """Rows of a table that are sent to ranks, or came from them.
 
     Attributes:
@@ -30,7 +30,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class PendingTables(Pending[list[Rows]]):
+class PendingTables(Pending[list[SentRows]]):
     """For each table the rows that all ranks send to this one.
 
     Attributes:
@@ -43,14 +43,14 @@ class PendingTables(Pending[list[Rows]]):
     counts: Sequence[list[int]]
     widths: Sequence[int]
 
-    def result(self) -> list[Rows]:
+    def result(self) -> list[SentRows]:
         parts: list[list[Tensor]] = [[] for _ in self.counts]
         for rank, message in enumerate(self.messages.result()):
             sizes = [of[rank] * width for of, width in zip(self.counts, self.widths, strict=True)]
             for own, part in zip(parts, torch.split(message, sizes), strict=True):
                 own.append(part)
         return [
-            Rows(torch.cat(own).view(-1, width), of)
+            SentRows(torch.cat(own).view(-1, width), of)
             for own, width, of in zip(parts, self.widths, self.counts, strict=True)
         ]
 
@@ -58,7 +58,7 @@ class PendingTables(Pending[list[Rows]]):
 def start_rows(
     exchange: Exchange,
     name: str,
-    rows: Sequence[Rows],
+    rows: Sequence[SentRows],
     counts: Sequence[list[int]],
     dtype: torch.dtype | None = None,
 ) -> PendingTables:
@@ -75,7 +75,7 @@ def start_rows(
     return PendingTables(exchange.start_alltoall(name, messages), counts, widths)
 
 
-def told_places(exchange: Exchange, rows: Sequence[Rows]) -> list[Rows]:
+def told_places(exchange: Exchange, rows: Sequence[SentRows]) -> list[SentRows]:
     """Tells ranks places in their pieces of all tables, and returns those that they tell this one.
 
     Args:
@@ -94,10 +94,10 @@ def told_places(exchange: Exchange, rows: Sequence[Rows]) -> list[Rows]:
         lengths = message[: len(rows)].tolist()
         for own, part in zip(parts, torch.split(message[len(rows) :], lengths), strict=True):
             own.append(part)
-    return [Rows(torch.cat(own).long(), [len(part) for part in own]) for own in parts]
+    return [SentRows(torch.cat(own).long(), [len(part) for part in own]) for own in parts]
 
 
-def _messages(rows: Sequence[Rows]) -> list[Tensor]:
+def _messages(rows: Sequence[SentRows]) -> list[Tensor]:
     """For each rank, the rows of all tables for it, as [values]."""
     parts = [torch.split(own.values, own.of_rank) for own in rows]
     return [torch.cat([part.reshape(-1) for part in of]) for of in zip(*parts, strict=True)]
