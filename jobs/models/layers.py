@@ -123,8 +123,10 @@ _without_tables: ContextVar[bool] = ContextVar("without_tables", default=False)
 def without_tables() -> Iterator[None]:
     """Models that are made inside have tables without values, whatever their size."""
     before = _without_tables.set(True)
-    yield
-    _without_tables.reset(before)
+    try:
+        yield
+    finally:
+        _without_tables.reset(before)
 
 
 class EmbeddingTable(nn.Embedding):

@@ -18,7 +18,7 @@ from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
 from jobs.lake.state import NumericStats, State, Vocabulary
 from jobs.models.build import MODELS, Model, build_model, predict, row_losses
-from jobs.models.layers import MOST_DEVIATIONS, Embeddings, InputLayer
+from jobs.models.layers import MOST_DEVIATIONS, Embeddings, EmbeddingTable, InputLayer
 from jobs.models.spec import ModelSpec, embedding_dim
 from jobs.settings.train import TrainSettings
 from schemas.field import Categorical
@@ -201,6 +201,17 @@ def test_what_cannot_be_used_is_refused(name: str, message: str) -> None:
 
 
 # Losses and scores
+
+
+def unmade(spec: ModelSpec) -> nn.Module:
+    raise ZeroDivisionError
+
+
+def test_a_model_that_cannot_be_made_leaves_tables_their_values() -> None:
+    with pytest.raises(ZeroDivisionError):
+        build_model(f"{__name__}:unmade", SPEC, with_tables=False)
+
+    assert not EmbeddingTable(3, 2, std=0.1).weight.is_meta
 
 
 def test_row_losses_are_log_loss_and_squared_error() -> None:

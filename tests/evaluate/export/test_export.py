@@ -64,7 +64,7 @@ def _model(name: str, spec: ModelSpec = SPEC) -> LoadedModel:
     model = build_model(name, spec)
     for weights in model.parameters():
         nn.init.normal_(weights, 0, 0.5)
-    return LoadedModel(model.eval(), spec, {"model": name}, "0" * 32)
+    return LoadedModel(model.eval(), spec, {"model": name}, "0" * 32, {})
 
 
 @pytest.mark.parametrize("format_", ["onnx", "torchscript"])
