@@ -3,7 +3,7 @@
 Optuna's own sampler of this name pickles its state into the journal, and unpickles what it finds
 there; this one takes the same package's strategy through the trials once more, which is quick.
 
-Hansen: The CMA evolution strategy, a tutorial, arXiv:1604.00772. https://pypi.org/project/cmaes/
+Hansen: The CMA evolution strategy, a tutorial, arXiv:1604.00772.
 """
 
 from __future__ import annotations

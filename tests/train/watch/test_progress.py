@@ -27,6 +27,8 @@ def test_lines_of_another_process_are_shown_once_and_in_order(
         for epoch in range(20):
             notes.rows(f"epoch {epoch}", 50, 100)
             notes.say(f"epoch {epoch} is done")
+        # As a rank does at its end; what was not written by then would be shown by nobody.
+        notes.close()
     lines = [r.getMessage() for r in caplog.records if r.getMessage().endswith("is done")]
     assert lines == [f"epoch {epoch} is done" for epoch in range(20)]
 
