@@ -218,7 +218,7 @@ def identity(url: str) -> dict[str, Any]:
         Damaged: the commit is missing or torn.
     """
     fs, path = fsspec.core.url_to_fs(url)
-    found: dict[str, Any] = _unsealed(_read(fs, path, COMMIT))["identity"]
+    found: dict[str, Any] = _unsealed(read_part(fs, path, COMMIT))["identity"]
     return found
 
 
@@ -229,7 +229,7 @@ def verified(url: str) -> Checkpoint:
         Damaged: a file is missing, or another one than was written.
     """
     fs, path = fsspec.core.url_to_fs(url)
-    commit = _unsealed(_read(fs, path, COMMIT))
+    commit = _unsealed(read_part(fs, path, COMMIT))
     if commit["format"] != FORMAT:
         raise Damaged(f"format {commit['format']} is not {FORMAT}")
     for name, written in commit["files"].items():
@@ -245,7 +245,8 @@ def verified(url: str) -> Checkpoint:
     )
 
 
-def _read(fs: Any, path: str, name: str) -> bytes:
+def read_part(fs: Any, path: str, name: str) -> bytes:
+    """A file of a checkpoint; raises Damaged where it is missing."""
     try:
         data: bytes = fs.cat_file(f"{path}/{name}")
     except FileNotFoundError as error:
@@ -277,7 +278,7 @@ def load(checkpoint: Checkpoint) -> Snapshot:
     fs, path = fsspec.core.url_to_fs(checkpoint.url)
     parts = {}
     for name, written in checkpoint.files.items():
-        data = _read(fs, path, name)
+        data = read_part(fs, path, name)
         if hashlib.sha256(data).hexdigest() != written["sha256"]:
             raise Damaged(f"{name} changed while it was being read")
         parts[name.removesuffix(".safetensors")] = safetensors.torch.load(data)

@@ -23,7 +23,7 @@ from jobs.models.pieces import copy_buckets
 from jobs.stores.errors import persistently
 from jobs.stores.files import write_json
 from jobs.stores.tensors import Torn
-from jobs.train.keep.checkpoint import Damaged
+from jobs.train.keep.checkpoint import Damaged, read_part
 from jobs.train.keep.table_parts import IDS, part_file, touched_files, verify_parts, whole_files
 
 COMPLETE = "tables.json"
@@ -85,7 +85,7 @@ def _sha256(data: bytes) -> str:
 
 def _link(url: str) -> Link:
     fs, path = fsspec.core.url_to_fs(url)
-    seal = _json(_content(fs, path, COMPLETE), COMPLETE)
+    seal = _json(read_part(fs, path, COMPLETE), COMPLETE)
     try:
         body: str = seal["body"]
         known: str = seal["sha256"]
@@ -95,19 +95,11 @@ def _link(url: str) -> Link:
         raise Damaged(f"{COMPLETE} has another checksum than it says")
     tree, parts = json.loads(body), []
     for rank, digest in enumerate(tree["parts"]):
-        text = _content(fs, path, part_file(rank))
+        text = read_part(fs, path, part_file(rank))
         if _sha256(text) != digest:
             raise Damaged(f"{part_file(rank)} has another checksum than it was written with")
         parts.append(_json(text, part_file(rank)))
     return Link(url, tree["after"], tree["depth"], tuple(parts))
-
-
-def _content(fs: Any, path: str, name: str) -> bytes:
-    try:
-        data: bytes = fs.cat_file(f"{path}/{name}")
-    except FileNotFoundError as error:
-        raise Damaged(f"{name} is missing") from error
-    return data
 
 
 def _json(data: bytes, name: str) -> Any:

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
 from jobs.settings.tune import Choices
 from jobs.tune.samplers.posterior import Posterior, sampled
-from jobs.tune.samplers.space import Entries, distributions, features, places, point
+from jobs.tune.samplers.space import Entries, features, places, point
+from jobs.tune.samplers.whole_space import WholeSpaceSampler
 
 _STARTUP_TRIALS = 10
 # Points that are compared: drawn from the whole space, then around the best so far, ever closer.
@@ -36,7 +36,7 @@ _BELOW_ONE = math.nextafter(1, 0)
 Point = dict[str, Any]
 
 
-class BohamiannSampler(BaseSampler):
+class BohamiannSampler(WholeSpaceSampler):
     """Chooses by expected improvement, which networks given the trials so far foresee.
 
     A trial that failed counts as the worst, one that runs as the best so far, which sends those of
@@ -48,14 +48,8 @@ class BohamiannSampler(BaseSampler):
     """
 
     def __init__(self, entries: Entries, seed: int) -> None:
-        self._entries = entries
+        super().__init__(entries, seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._random = RandomSampler(seed=seed)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return distributions(self._entries)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -68,15 +62,6 @@ class BohamiannSampler(BaseSampler):
         # The order of a sum, and so its bits, follow from the number of threads.
         with _one_thread():
             return self._best(sampled(inputs, losses, self._generator), before, losses)
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _best(self, posterior: Posterior, before: Sequence[FrozenTrial], losses: Tensor) -> Point:
         """The point with the most improvement of those that no trial has had; {} if all had."""

@@ -14,32 +14,23 @@ import cmaes
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from jobs.tune.samplers.space import Entries, distributions, places, point
+from jobs.tune.samplers.space import places, point
+from jobs.tune.samplers.whole_space import WholeSpaceSampler
 
 # Of the strategy's first spread, in a space from 0 to 1 along each entry.
 _FIRST_SPREAD = 1 / 6
 
 
-class EvolutionSampler(BaseSampler):
+class EvolutionSampler(WholeSpaceSampler):
     """Draws from a normal distribution that moves to, and takes the shape of, the better trials.
 
     Args:
         entries: the space; ranges without conditions.
         seed: of all random numbers.
     """
-
-    def __init__(self, entries: Entries, seed: int) -> None:
-        self._entries, self._seed = entries, seed
-        self._random = RandomSampler(seed=seed)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return distributions(self._entries)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -52,15 +43,6 @@ class EvolutionSampler(BaseSampler):
         for first in range(0, len(told) - size + 1, size):
             strategy.tell([self._solution(one, sign) for one in told[first : first + size]])
         return point(self._entries, np.clip(strategy.ask(), 0, np.nextafter(1, 0)).tolist())
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _strategy(self) -> cmaes.CMA:
         size = len(self._entries)
