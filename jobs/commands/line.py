@@ -206,8 +206,14 @@ def nightly(
     return result.summary()
 
 
-@command("show what the last nights did")
-@click.option("--nights", type=int, default=14, metavar="N", help="How many nights (default: 14).")
+@command("show what the last nights and searches did")
+@click.option(
+    "--nights",
+    type=int,
+    default=14,
+    metavar="N",
+    help="How many nights, and searches that ended (default: 14).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all that is recorded, as JSON.")
 def status(settings: Settings, nights: int, as_json: bool) -> str:
     from jobs.etl.job import lake_of

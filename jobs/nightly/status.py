@@ -1,4 +1,4 @@
-"""`millstream status`: the last nights on record, as a table, a list or JSON; and open studies."""
+"""`millstream status`: the last nights on record, as a table, a list or JSON; and the studies."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from jobs.lake.lock import live_runs
 from jobs.nightly.names import STEPS
 from jobs.nightly.record import STARTED, WAITING, Record, dates_of, load, to_json
 from jobs.registry.listing import text_table
-from jobs.tune.progress import unfinished
+from jobs.tune.progress import lines_of, shown_studies, trees_of
 
 # The first of these that was measured says how good a model is.
 _MEASURES = ("auc", "accuracy", "rmse")
 
 
 def status(lake: Lake, nights: int, as_json: bool) -> str:
-    """The last nights, oldest first, and the searches that have not ended.
+    """The last nights, oldest first, as many searches that ended, and all that have not.
 
     On a terminal too narrow for the table, each night is a few lines; piped, the table is whole.
     """
     records = [load(lake, ds) for ds in dates_of(lake)[-nights:]]
+    studies, live = shown_studies(lake, nights), live_runs(lake)
     if as_json:
-        return json.dumps([to_json(record) for record in records], indent=1)
-    live = live_runs(lake)
+        tree = {"nights": [to_json(one) for one in records], "studies": trees_of(studies, live)}
+        return json.dumps(tree, indent=1)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     nights_text = f"no night is on record in {lake.folder('nights')}"
     if records:
         nights_text = rendered(records, live, width)
-    return "\n".join([nights_text, *unfinished(lake, live)])
+    return "\n".join([nights_text, *lines_of(studies, live)])
 
 
 def rendered(records: Sequence[Record], live: Set[str], width: int | None) -> str:

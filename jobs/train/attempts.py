@@ -63,8 +63,11 @@ def resumed(
     return replace(job, examples=examples, folder=folder, resume=found)
 
 
-def refuse_unfit_job(job: TrainJob) -> None:
+def refuse_unfit_job(job: TrainJob) -> MemoryNeed | None:
     """Refuses what the ranks would, before Spark and they are started.
+
+    Returns:
+        What a rank's memory must hold; None of a model that only the ranks can make.
 
     Raises:
         ConfigError: the model, or a rank's memory, does not do for the settings and data.
@@ -80,14 +83,15 @@ def refuse_unfit_job(job: TrainJob) -> None:
             refuse_unfit(settings, model)
             need = MemoryNeed.of(model, job.settings)
             need.refuse_excess(job.settings)
-            log.info("a rank with all tables may take %s", need.text())
             if settings.tables == "sharded":
                 shard(model, settings, 0, settings.workers, torch.device("meta"))
+            return need
         except MillstreamError:
             raise
         except Exception as error:
             # A model of the user's own may need real tensors to be made.
             log.debug("the model was not checked before the ranks build it: %r", error)
+            return None
 
 
 class _Undrawn(TorchFunctionMode):

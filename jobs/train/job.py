@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,8 @@ from jobs.train.result import TrainResult
 from jobs.train.step.history import History
 from jobs.train.watch.progress import Console, relayed
 from schemas.dataset import Dataset
+
+log = logging.getLogger("millstream.train")
 
 
 def run(
@@ -79,7 +82,8 @@ def run(
         fresh = job_of(settings, lake, examples, dates, state, run_id)
         fresh = replace(fresh, claim=lock.claim)
         job = resumed(fresh, lake, resume, partial(started_from, fresh, lake, state))
-        refuse_unfit_job(job)
+        if (need := refuse_unfit_job(job)) is not None:
+            log.info("a rank with all tables may take %s", need.text())
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
         lock.check()

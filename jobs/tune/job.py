@@ -24,8 +24,8 @@ from jobs.train.job import register
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import refuse_without_horovod
 from jobs.train.launch.tasks import refuse_too_few_slots, ship_code
-from jobs.tune.progress import StudyProgress, save
 from jobs.tune.search import STAGE, Search, search_of
+from jobs.tune.shown import Shown, values_of
 from jobs.tune.stopping import Stopping
 from jobs.tune.study import Asked, Study, Told
 from jobs.tune.trial import result_of, run_trial
@@ -74,7 +74,7 @@ class TuneResult:
         if self.best is not None:
             said += (
                 f"; best {self.metric} {self.best.value:.4f} by trial {self.best.number} "
-                f"({_values(self.best)})"
+                f"({values_of(self.best)})"
             )
         model = f"model version {self.version}" if self.version else "it goes on when run again"
         return f"{said}; {model}; written to {self.folder} in {self.seconds:.0f} s"
@@ -113,7 +113,7 @@ def run(
         at_a_time = parallel or settings.tune.parallel
         _refuse_unfit(search, spark, at_a_time)
         study = Study(search.folder, settings.tune, search.metric, search.facts())
-        shown = _Shown(search, study, run_id)
+        shown = Shown(search, study, run_id)
         stopping = Stopping.of(settings.tune, search.rows)
         trials = Trials(
             *(search, study, stopping, spark),
@@ -127,7 +127,7 @@ def run(
             version = _registered(search, study, spark, run_id).version
             lock.check()
             _remove_all_folders(search, study)
-        shown.end(bool(version))
+        shown.end(version)
     return TuneResult(
         search.name,
         search.metric[0],
@@ -153,8 +153,11 @@ def refuse_empty_space(settings: Settings) -> None:
 def _refuse_unfit(search: Search, spark: SparkSession, parallel: int) -> None:
     """Refuses what trials would, and ranks that Spark cannot run, before any trial."""
     settings = search.base.settings
-    for key, value in settings.tune.tried():
-        refuse_unfit_job(search.job(Asked(0, {f"train.{key}": value})))
+    tried = [search.job(Asked(0, {f"train.{key}": value})) for key, value in settings.tune.tried()]
+    needs = [need for need in map(refuse_unfit_job, tried) if need is not None]
+    if needs:
+        most = max(needs, key=lambda need: need.total)
+        log.info("a rank of a trial may take %s", most.text())
     ship_code(spark)
     ranks = settings.tune.ranks_per_trial
     if ranks > 1:
@@ -178,56 +181,6 @@ def _run_all(trials: Trials, study: Study, stopping: Stopping, lock: StageLock) 
         _remove_folders(one for one in study.told() if best is None or one.number != best.number)
         if any(study.is_open(one.number) for one in asked):
             return
-
-
-class _Shown:
-    """Tells people, and `millstream status`, how far a study is."""
-
-    def __init__(self, search: Search, study: Study, run_id: str) -> None:
-        self._search, self._study, self._run = search, study, run_id
-        self._began, self._before = time.monotonic(), len(study.told())
-        self._save(False)
-
-    def told(self, number: int) -> None:
-        """Shows a trial that ended."""
-        told = next(one for one in self._study.told() if one.number == number)
-        if told.failed:
-            found = f"failed: {told.failed}"
-        elif told.stopped is not None:
-            found = f"stopped at {told.rows:,} rows"
-        else:
-            found = f"{self._search.metric[0]} {told.value:.4f}"
-        progress = self._save(False)
-        log.info("trial %d: %s (%s); %s", number, found, _values(told), progress.line())
-
-    def end(self, ended: bool) -> None:
-        """Shows no longer that the study is at work."""
-        self._save(ended)
-
-    def _save(self, ended: bool) -> StudyProgress:
-        told, best, trials = self._study.told(), self._study.best(), self._study.trials
-        now = len(told) - self._before
-        pace = (time.monotonic() - self._began) / now if now else None
-        progress = StudyProgress(
-            study=self._search.name,
-            run=self._run,
-            trials=trials,
-            told=len(told),
-            failed=sum(bool(one.failed) for one in told),
-            stopped=sum(one.stopped is not None for one in told),
-            rows=sum(one.rows for one in told),
-            metric=self._search.metric[0],
-            best=best.value if best is not None else None,
-            best_trial=best.number if best is not None else None,
-            left_s=pace * (trials - len(told)) if pace is not None else None,
-            ended=ended,
-        )
-        save(self._search.folder, progress)
-        return progress
-
-
-def _values(told: Told) -> str:
-    return ", ".join(f"{name}={value}" for name, value in told.params.items())
 
 
 def _remove_folders(ended: Iterable[Told]) -> None:

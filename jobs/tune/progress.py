@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import fsspec
 
@@ -22,7 +23,8 @@ class StudyProgress:
         rows: that all trials trained.
         metric: what they are compared by; `best` of it was seen, by trial `best_trial`.
         left_s: seconds that it may still take; None where that is not known yet.
-        ended: whether its winner is registered.
+        ended: whether its winner is registered; `version` is the winner's model.
+        changed_at: when this was written, in UTC.
     """
 
     study: str
@@ -37,6 +39,8 @@ class StudyProgress:
     best_trial: int | None = None
     left_s: float | None = None
     ended: bool = False
+    version: str = ""
+    changed_at: str = ""
 
     def line(self) -> str:
         """In a line for people."""
@@ -48,9 +52,17 @@ class StudyProgress:
         if self.best is not None:
             parts.append(f"best {self.metric} {self.best:.4f} by trial {self.best_trial}")
         parts.append(f"{self.rows:,} rows")
-        if self.left_s is not None:
+        if self.left_s is not None and not self.ended:
             parts.append(f"about {duration(self.left_s)} left")
+        if self.version:
+            parts.append(f"model version {self.version}")
         return ", ".join(parts)
+
+    def status(self, live: Set[str]) -> str:
+        """In a word or two; `live` are the runs that hold a lock now."""
+        if self.ended:
+            return "ended"
+        return "running" if self.run in live else "cut short"
 
 
 def duration(seconds: float) -> str:
@@ -66,21 +78,31 @@ def save(folder: str, progress: StudyProgress) -> None:
         write_json(f"{folder}/progress.json", asdict(progress))
 
 
-def open_studies(lake: Lake) -> dict[str, StudyProgress]:
-    """The studies that have not ended, by name."""
+def studies(lake: Lake) -> list[StudyProgress]:
+    """All studies: those that ended, then the others, each in the order in which they changed."""
     fs, folder = fsspec.core.url_to_fs(lake.folder("studies"))
     paths = fs.glob(f"{folder}/*/progress.json") if fs.exists(folder) else []
-    found = [StudyProgress(**read_json(fs.unstrip_protocol(path))) for path in sorted(paths)]
-    return {one.study: one for one in found if not one.ended}
+    found = [StudyProgress(**read_json(fs.unstrip_protocol(path))) for path in paths]
+    return sorted(found, key=lambda one: (not one.ended, one.changed_at, one.study))
 
 
-def unfinished(lake: Lake, live: Set[str]) -> list[str]:
-    """A line for each study that has not ended, by name.
+def open_studies(lake: Lake) -> list[str]:
+    """The names of the studies that have not ended, the one that changed last at the end."""
+    return [one.study for one in studies(lake) if not one.ended]
 
-    Args:
-        live: runs that hold a lock now.
-    """
-    return [
-        f"study {name} {'running' if one.run in live else 'cut short'}: {one.line()}"
-        for name, one in open_studies(lake).items()
-    ]
+
+def shown_studies(lake: Lake, ended: int) -> list[StudyProgress]:
+    """As `studies`, with so many of those that ended: the last."""
+    found = studies(lake)
+    over = sum(one.ended for one in found) - ended
+    return found[max(0, over) :]
+
+
+def lines_of(found: Sequence[StudyProgress], live: Set[str]) -> list[str]:
+    """A line a study, as `StudyProgress.status` and `line`."""
+    return [f"study {one.study} {one.status(live)}: {one.line()}" for one in found]
+
+
+def trees_of(found: Sequence[StudyProgress], live: Set[str]) -> list[dict[str, Any]]:
+    """A tree for JSON a study."""
+    return [{"status": one.status(live), **asdict(one)} for one in found]

@@ -83,7 +83,9 @@ def test_status_of_a_lake(
         *DATES[1:3],
     ]
     assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))[
+        "nights"
+    ]
     assert [one["exit_code"] for one in found] == [0, 4, 0]
     assert found[0]["steps"]["evaluate"]["values"]["metrics"] == {"auc": 0.71234, "log_loss": None}
     assert main([*command, "--nights", "0"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.train import job as train_job
 from jobs.tune import job, trials
+from jobs.tune.progress import shown_studies
 from jobs.tune.report import write_report
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
@@ -68,7 +70,10 @@ def undisturbed(raw: Raw, spark: SparkSession) -> job.TuneResult:
 
 
 def test_the_winner_is_registered_with_its_study(
-    raw: Raw, spark: SparkSession, undisturbed: job.TuneResult
+    raw: Raw,
+    spark: SparkSession,
+    undisturbed: job.TuneResult,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     values = [one.value for one in undisturbed.told if one.value is not None]
     assert len(undisturbed.told) == 5
@@ -83,8 +88,15 @@ def test_the_winner_is_registered_with_its_study(
     page = Path(write_report(load_settings(raw.config), "undisturbed")).read_text()
     assert f"trial {undisturbed.best.number}, version {undisturbed.version}" in page
     assert f"{undisturbed.best.value:.6f}" in page
+    caplog.set_level(logging.INFO)
     again = tune(raw, spark, name="undisturbed")
     assert (again.version, seen(again)) == (undisturbed.version, seen(undisturbed))
+    # Not one for each setting that is tried before the first trial.
+    assert sum("a rank of a trial" in line for line in caplog.messages) == 1
+    assert not any("a rank with all tables" in line for line in caplog.messages)
+    (line,) = [one for one in shown_studies(lake_of(raw), 14) if one.study == "undisturbed"]
+    assert (line.ended, line.version, line.told) == (True, undisturbed.version, 5)
+    assert line.best == undisturbed.best.value
 
 
 def test_trials_do_not_follow_from_how_many_run_at_a_time(
