@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -93,6 +94,16 @@ class Parts:
     @property
     def lists(self) -> tuple[NumericList | CategoricalList, ...]:
         return tuple(f for f in self.fields if isinstance(f, NumericList | CategoricalList))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the fields that a model sees, in the declaration's order."""
+        kinds = (Numeric, Categorical, Tensor, Image, NumericList, CategoricalList)
+        return tuple(f.name for f in self.fields if isinstance(f, kinds))
+
+    def inputs_without(self, left_out: Sequence[str]) -> tuple[str, ...]:
+        """`inputs` that are not left out."""
+        return tuple(name for name in self.inputs if name not in left_out)
 
     @property
     def label(self) -> Label:

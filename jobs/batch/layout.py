@@ -24,21 +24,9 @@ from jobs.batch.columns import arrow_type, as_type, values
 from jobs.batch.tensors import Codec, tensor_codecs
 from jobs.batch.tensors import Words as Words
 from schemas.dataset import ROW_ID, Dataset
-from schemas.field import (
-    Categorical,
-    CategoricalList,
-    Image,
-    Label,
-    Numeric,
-    NumericList,
-    Tensor,
-    Weight,
-)
 
 # Position of a padding row, which no real row has.
 NO_POSITION = -1
-
-_INPUTS = (Label, Weight, Numeric, Categorical, Tensor, Image, NumericList, CategoricalList)
 
 
 class Layout:
@@ -186,7 +174,10 @@ def items(words: Words) -> npt.NDArray[np.void]:
 
 
 def batch_from_arrow(
-    rows: pa.Table | pa.RecordBatch, dataset: Dataset, with_label: bool = True
+    rows: pa.Table | pa.RecordBatch,
+    dataset: Dataset,
+    with_label: bool = True,
+    columns: Sequence[str] | None = None,
 ) -> Batch:
     """Encoded rows as a batch, in their order, by the conversion that training uses.
 
@@ -194,11 +185,12 @@ def batch_from_arrow(
         rows: the stored columns (further ones are ignored).
         dataset: their declaration.
         with_label: False in scoring: labels are NaN, and no label column is needed.
+        columns: fields that become inputs; all when None.
 
     Raises:
         DataRefused: see `Layout.encode`.
     """
-    layout = Layout(dataset, with_label=with_label)
+    layout = Layout(dataset, columns, with_label)
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
     batch, first = layout.builder(np.arange(table.num_rows)), 0
     for part in table.to_batches():
@@ -208,8 +200,10 @@ def batch_from_arrow(
 
 
 def _wanted(dataset: Dataset, columns: Sequence[str] | None) -> set[str]:
-    inputs = [f.name for f in dataset.fields if isinstance(f, _INPUTS)]
+    inputs = dataset.inputs
+    # They are read in any case.
+    others = {f.name for f in (dataset.label, dataset.weight) if f is not None}
     for name in columns or ():
-        if name not in inputs:
+        if name not in inputs and name not in others:
             raise ConfigError(f"column {name!r} is no input", f"some of {', '.join(inputs)}")
     return set(inputs if columns is None else columns)

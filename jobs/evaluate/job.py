@@ -200,7 +200,7 @@ class Evaluation:
         engine = self.settings.serve.engine
         predictor = with_engine(self.lake, predictor, engine)
         shard = selection.shards()[0]
-        rows = probe_rows(f"{selection.examples.url}/{shard.path}", self.dataset, id_maps)
+        rows = probe_rows(f"{selection.examples.url}/{shard.path}", predictor, id_maps)
         forward = forward_of(predictor, threads=1)
         write_probe(self.lake, predictor.digest, engine, forward, rows)
 

@@ -20,7 +20,7 @@ from jobs.base.errors import DataRefused
 from jobs.base.quantiles import Buckets, quantiles
 from jobs.lake.lake import Lake
 from jobs.stores.files import read_json, write_json
-from schemas.dataset import Dataset
+from schemas.field import Numeric, WithIds
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ class State:
             tree[name] = {key: vars(part) for key, part in tree[name].items()}
         return tree
 
-    def table_rows(self, dataset: Dataset) -> tuple[int, ...]:
-        """Rows of each categorical field's embedding table, in the order of `sparse`."""
-        return tuple(self.vocabulary[f.log_name].rows for f in dataset.categorical)
+    def table_rows(self, fields: Iterable[WithIds]) -> tuple[int, ...]:
+        """Rows of each field's embedding table, in the fields' order."""
+        return tuple(self.vocabulary[f.log_name].rows for f in fields)
 
-    def means_and_stds(self, dataset: Dataset) -> tuple[list[float], list[float]]:
-        """Mean and deviation of each numeric field, in the order of `dense`; deviations not 0."""
-        stats = [self.numeric[f.name] for f in dataset.numeric]
+    def means_and_stds(self, fields: Iterable[Numeric]) -> tuple[list[float], list[float]]:
+        """Mean and deviation of each field, in the fields' order; deviations not 0."""
+        stats = [self.numeric[f.name] for f in fields]
         return [s.mean for s in stats], [s.std if s.std > 0 else 1.0 for s in stats]
 
 

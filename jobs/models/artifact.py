@@ -198,6 +198,18 @@ def load_model(
     return LoadedModel(model.eval(), spec, card, card["weights_digest"], tables)
 
 
+def spec_of(folder_url: str, identity: Identity | None = None) -> ModelSpec:
+    """What a model was built from, by its card alone.
+
+    Raises:
+        DataRefused: there is no card, or it is not that of the identity.
+    """
+    card = _card(folder_url)
+    if identity is not None:
+        refuse_changed_card(card, identity, folder_url)
+    return ModelSpec.from_json(card["spec"])
+
+
 def stored_tables(card: Mapping[str, Any]) -> list[StoredTable]:
     """The tables of a model that are in files of their own."""
     return [StoredTable.from_json(tree) for tree in card.get(TABLES, [])]

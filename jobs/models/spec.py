@@ -26,6 +26,7 @@ class ModelSpec:
         classes: of a multiclass label, else 0.
         id_lists: of each list of ids, rows and dimension of its embedding table.
         number_lists: of each list of numbers, mean and deviation of its elements.
+        left_out: fields of the declaration that the model does not see, in its order.
         means, stds: [D] of the stored numeric values.
         table_rows, embedding_dims: [C] shape of each embedding table.
         tensor_shapes: of each tensor field, without the batch axis.
@@ -50,6 +51,7 @@ class ModelSpec:
     classes: int = 0
     id_lists: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     number_lists: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_logits(self) -> int:
@@ -60,11 +62,21 @@ class ModelSpec:
     def num_dense(self) -> int:
         return len(self.means)
 
+    def columns(self, dataset: Dataset) -> tuple[str, ...]:
+        """Names of the fields that the model sees, of its declaration."""
+        return dataset.inputs_without(self.left_out)
+
     @classmethod
     def of(cls, dataset: Dataset, state: State, settings: TrainSettings) -> ModelSpec:
-        """The spec of a data set as a state knows it."""
-        means, stds = state.means_and_stds(dataset)
-        table_rows = state.table_rows(dataset)
+        """The spec of a data set as a state knows it.
+
+        Raises:
+            ConfigError: see `TrainSettings.left_out`.
+        """
+        left_out = settings.left_out(dataset)
+        seen = dataset.inputs_without(left_out)
+        means, stds = state.means_and_stds(f for f in dataset.numeric if f.name in seen)
+        categorical = [f for f in dataset.categorical if f.name in seen]
 
         def dim(f: WithIds) -> int:
             rule = embedding_dim(state.vocabulary[f.log_name].rows, settings.max_embedding_dim)
@@ -77,9 +89,9 @@ class ModelSpec:
             task=dataset.label.task,
             means=tuple(means),
             stds=tuple(stds),
-            table_rows=table_rows,
-            embedding_dims=tuple(map(dim, dataset.categorical)),
-            tensor_shapes=dataset.input_sizes().tensor_shapes,
+            table_rows=state.table_rows(categorical),
+            embedding_dims=tuple(map(dim, categorical)),
+            tensor_shapes={f.name: f.shape for f in dataset.tensors if f.name in seen},
             hidden=settings.hidden,
             dropout=settings.dropout,
             bottom_hidden=settings.bottom_hidden,
@@ -88,11 +100,14 @@ class ModelSpec:
             id_lists={
                 f.name: (state.vocabulary[f.log_name].rows, dim(f))
                 for f in dataset.of_kind(CategoricalList)
+                if f.name in seen
             },
             number_lists={
                 f.name: (state.numeric[f.name].mean, state.numeric[f.name].std or 1.0)
                 for f in dataset.of_kind(NumericList)
+                if f.name in seen
             },
+            left_out=left_out,
         )
 
     def to_json(self) -> dict[str, Any]:

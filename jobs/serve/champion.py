@@ -106,7 +106,12 @@ class Champion:
         classes = (self.spec.classes,) if self.spec.task == "multiclass" else ()
         scores = np.full((len(rows), *classes), np.nan, np.float32)
         if judged.valid.num_rows:
-            batch = batch_from_arrow(self.encoder(judged.valid), self.dataset, with_label=False)
+            batch = batch_from_arrow(
+                self.encoder(judged.valid),
+                self.dataset,
+                with_label=False,
+                columns=self.spec.columns(self.dataset),
+            )
             found = block_scores(self.forward, batch, self.block_rows)
             scores[judged.valid_places] = found
         return self._finite(scores, reasons)

@@ -111,7 +111,8 @@ class Settings(Section):
         """The declaration that `schema` names.
 
         Raises:
-            ConfigError: there is none, or it has an expression that cannot be used.
+            ConfigError: there is none, it has an expression that cannot be used, or
+                `train.leave_out` does not fit it.
         """
         found = load_object(self.declaration, self.base)
         if not isinstance(found, Dataset):
@@ -121,6 +122,7 @@ class Settings(Section):
                 "name the declaration, as in schemas.flights:FLIGHTS",
             )
         _check_expressions(found)
+        self.train.left_out(found)
         return found
 
     def digest(self) -> str:

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from jobs.base.errors import ConfigError
 from jobs.settings.section import Section
+from schemas.dataset import Dataset
 
 # Settings of `train` that say how fast and how safely a training runs, not what it makes.
 RUN_SETTINGS = frozenset(
@@ -47,6 +49,9 @@ class TrainSettings(Section):
     """Model, optimizer and launch."""
 
     model: str = Field("wide_deep", description="mlp, wide_deep, dlrm, dcn_v2, cnn, or one's own")
+    leave_out: tuple[str, ...] = Field(
+        (), description="fields that are neither read nor given to the model"
+    )
     hidden: tuple[int, ...] = Field((128, 64), description="widths of the MLP's layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units left out")
     bottom_hidden: tuple[int, ...] = Field((64,), min_length=1, description="dlrm's bottom MLP")
@@ -137,3 +142,23 @@ class TrainSettings(Section):
     def step_rows(self) -> int:
         """Rows of a step, all ranks together."""
         return self.batch_rows * self.accumulate_steps
+
+    def left_out(self, dataset: Dataset) -> tuple[str, ...]:
+        """The fields of `leave_out`, each once, in the declaration's order.
+
+        Raises:
+            ConfigError: one is no input of a model, or no input is left.
+        """
+        listed = ", ".join(dataset.inputs)
+        if unknown := [name for name in self.leave_out if name not in dataset.inputs]:
+            raise ConfigError(
+                f"train.leave_out has {unknown[0]!r}, which is no input of {dataset.name!r}",
+                f"some of {listed}",
+                "name fields that models see: no label, weight, key or carried field",
+            )
+        if len(set(self.leave_out)) == len(dataset.inputs):
+            raise ConfigError(
+                f"train.leave_out has all inputs of {dataset.name!r}: {listed}",
+                "at least one that a model sees",
+            )
+        return tuple(name for name in dataset.inputs if name in self.leave_out)

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
+from jobs.batch.layout import Layout
 from jobs.lake.state import NumericStats, State, Vocabulary
 from jobs.models.build import MODELS, Model, build_model, predict, row_losses
 from jobs.models.layers import MOST_DEVIATIONS, Embeddings, EmbeddingTable, InputLayer
 from jobs.models.spec import ModelSpec, embedding_dim
 from jobs.settings.train import TrainSettings
 from schemas.field import Categorical
+from tests.builders.baskets import BASKETS
 from tests.builders.batches import SPEC, batch_of, padding
 from tests.builders.visits import VISITS
 
@@ -272,6 +274,52 @@ def test_the_spec_of_a_declaration_and_a_state() -> None:
     assert spec.hidden == (4, 2)
     one = ModelSpec.of(dataset, state, TrainSettings(embedding_dim=32, max_embedding_dim=8))
     assert one.embedding_dims == (32, 5), "embedding_dim takes the rule's place; no cap"
+
+
+@pytest.mark.parametrize("left_out", [("shop_id", "amount_log"), VISITS.inputs[:3], ("age_group",)])
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"cnn"}))
+def test_a_field_left_out_has_no_place_in_the_model(name: str, left_out: tuple[str, ...]) -> None:
+    """Numbers, ids, all numbers: what is left has the sizes that it has beside them."""
+    state = state_of(shop_id=1000, age_group=12)
+    whole = ModelSpec.of(VISITS, state, TrainSettings())
+    spec = ModelSpec.of(VISITS, state, TrainSettings(leave_out=left_out))
+    seen = spec.columns(VISITS)
+    assert set(seen) == set(VISITS.inputs) - set(left_out)
+    assert spec.num_dense == sum(f.name in seen for f in VISITS.numeric)
+    rows = dict(zip((f.name for f in VISITS.categorical), whole.table_rows, strict=True))
+    assert spec.table_rows == tuple(rows[name] for name in rows if name in seen)
+    batch = Layout(VISITS, seen).padding()
+    assert predict(build_model(name, spec), batch).shape == (1,)
+    assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@pytest.mark.parametrize("name", BASKETS.inputs)
+def test_a_list_left_out_has_no_place_either(name: str) -> None:
+    stats = NumericStats(4, 1, 2.0, 0.0, 2.0, 2.0)
+    state = replace(
+        state_of(**{f.log_name: 9 for f in BASKETS.with_ids}),
+        numeric={f.name: stats for f in BASKETS.measured},
+    )
+    spec = ModelSpec.of(BASKETS, state, TrainSettings(leave_out=(name,)))
+    assert name not in {*spec.id_lists, *spec.number_lists}
+    batch = Layout(BASKETS, spec.columns(BASKETS)).padding()
+    assert name not in batch.tensors
+    assert len(predict(build_model("wide_deep", spec), batch)) == 1
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        (("shop_idd",), "'shop_idd', which is no input"),
+        (("label",), "'label', which is no input"),
+        (("shop",), "'shop', which is no input"),
+        (VISITS.inputs, "all inputs of 'visits'"),
+    ],
+)
+def test_what_cannot_be_left_out_is_named(left_out: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        TrainSettings(leave_out=left_out).left_out(VISITS)
+    assert "amount_log" in str(refused.value)
 
 
 def test_the_spec_goes_to_json_and_back() -> None:

@@ -57,7 +57,9 @@ def test_a_run_registers_the_best_epochs_model(raw: Raw, spark: SparkSession) ->
     assert version.version == result.version
     assert version.folder_url == result.folder
     assert load_model(result.folder).digest == result.digest
-    assert load_model(result.folder).spec.table_rows == load_state(lake, state).table_rows(VISITS)
+    assert load_model(result.folder).spec.table_rows == load_state(lake, state).table_rows(
+        VISITS.categorical
+    )
     tags = version.tags
     assert tags["run_id"] == "train-a"
     assert tags["state_digest"] == state
@@ -107,7 +109,7 @@ def test_the_state_is_that_of_the_newest_selected_date(raw: Raw, spark: SparkSes
     result = train(raw, spark, "train-e", last_ds=SECOND)
     assert result.dates == (FIRST, SECOND)
     state = load_state(lake_of(raw), examples_of(raw).info["states"][SECOND])
-    means, _ = state.means_and_stds(VISITS)
+    means, _ = state.means_and_stds(VISITS.numeric)
     assert load_model(result.folder).spec.means == tuple(means)
 
 

@@ -209,6 +209,7 @@ def test_each_sampler_asks_for_the_same_again(raw: Raw, spark: SparkSession, sam
             "entry",
         ),
         ("{train.model: [mlp, nonsense]}", "nonsense"),
+        ("{train.leave_out: [[], [shop]]}", "'shop', which is no input of 'visits'"),
     ],
 )
 def test_an_impossible_space_is_named(raw: Raw, spark: SparkSession, space: str, said: str) -> None:

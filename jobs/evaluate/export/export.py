@@ -86,7 +86,7 @@ def example_inputs(
     limits = torch.tensor(spec.table_rows, dtype=torch.float64)
     drawn = torch.rand(rows, len(spec.table_rows), generator=draw, dtype=torch.float64)
     inputs = {"dense": dense.float(), "sparse": (1 + drawn * (limits - 1)).long()}
-    for name, like in sorted(Layout(dataset).padding().tensors.items()):
+    for name, like in sorted(Layout(dataset, spec.columns(dataset)).padding().tensors.items()):
         # Ids and lengths of 0 and 1 are within any table and any sequence.
         most = {torch.uint8: 256, torch.int64: 2}.get(like.dtype, 1)
         values = torch.rand(rows, *like.shape[1:], generator=draw) * most

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from jobs.base.errors import ConfigError
+from jobs.base.errors import ConfigError, DataRefused
 from jobs.batch.batch import Batch
 
 Inputs = dict[str, Tensor]
@@ -54,6 +57,23 @@ def session(model: bytes | str, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@lru_cache(maxsize=2)
+def loaded_onnx(url: str, digest: str, threads: int) -> Any:
+    """ONNX Runtime's session of an exported model, made once a process.
+
+    Raises:
+        DataRefused: the file is not the one that the driver exported.
+    """
+    with fsspec.open(url, "rb") as file:
+        content: bytes = file.read()
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise DataRefused(
+            f"{url} has digest {found}", f"digest {digest}", "remove it; it is made again"
+        )
+    return session(content, threads)
 
 
 def scores(runtime: Any, inputs: Inputs) -> npt.NDArray[np.float32]:

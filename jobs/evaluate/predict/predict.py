@@ -7,13 +7,11 @@ persist it, or write it, before counting or filtering.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -46,6 +44,7 @@ class Predictor:
         weights_digest: that its weights must have.
         dataset: the declaration that the model was trained with.
         batch_rows: rows a forward.
+        left_out: fields of the declaration that the model does not see.
         identity: that the model must have; None of versions that were registered without one.
         onnx_url, onnx_digest: an exported model that ONNX Runtime scores with, and the digest of
             its bytes; empty where torch does.
@@ -58,16 +57,46 @@ class Predictor:
     identity: Identity | None = None
     onnx_url: str = ""
     onnx_digest: str = ""
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: ModelVersion, dataset: Dataset, batch_rows: int) -> Predictor:
-        weights = model.tags["weights_digest"]
-        return cls(model.folder_url, weights, dataset, batch_rows, model.identity)
+        """The predictor of a version, as its card says.
+
+        Raises:
+            DataRefused: there is no card, or it is not the registered one.
+        """
+        from jobs.models.artifact import spec_of
+
+        return cls(
+            model.folder_url,
+            model.tags["weights_digest"],
+            dataset,
+            batch_rows,
+            model.identity,
+            left_out=spec_of(model.folder_url, model.identity).left_out,
+        )
 
     @property
     def digest(self) -> str:
         """By which what is made of the model is named, as `ModelVersion.digest`."""
         return self.identity.digest if self.identity else self.weights_digest
+
+    def batch(self, rows: pa.Table, id_maps: IdMaps) -> Batch:
+        """Rows of examples as the model reads them, without labels.
+
+        Args:
+            id_maps: field -> the model's id by that of the rows.
+        """
+        from jobs.batch.layout import batch_from_arrow
+
+        maps = {name: ids for name, ids in id_maps.items() if name not in self.left_out}
+        return batch_from_arrow(
+            with_model_ids(rows, maps),
+            self.dataset,
+            with_label=False,
+            columns=self.dataset.inputs_without(self.left_out),
+        )
 
     @property
     def model(self) -> LoadedModel:
@@ -116,7 +145,11 @@ def predicted(
 
     schema = rows.select(*keep).schema
     maps = rows.sparkSession.sparkContext.broadcast(dict(id_maps or {}))
-    inputs = [c.name for c in predictor.dataset.stored_columns() if c.name in rows.columns]
+    inputs = [
+        c.name
+        for c in predictor.dataset.stored_columns()
+        if c.name in rows.columns and c.name not in predictor.left_out
+    ]
     needed = rows.select(*dict.fromkeys([*inputs, *keep]))
     scores = struct_type(score_columns(predictor.dataset))
     return needed.mapInArrow(
@@ -141,17 +174,12 @@ def scored(
     """
     import torch
 
-    from jobs.batch.layout import batch_from_arrow
-
     threads = _task_cores()
     torch.set_num_threads(threads)
     forward = forward_of(predictor, threads)
     for table in _rebatched(batches, predictor.batch_rows):
-        batch = batch_from_arrow(
-            with_model_ids(table, id_maps), predictor.dataset, with_label=False
-        )
         found = table.select(list(keep))
-        for name, column in _columns(forward(batch)).items():
+        for name, column in _columns(forward(predictor.batch(table, id_maps))).items():
             found = found.append_column(name, column)
         yield found
 
@@ -184,7 +212,7 @@ Forward = Callable[["Batch"], npt.NDArray[np.float32]]
 def forward_of(predictor: Predictor, threads: int) -> Forward:
     """What makes scores [b] of a batch, by the predictor's engine."""
     if predictor.onnx_url:
-        from jobs.evaluate.predict.exported import inputs_of, scores
+        from jobs.evaluate.predict.exported import inputs_of, loaded_onnx, scores
 
         runtime = loaded_onnx(predictor.onnx_url, predictor.onnx_digest, threads)
         return lambda batch: scores(runtime, inputs_of(batch))
@@ -193,25 +221,6 @@ def forward_of(predictor: Predictor, threads: int) -> Forward:
 
     model = predictor.model.model
     return lambda batch: predict(model, batch).numpy()
-
-
-@lru_cache(maxsize=2)
-def loaded_onnx(url: str, digest: str, threads: int) -> Any:
-    """ONNX Runtime's session of an exported model, made once a process.
-
-    Raises:
-        DataRefused: the file is not the one that the driver exported.
-    """
-    from jobs.evaluate.predict.exported import session
-
-    with fsspec.open(url, "rb") as file:
-        content: bytes = file.read()
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise DataRefused(
-            f"{url} has digest {found}", f"digest {digest}", "remove it; it is made again"
-        )
-    return session(content, threads)
 
 
 @lru_cache(maxsize=2)

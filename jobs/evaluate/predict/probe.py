@@ -24,13 +24,11 @@ from safetensors.torch import load
 
 from jobs.base.errors import DataRefused
 from jobs.batch.batch import Batch
-from jobs.batch.layout import batch_from_arrow
 from jobs.evaluate.predict.blocks import block_scores
 from jobs.evaluate.predict.exported import batch_of, inputs_of
-from jobs.evaluate.predict.predict import Forward, IdMaps, with_model_ids
+from jobs.evaluate.predict.predict import Forward, IdMaps, Predictor
 from jobs.lake.lake import Lake
 from jobs.stores.files import write_whole
-from schemas.dataset import Dataset
 
 ROWS = 64
 TOLERANCE = 1e-6
@@ -64,13 +62,12 @@ def write_probe(lake: Lake, digest: str, engine: str, forward: Forward, batch: B
     write_whole(_url(lake, digest, engine), safetensors.torch.save(whole, {_CPU: cpu_kind()}))
 
 
-def probe_rows(url: str, dataset: Dataset, id_maps: IdMaps) -> Batch:
-    """The first rows of a shard, with the model's ids."""
+def probe_rows(url: str, predictor: Predictor, id_maps: IdMaps) -> Batch:
+    """The first rows of a shard as the model reads them, with its ids."""
     fs, path = fsspec.core.url_to_fs(url)
     with pq.ParquetFile(path, filesystem=fs) as file:
         first = next(file.iter_batches(ROWS, use_threads=False))
-    table = with_model_ids(pa.Table.from_batches([first]), id_maps)
-    return batch_from_arrow(table, dataset, with_label=False)
+    return predictor.batch(pa.Table.from_batches([first]), id_maps)
 
 
 def read_probe(lake: Lake, digest: str, engine: str) -> Probe:

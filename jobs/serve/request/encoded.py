@@ -68,7 +68,7 @@ class EncodedInputs:
             DENSE: ("FP32", (spec.num_dense,)),
             SPARSE: ("INT64", (len(spec.table_rows),)),
         }
-        for name, like in sorted(Layout(dataset).padding().tensors.items()):
+        for name, like in sorted(Layout(dataset, spec.columns(dataset)).padding().tensors.items()):
             self.kinds[name] = (names[like.numpy().dtype.type], tuple(like.shape[1:]))
         self._optional = {name for name, (_, shape) in self.kinds.items() if not math.prod(shape)}
         self._table_rows = {SPARSE: np.array(spec.table_rows, np.int64)}

@@ -140,7 +140,8 @@ def find_source(
     maps = {}
     if any(state.vocabulary[f].rows > source.vocabulary[f].rows for f in state.vocabulary):
         maps = id_map(lake, dataset, source, examples.info["versions"]["id_log"])
-    columns = tuple(f.name for f in dataset.categorical)
+    left_out = settings.train.left_out(dataset)
+    columns = tuple(f.name for f in dataset.categorical if f.name not in left_out)
     return WarmStart(version.version, version.folder_url, columns, maps, version.identity)
 
 

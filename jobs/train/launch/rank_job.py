@@ -68,6 +68,11 @@ class TrainJob:
     with_validation: bool = False
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the fields that are read and given to the model."""
+        return self.spec.columns(self.dataset)
+
+    @property
     def train_shards(self) -> list[Shard]:
         """The shards that are trained on."""
         return self.examples.shards(
@@ -86,7 +91,7 @@ class TrainJob:
         return fingerprint_of(
             self.train_shards,
             self.dataset,
-            columns=Layout(self.dataset).columns,
+            columns=Layout(self.dataset, self.columns).columns,
             choice=Choice.of(
                 first_ds=self.first_ds, last_ds=self.last_ds, **self._rows_of("train")
             ),
@@ -133,13 +138,19 @@ class TrainJob:
             batch_rows=self.settings.train.batch_rows,
             rank=rank,
             size=size,
+            columns=self.columns,
             first_ds=self.first_ds,
             last_ds=self.last_ds,
             memory=memory,
             must_fit=must_fit,
         )
-        maps = {name: torch.from_numpy(ids).long() for name, ids in self.id_maps.items()}
-        return MappedStream(stream, maps, [f.name for f in self.dataset.categorical])
+        maps = {
+            name: torch.from_numpy(ids).long()
+            for name, ids in self.id_maps.items()
+            if name in self.columns
+        }
+        sparse = [f.name for f in self.dataset.categorical if f.name in self.columns]
+        return MappedStream(stream, maps, sparse)
 
 
 @dataclass(frozen=True)

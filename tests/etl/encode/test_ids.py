@@ -124,7 +124,7 @@ def test_what_has_no_vocabulary_is_not_counted_and_has_a_table_of_fixed_size(
 
 def _sizes(state: State, dataset: Dataset) -> dict[str, int]:
     names = [f.name for f in dataset.categorical]
-    return dict(zip(names, state.table_rows(dataset), strict=True))
+    return dict(zip(names, state.table_rows(dataset.categorical), strict=True))
 
 
 def test_one_row_alone_is_encoded_as_in_the_batch(

@@ -23,8 +23,8 @@ from jobs.evaluate.export.export import (
     run,
     with_engine,
 )
-from jobs.evaluate.predict.exported import batch_of
-from jobs.evaluate.predict.predict import Predictor, loaded_onnx
+from jobs.evaluate.predict.exported import batch_of, loaded_onnx
+from jobs.evaluate.predict.predict import Predictor
 from jobs.lake.lake import Lake
 from jobs.models.artifact import LoadedModel, load_model, save_model
 from jobs.models.build import build_model, predict
