@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from tests.builders.processes import ROOT
 
 # Tells in the output whose output it is.
 _MARK = "==== block"
@@ -49,6 +54,22 @@ class Page:
         assert all(self.blocks[number][0] == "sh" for number in self.expected())
         kinds = re.findall(r"```(?:sh|text|yaml)\n", self.text)
         assert self.text.count("```") == 2 * len(kinds)
+
+    def run(self, folder: Path, timeout_s: float) -> None:
+        """Runs the page in a folder, and compares what it prints."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        spark = {"PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
+        ended = subprocess.run(
+            ["bash", "-c", self.script()],
+            cwd=folder,
+            env={**os.environ, "PATH": path, **spark},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        self.compare(ended.stdout)
 
     def compare(self, printed: str) -> None:
         """What the script printed has the page's lines, each after its command."""
