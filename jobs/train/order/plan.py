@@ -204,7 +204,9 @@ class EpochPlan:
 
 @dataclass(frozen=True)
 class RankShare:
-    """A rank's share of the order: the streams s with s mod size = rank.
+    """A rank's share of the order: neighbouring streams, as many as others have, or one more.
+
+    Neighbours have row groups in common, which one rank then reads once.
 
     Attributes:
         rows: of the epoch.
@@ -238,7 +240,8 @@ class RankShare:
     @property
     def owned(self) -> Ints:
         """int64 [S_r]: numbers of the rank's streams, ascending."""
-        return np.arange(self.rank, self.streams, self.size, dtype=np.int64)
+        first, end = (rank * self.streams // self.size for rank in (self.rank, self.rank + 1))
+        return np.arange(first, end, dtype=np.int64)
 
     @property
     def piece_rows(self) -> int:

@@ -172,7 +172,7 @@ class Assembler:
             first = self._buffer.take(self._next.rows)
             if first is None:
                 break
-            stream = (self._next.stream - self._share.rank) // self._share.size
+            stream = self._next.stream - int(self._share.owned[0])
             start = int(self._starts[stream])
             requested = self._reader.request(self._next, start, first, self._buffer)
             self._held[stream].append(requested)

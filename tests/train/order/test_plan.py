@@ -157,6 +157,24 @@ def test_shares_of_all_ranks_make_the_global_batch(
 
 
 @calm
+@given(layouts, streams, window_rows, st.integers(1, 9))
+def test_ranks_share_few_row_groups(
+    layout: list[int], streams: int, window_rows: int, size: int
+) -> None:
+    size = min(size, streams)
+    plan = plan_of(layout, streams, window_rows)
+
+    read = 0
+    for rank in range(size):
+        owned = RankShare(plan.rows, streams, streams, rank, size).owned.tolist()
+        windows = itertools.chain.from_iterable(plan.windows(stream) for stream in owned)
+        read += len({group for window in windows for group in window.groups.tolist()})
+
+    # Of two ranks that are neighbours, one row group at most.
+    assert read <= np.count_nonzero(layout) + size - 1
+
+
+@calm
 @given(layouts, streams, st.sampled_from([0, 7, -1, 2**64]))
 def test_epochs_and_seeds_have_orders_of_their_own(
     layout: list[int], streams: int, seed: int

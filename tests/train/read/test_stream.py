@@ -59,7 +59,8 @@ def test_ranks_own_streams_and_positions_say_which(examples: Examples) -> None:
     for pieces in steps_of(examples, 3):
         for rank, piece in enumerate(pieces):
             streams = piece.position[piece.is_row] % 16
-            assert (streams % 3 == rank).all()
+            first, end = 16 * rank // 3, 16 * (rank + 1) // 3
+            assert ((first <= streams) & (streams < end)).all()
             assert (piece.position[piece.is_row].diff() > 0).all()
 
 
