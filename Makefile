@@ -18,7 +18,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c c
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
 	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve \
-	bench-tune
+	bench-search-quality bench-tune
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 
@@ -97,6 +97,12 @@ bench-samplers: $(dev)
 
 bench-stream: $(dev)
 	$(bin)/python -m benchmarks.bench_stream $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# 40 trials by each sampler on flights and on clicks, beside the settings of conf/: some 40 minutes.
+bench-search-quality: $(dev)
+	@$(bin)/python tools/fetch_flights.py $(raw)
+	@$(bin)/python -m benchmarks.bench_search_quality --data flights $(BENCH)
+	@$(bin)/python -m benchmarks.bench_search_quality --data criteo $(BENCH)
 
 # The search beside plain Optuna, and with halving beside without: half an hour.
 bench-tune: $(dev)
