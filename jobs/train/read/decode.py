@@ -26,6 +26,7 @@ from jobs.stores.errors import is_of_store
 from jobs.train.order.plan import Window
 from jobs.train.read.columns_to_rows import ColumnsToRows
 from jobs.train.read.memory import MemoryBudget, WindowBuffer
+from jobs.train.read.priority import yield_to_training
 from jobs.train.read.row_groups import RowGroups
 
 _OPEN_FILES = 8
@@ -144,7 +145,9 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
         self._context = context
 
     def process(self, request: GroupRequest) -> None:
-        self._context.threads.add(threading.current_thread())
+        if (thread := threading.current_thread()) not in self._context.threads:
+            self._context.threads.add(thread)
+            yield_to_training()
         request.started = time.monotonic()
         shard, number = self._context.groups.locate(request.group)
         try:

@@ -14,6 +14,7 @@ from jobs.batch.layout import Layout, items
 from jobs.batch.tensors import Words
 from jobs.train.order.plan import Ints
 from jobs.train.read.memory import PIECE_BYTES, WindowBuffer
+from jobs.train.read.priority import yield_to_training
 
 
 class RowCopier:
@@ -32,7 +33,7 @@ class RowCopier:
         shape = (max(1, PIECE_BYTES // layout.row_bytes), layout.words)
         for _ in range(threads):
             self._pieces.put(np.empty(shape, np.int32))
-        self._threads = ThreadPoolExecutor(threads, "millstream-copy")
+        self._threads = ThreadPoolExecutor(threads, "millstream-copy", yield_to_training)
         self._running: list[Future[list[Batch]]] = []
 
     def start(

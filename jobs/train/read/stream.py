@@ -29,6 +29,7 @@ from jobs.train.order.plan import EpochPlan, RankShare, window_bound
 from jobs.train.read.assemble import Assembler, batches_a_block
 from jobs.train.read.folder import Folder
 from jobs.train.read.memory import BLOCKS, MemoryBudget, RowMemory
+from jobs.train.read.priority import yield_to_training
 from jobs.train.read.reader import Reader, Stopped
 from jobs.train.read.row_groups import RowGroups
 from schemas.dataset import Dataset
@@ -243,6 +244,7 @@ def _ahead(
     closed = threading.Event()
 
     def produce() -> None:
+        yield_to_training()
         try:
             for block in blocks:
                 if not _put(ready, block, closed):

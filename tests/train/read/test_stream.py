@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,17 @@ def test_any_number_of_ranks_gives_the_same_global_batches(
     batches = global_batches(examples, size)
 
     assert batches == [whole[low : low + 64] for low in range(0, ROWS, 64)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority")
+def test_reading_yields_to_the_thread_that_trains(examples: Examples) -> None:
+    nices: dict[str, int] = {}
+    for _ in stream_of(examples).epoch(0):
+        for thread in threading.enumerate():
+            nices[thread.name] = os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+
+    own = nices.pop(threading.current_thread().name)
+    assert max(nices.values()) > own
 
 
 def test_ranks_own_streams_and_positions_say_which(examples: Examples) -> None:
