@@ -50,6 +50,7 @@ setup(
             "grpcio-reflection",
             "grpcio-tools",
             "httptools",
+            "orjson",
             "starlette",
             "uvicorn",
             "uvloop",

@@ -314,7 +314,11 @@ def _free_port() -> int:
 
 @dataclass(frozen=True)
 class Result:
-    """A rate that was offered, and what came of it."""
+    """A rate that was offered, and what came of it.
+
+    Attributes:
+        load_cores: that the generator kept busy; near 1 it is what was measured.
+    """
 
     requests_per_s: float
     rows_per_s: float
@@ -323,9 +327,10 @@ class Result:
     cpu_us_per_row: float
     failed: int
     kept: bool
+    load_cores: float
 
     def cells(self) -> tuple[str, ...]:
-        times = (f"{self.p50_ms:.1f}", f"{self.p99_ms:.1f}", f"{self.cpu_us_per_row:,.0f}")
+        times = (f"{self.p50_ms:.1f}", f"{self.p99_ms:.1f}", f"{self.cpu_us_per_row:,.1f}")
         return (f"{self.requests_per_s:,.0f}", f"{self.rows_per_s:,.0f}", *times)
 
     def json(self) -> dict[str, float]:
@@ -333,7 +338,8 @@ class Result:
             "rows_per_s": round(self.rows_per_s),
             "p50_ms": round(self.p50_ms, 2),
             "p99_ms": round(self.p99_ms, 2),
-            "cpu_us_per_row": round(self.cpu_us_per_row),
+            "cpu_us_per_row": round(self.cpu_us_per_row, 1),
+            "load_cores": round(self.load_cores, 2),
             "failed": self.failed,
         }
 
@@ -388,6 +394,7 @@ def _at(served: Served, path: str, body: Body, rate: float, seconds: float) -> R
         1e6 * cpu_s / max(1, answered * body.rows),
         found["failed"],
         achieved >= KEPT * found["due"] / seconds,
+        found["cores"],
     )
 
 

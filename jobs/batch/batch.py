@@ -56,6 +56,10 @@ class Batch:
     def __getitem__(self, rows: slice) -> Batch:
         return self._mapped(lambda tensor: tensor[rows])
 
+    def reversed(self) -> Batch:
+        """The rows in the reverse order."""
+        return self._mapped(lambda tensor: tensor.flip(0))
+
     def repeated_to(self, rows: int) -> Batch:
         """The batch with copies of its first row behind it, `rows` rows in all; or as it is."""
         short = rows - len(self)

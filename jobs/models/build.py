@@ -175,10 +175,13 @@ def scores_of(logits: Tensor, task: Task) -> Tensor:
 def predict(model: Model, batch: Batch) -> Tensor:
     """Scores float32, as `scores_of`, without dropout."""
     was_training = model.training
-    model.eval()
+    # Either walks through all modules, which takes as long as a forward of few rows.
+    if was_training:
+        model.eval()
     with torch.inference_mode():
         scores = scores_of(model(batch), model.task)
-    model.train(was_training)
+    if was_training:
+        model.train()
     return scores
 
 

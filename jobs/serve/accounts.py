@@ -1,6 +1,8 @@
 """What a replica answered: received = answered + refused + shed + failed, once it has drained.
 
-Counts go to Prometheus, in files that the replicas of a host share, and as rows to the ledger.
+Counts go to Prometheus, in files that the replicas of a host share, and as rows to the ledger. What
+the ledger must have of a replica that is killed is in the files at once; times and sizes are added
+once a second, since each write asks the system for the process's number.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import asyncio
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +29,29 @@ log = logging.getLogger("millstream.serve")
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class _Held:
+    """A histogram whose values are counted here until Prometheus is told of all at once."""
+
+    def __init__(
+        self, name: str, what: str, registry: CollectorRegistry, bounds: Sequence[float]
+    ) -> None:
+        self._histogram = Histogram(name, what, registry=registry, buckets=bounds)
+        self._bounds, self._counts = bounds, [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def tell(self) -> None:
+        # `observe`, the public call, takes one value, and thousands of them would hold up requests.
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._histogram._sum.inc(self._sum)
+        self._counts, self._sum = [0] * len(self._counts), 0.0
 
 
 class Accounts:
@@ -50,15 +76,9 @@ class Accounts:
         self._scored = Counter(
             ROWS, "Rows of answered requests", ["outcome", "version"], registry=own
         )
-        self._latency = Histogram(
-            "millstream_serve_seconds", "From request to answer", registry=own, buckets=_SECONDS
-        )
-        self._queued = Histogram(
-            "millstream_serve_queue_seconds", "From queue to batch", registry=own, buckets=_SECONDS
-        )
-        self._batches = Histogram(
-            "millstream_serve_batch_rows", "Rows of a batch", registry=own, buckets=_ROWS
-        )
+        self._latency = _Held("millstream_serve_seconds", "From request to answer", own, _SECONDS)
+        self._queued = _Held("millstream_serve_queue_seconds", "From queue to batch", own, _SECONDS)
+        self._batches = _Held("millstream_serve_batch_rows", "Rows of a batch", own, _ROWS)
         self._waiting = Gauge(
             "millstream_serve_waiting_rows",
             "Rows in the queue",
@@ -68,6 +88,8 @@ class Accounts:
         self._dropped = Counter(
             "millstream_serve_sample_dropped", "Rows not kept in `served`", registry=own
         )
+        self._children: dict[tuple[Counter, str, str], Counter] = {}
+        self._rows_waiting = 0
 
     @contextmanager
     def request(self, version: str) -> Iterator[None]:
@@ -93,7 +115,7 @@ class Accounts:
         """Rows of an answered request."""
         for outcome, count in (("scored", scored), ("refused", refused)):
             if count:
-                self._scored.labels(outcome, version).inc(count)
+                self._child(self._scored, outcome, version).inc(count)
         with self._lock:
             self._counts[version]["rows_scored"] += scored
             self._counts[version]["rows_refused"] += refused
@@ -105,19 +127,33 @@ class Accounts:
             self._queued.observe(now - moment)
 
     def queue(self, rows: int) -> None:
-        self._waiting.set(rows)
+        self._rows_waiting = rows
+
+    def tell(self) -> None:
+        """Gives Prometheus what was observed since the last time."""
+        for held in (self._latency, self._queued, self._batches):
+            held.tell()
+        self._waiting.set(self._rows_waiting)
 
     def drop(self, rows: int) -> None:
         self._dropped.inc(rows)
 
     def page(self) -> bytes:
         """All of it, as Prometheus reads it."""
+        self.tell()
         return generate_latest(self._registry)
 
     def _count(self, name: str, version: str) -> None:
-        self._requests.labels(name, version).inc()
+        self._child(self._requests, name, version).inc()
         with self._lock:
             self._counts[version][name] += 1
+
+    def _child(self, counter: Counter, outcome: str, version: str) -> Counter:
+        key = (counter, outcome, version)
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = counter.labels(outcome, version)
+        return found
 
     # The ledger
 

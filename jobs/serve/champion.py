@@ -16,7 +16,7 @@ from jobs.etl.encode.encoder import Encoder
 from jobs.etl.encode.vocabulary import stage_vocabularies
 from jobs.etl.fit.states import state_entries
 from jobs.evaluate.export.export import with_engine
-from jobs.evaluate.predict.blocks import block_scores
+from jobs.evaluate.predict.blocks import block_scores, sizes_of_same_bits
 from jobs.evaluate.predict.compatible import refuse_other_declaration
 from jobs.evaluate.predict.predict import Forward, Predictor, forward_of
 from jobs.evaluate.predict.probe import check_probe, read_probe
@@ -58,7 +58,7 @@ class Champion:
 
     Attributes:
         inputs: what its encoded rows are.
-        block_rows: of each forward.
+        block_sizes: rows of a forward; see `block_scores`.
     """
 
     version: ModelVersion
@@ -68,7 +68,7 @@ class Champion:
     engine: ResidentEngine
     encoder: Encoder
     forward: Forward
-    block_rows: int
+    block_sizes: tuple[int, ...]
 
     @property
     def looked_up(self) -> set[str]:
@@ -94,7 +94,7 @@ class Champion:
 
     def answers(self, rows: RawRows | EncodedRows) -> Answers:
         if isinstance(rows, EncodedRows):
-            return self._finite(block_scores(self.forward, rows.batch(), self.block_rows), {})
+            return self._finite(block_scores(self.forward, rows.batch(), self.block_sizes), {})
         judged = self.engine.judge(rows.table)
         reasons = dict(
             zip(
@@ -112,14 +112,17 @@ class Champion:
                 with_label=False,
                 columns=self.spec.columns(self.dataset),
             )
-            found = block_scores(self.forward, batch, self.block_rows)
+            found = block_scores(self.forward, batch, self.block_sizes)
             scores[judged.valid_places] = found
         return self._finite(scores, reasons)
 
     def _finite(
         self, scores: npt.NDArray[np.float32], reasons: dict[int, tuple[str, ...]]
     ) -> Answers:
-        finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
+        whole = np.isfinite(scores)
+        if whole.all():
+            return Answers(scores, reasons)
+        finite = whole.reshape(len(scores), -1).all(axis=1)
         for place in np.flatnonzero(~finite).tolist():
             reasons.setdefault(place, (NO_FINITE_SCORE,))
         scores[~finite] = np.nan
@@ -152,7 +155,8 @@ def load_champion(
     predictor = with_engine(lake, predictor, settings.engine)
     torch.set_num_threads(settings.threads)
     forward = forward_of(predictor, settings.threads)
-    check_probe(read_probe(lake, predictor.digest, settings.engine), forward)
+    probe = read_probe(lake, predictor.digest, settings.engine)
+    check_probe(probe, forward)
     names = {f.log_name for f in dataset.counted}
     entries = state_entries(lake, state) if names else None
     url = str(folder / state.digest)
@@ -165,5 +169,5 @@ def load_champion(
         engine=ResidentEngine(dataset, (), dict(parents), None, False),
         encoder=Encoder(dataset, vocabularies, state.ds),
         forward=forward,
-        block_rows=settings.block_rows,
+        block_sizes=sizes_of_same_bits(forward, probe.batch, settings.block_rows),
     )._warmed()

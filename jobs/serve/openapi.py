@@ -42,7 +42,7 @@ _ERRORS = {
     "400": "the request is not as it must be",
     "401": "no bearer token that is known here",
     "404": "no such model, or that version is not live",
-    "408": "the body did not come in time",
+    "408": "the request did not come in time",
     "413": "too many bytes or rows",
     "429": "too many rows wait",
     "503": "no model is live here now",

@@ -162,6 +162,7 @@ class Replica:
     async def _beats(self) -> None:
         while True:
             self._beat(self._service.alive_at)
+            self._accounts.tell()
             await asyncio.sleep(_BEAT_S)
 
     async def _accounted(self) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
@@ -16,8 +15,16 @@ from starlette.types import Receive, Scope, Send
 
 from jobs.serve.access import check_token
 from jobs.serve.openapi import openapi
-from jobs.serve.request.body import HEADER_LENGTH, parameters_of, parsed, split, tensors_of
-from jobs.serve.request.errors import Failed, RequestError, TooLarge, TooSlow
+from jobs.serve.request.body import (
+    HEADER_LENGTH,
+    id_of,
+    parameters_of,
+    parsed,
+    parsed_to_64_bits,
+    split,
+    tensors_of,
+)
+from jobs.serve.request.errors import Failed, RequestError, TooLarge
 from jobs.serve.request.invocations import invoked_columns
 from jobs.serve.request.tensors import as_bytes, as_json
 from jobs.serve.service import Answered, Service
@@ -26,7 +33,7 @@ from jobs.settings.serve import ServeSettings
 log = logging.getLogger("millstream.serve")
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-_BINARY = "application/octet-stream"
+_JSON, _BINARY = "application/json", "application/octet-stream"
 _RETRY_AFTER_S = "1"
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -178,9 +185,11 @@ class _Rest:
 
     async def infer(self, request: Request) -> Response:
         content = await _body(request, self._service.settings)
-        tree, binary = split(content, request.headers.get(HEADER_LENGTH))
-        tensors = tensors_of(tree, binary)
         names = request.path_params
+        # Of raw rows texts are made, which must have each digit that was written.
+        read = parsed if names["name"] == self._service.names[0] else parsed_to_64_bits
+        tree, binary = split(content, request.headers.get(HEADER_LENGTH), read)
+        tensors = tensors_of(tree, binary)
         answered = await self._service.infer(
             names["name"], names.get("version", ""), tensors, _timeout_s(request)
         )
@@ -207,23 +216,19 @@ def _error(error: RequestError) -> Response:
 async def _body(request: Request, settings: ServeSettings) -> bytes:
     """
     Raises:
-        TooLarge, TooSlow: more bytes than are taken, or not in time.
-        RequestError: the client went away.
+        TooLarge: more bytes than are taken.
+        RequestError: the connection was closed, by the client or as it was too slow.
     """
     parts, size, more = [], 0, True
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise RequestError("the connection was closed within the body")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > settings.most_body_mb << 20:
-                    raise TooLarge(f"a request may have {settings.most_body_mb} MiB at most")
-                more = message.get("more_body", False)
-    except TimeoutError as error:
-        raise TooSlow("the request's body did not come in time") from error
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise RequestError("the connection was closed within the body")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > settings.most_body_mb << 20:
+            raise TooLarge(f"a request may have {settings.most_body_mb} MiB at most")
+        more = message.get("more_body", False)
     return b"".join(parts)
 
 
@@ -261,10 +266,10 @@ def _response(tree: Any, answered: Answered) -> Response:
         "parameters": answered.parameters,
         "outputs": outputs,
     }
-    if isinstance(tree.get("id"), str):
-        found["id"] = tree["id"]
+    if (identity := id_of(tree)) is not None:
+        found["id"] = identity
+    header = orjson.dumps(found)
     if not parts:
-        return JSONResponse(found)
-    header = json.dumps(found).encode()
+        return Response(header, media_type=_JSON)
     size = {HEADER_LENGTH: str(len(header))}
     return Response(b"".join([header, *parts]), headers=size, media_type=_BINARY)

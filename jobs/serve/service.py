@@ -26,6 +26,7 @@ log = logging.getLogger("millstream.serve")
 
 # The model of this name takes what shards hold; the one of the data set's own name raw rows.
 ENCODED = "_encoded"
+_HANGS = "nothing is answered here now"
 SCORE, SCORES, CLASS, REASONS = "score", "scores", "predicted_class", "reasons"
 
 
@@ -126,7 +127,7 @@ class Service:
         if self.draining:
             raise NotReady("this server ends")
         if self.hangs:
-            raise NotReady("nothing is answered here now")
+            raise NotReady(_HANGS)
 
     async def infer(
         self, name: str, version: str, tensors: Sequence[NamedTensor], timeout_s: float
@@ -181,6 +182,9 @@ class Service:
         return answered_by, answers
 
     async def _answers(self, rows: Rows, timeout_s: float) -> tuple[Champion, Answers]:
+        if self.hangs:
+            # At once, so that whoever balances asks another server.
+            raise NotReady(_HANGS)
         longest = self.settings.deadline_ms / 1000
         champion, answers = await self._waiting.answers(rows, min(timeout_s, longest))
         refused = len(answers.reasons)
@@ -223,10 +227,9 @@ def _outputs(answers: Answers) -> list[NamedTensor]:
     reasons of a refused row as the text of a JSON list, empty of the others."""
     scores = answers.scores
     count = len(scores)
-    texts = [
-        json.dumps(list(answers.reasons[row])) if row in answers.reasons else ""
-        for row in range(count)
-    ]
+    texts = [""] * count
+    for row, why in answers.reasons.items():
+        texts[row] = json.dumps(list(why))
     reasons = NamedTensor(REASONS, BYTES, (count,), texts)
     if scores.ndim == 1:
         return [NamedTensor(SCORE, "FP32", (count,), scores), reasons]

@@ -80,10 +80,11 @@ class WaitingRows:
         self._waiting.append(one)
         self._rows += len(rows)
         self._came.set()
+        late = loop.call_at(one.until, _refused, [one], Late("no answer before the deadline"))
         try:
-            return await asyncio.wait_for(one.answer, timeout_s)
-        except TimeoutError as error:
-            raise Late("no answer before the deadline") from error
+            return await one.answer
+        finally:
+            late.cancel()
 
     @property
     def alive_at(self) -> float:

@@ -41,7 +41,7 @@ class ServeSettings(Section):
     most_body_mb: int = Field(16, ge=1, description="of a request; a larger one is refused")
     most_rows: int = Field(4_096, ge=1, description="of a request")
     most_connections: int = Field(1_024, ge=1, description="at a time, of a replica")
-    body_timeout_s: float = Field(10.0, gt=0, description="for a request's headers, and its body")
+    body_timeout_s: float = Field(10.0, gt=0, description="from a request's first byte to its last")
     token_env: str | None = Field(
         None, description="environment variable with the bearer tokens, separated by spaces"
     )

@@ -62,6 +62,7 @@ TREES: list[tuple[str, Any, str]] = [
     (INFER, {"inputs": ROW, "outputs": [{"name": "none"}]}, "none of score, reasons"),
     (INFER, {"inputs": ROW, "outputs": [{"name": {}}]}, "none of score, reasons"),
     (INFER, {"inputs": ROW, "outputs": [7]}, "none of score, reasons"),
+    (INFER, {"inputs": ROW, "id": "\ud800"}, "id"),
     (INFER, {"inputs": [tensor(datatype="INT64", data=[2**63])]}, "does not fit into INT64"),
     (INFER, {"inputs": [tensor(datatype="INT64", data=["7"])]}, "not all of its values"),
     (INFER, {"inputs": [tensor(datatype="BOOL", data=[2])]}, "not all of its values"),

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from jobs.lake.ledger import new_run_id
+from jobs.registry.listing import roll_back
 from jobs.settings.load import load_settings
 from tests.builders.models import lake_of
 from tests.builders.servers import Server, serving
@@ -94,7 +95,7 @@ def check(clients: Clients, expected: dict[str, tuple[float, ...]]) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_promotions_under_load(served: Served, tmp_path: Path) -> None:
+def test_a_hundred_promotions_and_rollbacks_under_load(served: Served, tmp_path: Path) -> None:
     expected = own_scores(served, tmp_path)
     assert len(set(expected.values())) == 2
     options = (served.parents, "serve.watch_s=0.05")
@@ -105,8 +106,7 @@ def test_a_hundred_promotions_under_load(served: Served, tmp_path: Path) -> None
             Clients(server, rows_of(served)) as clients,
         ):
             for turn in range(100):
-                to = served.models[1 - turn % 2]
-                served.registry.promote(to, new_run_id("promote"))
+                to = swap(served, turn)
                 started = time.monotonic()
                 while server.get("/v2/models/visits")["versions"] != [to]:
                     assert time.monotonic() - started < 30
@@ -116,7 +116,17 @@ def test_a_hundred_promotions_under_load(served: Served, tmp_path: Path) -> None
     assert not clients.failures
     assert {version for version, _ in clients.answers} == set(served.models)
     check(clients, expected)
-    print(f"{len(clients.answers)} answers, swaps after {max(delays):.2f} s at most")
+    middle = sorted(delays)[len(delays) // 2]
+    print(f"{len(clients.answers)} answers, swaps after {middle:.2f} s, {max(delays):.2f} at most")
+
+
+def swap(served: Served, turn: int) -> str:
+    """Promotes the second model, or rolls back to the first; the version that is to be live."""
+    if turn % 2 == 0:
+        served.registry.promote(served.models[1], new_run_id("promote"))
+        return served.models[1]
+    roll_back(served.registry, new_run_id("rollback"), None)
+    return served.models[0]
 
 
 def _replica_that_answers(server: Server) -> psutil.Process:

@@ -56,7 +56,7 @@ def write_probe(lake: Lake, digest: str, engine: str, forward: Forward, batch: B
         check_probe(read_probe(lake, digest, engine), forward)
         return
     rows = batch[:ROWS]
-    scores = torch.from_numpy(block_scores(forward, rows, ROWS))
+    scores = torch.from_numpy(block_scores(forward, rows, (ROWS,)))
     tensors = {**{f"in.{name}": t for name, t in inputs_of(rows).items()}, _SCORE: scores}
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_whole(_url(lake, digest, engine), safetensors.torch.save(whole, {_CPU: cpu_kind()}))
@@ -104,7 +104,7 @@ def check_probe(probe: Probe, forward: Forward) -> None:
     Raises:
         DataRefused: other scores come out.
     """
-    found = block_scores(forward, probe.batch, ROWS)
+    found = block_scores(forward, probe.batch, (ROWS,))
     same_cpu = probe.cpu == cpu_kind()
     if found.shape == probe.scores.shape:
         if found.tobytes() == probe.scores.tobytes():

@@ -6,28 +6,34 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from jobs.serve.request.errors import RequestError
 from jobs.serve.request.tensors import NamedTensor, checked_shape, of_bytes, of_json
 
 # Bytes of the JSON before binary tensors.
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_NO_JSON = "the body is no JSON that is taken here"
 
 
-def split(content: bytes, header: str | None) -> tuple[Any, memoryview]:
+def split(
+    content: bytes, header: str | None, read: Callable[[bytes], Any]
+) -> tuple[Any, memoryview]:
     """The JSON, and the bytes of binary tensors behind it.
 
     Args:
         header: the value of `HEADER_LENGTH`; None where there are no binary tensors.
+        read: makes a tree of JSON.
 
     Raises:
         RequestError: the header or the JSON is malformed.
     """
     if header is None:
-        return parsed(content), memoryview(b"")
+        return read(content), memoryview(b"")
     if not header.isascii() or not header.isdigit() or int(header) > len(content):
         raise RequestError(f"{HEADER_LENGTH} must be the size of the JSON before the tensors")
     size = int(header)
-    return parsed(content[:size]), memoryview(content)[size:]
+    return read(content[:size]), memoryview(content)[size:]
 
 
 def _refuse_constant(name: str) -> float:
@@ -46,7 +52,19 @@ def parsed(content: bytes, constant: Callable[[str], float] = _refuse_constant) 
     try:
         return json.loads(content, parse_constant=constant)
     except (ValueError, RecursionError) as error:
-        raise RequestError("the body is no JSON that is taken here") from error
+        raise RequestError(_NO_JSON) from error
+
+
+def parsed_to_64_bits(content: bytes) -> Any:
+    """The JSON in a quarter of the time; whole numbers of more than 64 bits become floating ones.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(_NO_JSON) from error
 
 
 def tensors_of(tree: Any, binary: memoryview) -> list[NamedTensor]:
@@ -75,6 +93,22 @@ def tensors_of(tree: Any, binary: memoryview) -> list[NamedTensor]:
     if place != len(binary):
         raise RequestError("there are more bytes than the inputs' binary_data_size say")
     return tensors
+
+
+def id_of(tree: Mapping[str, Any]) -> str | None:
+    """The `id` of a request, which its answer repeats.
+
+    Raises:
+        RequestError: it is no text that can be written.
+    """
+    found = tree.get("id")
+    if not isinstance(found, str):
+        return None
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError("the request's id has a half of a pair of surrogates") from error
+    return found
 
 
 def parameters_of(tree: Any) -> Mapping[str, Any]:

@@ -32,12 +32,6 @@ class TooLarge(RequestError):
     http = 413
 
 
-class TooSlow(RequestError):
-    """Its body did not come in time."""
-
-    http, grpc = 408, "DEADLINE_EXCEEDED"
-
-
 class Shed(RequestError):
     """As many rows wait as may."""
 

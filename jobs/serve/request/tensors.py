@@ -157,6 +157,8 @@ def as_bytes(tensor: NamedTensor) -> bytes:
     if isinstance(tensor.data, np.ndarray):
         kind = np.dtype(DATATYPES[tensor.datatype]).newbyteorder("<")
         return tensor.data.astype(kind, copy=False).tobytes()
+    if set(tensor.data) <= {"", b""}:
+        return bytes(_LENGTH.size * len(tensor.data))
     texts = [value if isinstance(value, bytes) else str(value).encode() for value in tensor.data]
     return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
 
