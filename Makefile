@@ -18,7 +18,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c c
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
 	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve \
-	bench-search-quality bench-tune
+	bench-search-quality bench-tables bench-tune
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 
@@ -103,6 +103,10 @@ bench-search-quality: $(dev)
 	@$(bin)/python tools/fetch_flights.py $(raw)
 	@$(bin)/python -m benchmarks.bench_search_quality --data flights $(BENCH)
 	@$(bin)/python -m benchmarks.bench_search_quality --data criteo $(BENCH)
+
+# A step with sharded tables beside replicated ones, growth, memory.
+bench-tables: $(dev)
+	@$(bin)/python -m benchmarks.bench_tables $(BENCH)
 
 # The search beside plain Optuna, and with halving beside without: half an hour.
 bench-tune: $(dev)

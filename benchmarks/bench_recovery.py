@@ -2,6 +2,8 @@
 
     make bench-recovery        or: python -m benchmarks.bench_recovery --seed 7 --faults kill
 
+Other faults, by name: `two` ranks one after the other, two `neighbours` at once (--tables sharded).
+
 Trains a small model in a local cluster of three executors, once without a fault and once for each.
 Every training must end with the row ledger of each epoch closed, and with as many ranks as before.
 """
@@ -129,6 +131,7 @@ def figures(outcome: Outcome, rows: int, plain_s: float | None) -> dict[str, Any
         "detected_s": rounded(losses[0].detected_s if losses else None),
         "next_step_s": rounded(outcome.next_step_s),
         "all_ranks_s": rounded(outcome.back_s),
+        "ranks": [recovery.ranks for recovery in outcome.recoveries],
         "redone_rows": sum(recovery.redone_rows for recovery in outcome.recoveries),
         "total_lost_s": rounded(outcome.seconds - plain_s if plain_s is not None else None),
         "seconds": rounded(outcome.seconds),
@@ -194,12 +197,15 @@ def _all_trainings(
                 epochs=arguments.epochs,
                 stall_s=arguments.stall_s,
                 commit_steps=arguments.commit_steps,
+                checkpoint_rows=arguments.checkpoint_rows,
+                tables=arguments.tables,
+                table_buckets=64,
             ),
             arguments.step_ms / 1000,
         )
         # Early enough for the replacement to join while there is something left to train.
         row = rng.randrange(arguments.rows // 4, arguments.rows)
-        rank = rng.randrange(arguments.ranks)
+        rank = rng.randrange(arguments.ranks - (fault == "neighbours"))
         outcomes[fault] = train_with(spark, job, fault, rank, row, arguments.ranks)
     return outcomes
 
@@ -225,6 +231,7 @@ def _machine(arguments: argparse.Namespace) -> str:
     return (
         f"{machine('torch', 'horovod', 'pyspark')}; "
         f"{arguments.ranks} ranks, train.stall_s {arguments.stall_s}, "
+        f"{arguments.tables} tables, "
         f"commits every {arguments.commit_steps} steps of {arguments.batch_rows} rows, "
         f"steps of at least {arguments.step_ms:g} ms"
     )
@@ -240,6 +247,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--step-ms", type=float, default=25.0, help="least time of a step")
     parser.add_argument("--stall-s", type=int, default=10)
+    parser.add_argument("--tables", default="replicated")
+    parser.add_argument("--checkpoint-rows", type=int, default=None)
     parser.add_argument("--commit-steps", type=int, default=20)
     return parser.parse_args()
 

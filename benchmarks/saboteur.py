@@ -25,13 +25,23 @@ class Saboteur(threading.Thread):
     def run(self) -> None:
         while self._rows() < self._row:
             time.sleep(0.05)
-        pid = int((self._folder / f"rank-{self._rank}.pid").read_text())
         self.struck = time.monotonic()
-        {"kill": _kill, "freeze": _freeze, "executor": _kill_executor}[self._fault](pid)
+        if self._fault == "neighbours":
+            for pid in [self._pid(self._rank), self._pid(self._rank + 1)]:
+                _kill(pid)
+        else:
+            strike = {"freeze": _freeze, "executor": _kill_executor}.get(self._fault, _kill)
+            strike(self._pid(self._rank))
         while len(self.went_on) < 2:
             if len(self._recoveries()) > len(self.went_on):
                 self.went_on.append(time.monotonic() - self.struck)
+                if self._fault == "two" and len(self.went_on) == 1:
+                    # Of those that are left, before another takes the place of the first.
+                    _kill(self._pid(1))
             time.sleep(0.05)
+
+    def _pid(self, rank: int) -> int:
+        return int((self._folder / f"rank-{rank}.pid").read_text())
 
     def _note(self) -> dict[str, Any]:
         try:

@@ -30,13 +30,23 @@ class Cost:
 
 
 def zipf_batches(
-    count: int, rows: int, exponent: float, rank: int
+    count: int,
+    rows: int,
+    exponent: float,
+    rank: int,
+    tables: int = TABLES,
+    factor: int = 1,
 ) -> tuple[ModelSpec, list[Batch]]:
+    """Batches whose ids follow Zipf's law over TABLE_ROWS values.
+
+    Args:
+        factor: the tables have as many times the rows, over which these ids are spread.
+    """
     rng = np.random.default_rng([7, rank])
     weights = 1 / np.arange(1, TABLE_ROWS) ** exponent
     cumulated = (weights / weights.sum()).cumsum()
     # Which id is frequent differs by table: frequent ones are not neighbours.
-    places = [np.random.default_rng(c).permutation(TABLE_ROWS - 1) + 1 for c in range(TABLES)]
+    places = [np.random.default_rng(c).permutation(TABLE_ROWS - 1) + 1 for c in range(tables)]
     spec = ModelSpec(
         dataset="zipf",
         declaration="",
@@ -44,20 +54,20 @@ def zipf_batches(
         task="binary",
         means=(0.0,) * NUMBERS,
         stds=(1.0,) * NUMBERS,
-        table_rows=(TABLE_ROWS,) * TABLES,
-        embedding_dims=(DIM,) * TABLES,
+        table_rows=(TABLE_ROWS * factor,) * tables,
+        embedding_dims=(DIM,) * tables,
         tensor_shapes={},
         hidden=(128, 64),
         dropout=0.0,
     )
     batches = []
     for _ in range(count):
-        drawn = np.searchsorted(cumulated, rng.random((rows, TABLES))).clip(max=TABLE_ROWS - 2)
-        sparse = np.stack([places[c][drawn[:, c]] for c in range(TABLES)], axis=1)
+        drawn = np.searchsorted(cumulated, rng.random((rows, tables))).clip(max=TABLE_ROWS - 2)
+        sparse = np.stack([places[c][drawn[:, c]] for c in range(tables)], axis=1)
         batches.append(
             Batch(
                 dense=torch.from_numpy(rng.standard_normal((rows, NUMBERS), np.float32)),
-                sparse=torch.from_numpy(sparse),
+                sparse=torch.from_numpy(sparse * factor),
                 label=torch.from_numpy((rng.random(rows) < 0.25).astype(np.float32)),
                 weight=torch.ones(rows),
                 row_id=torch.arange(rows),

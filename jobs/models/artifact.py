@@ -29,7 +29,7 @@ from jobs.models.mapped import mappable_tables, with_mapped
 from jobs.models.pieces import TABLES, StoredTable, TableFiles, write_table
 from jobs.models.spec import ModelSpec
 from jobs.models.ties import set_state, state_of
-from jobs.stores.files import folder_to_write, local_file
+from jobs.stores.files import files_to_add, folder_to_write, local_file
 from jobs.stores.host import on_host
 from jobs.stores.tensors import Torn
 
@@ -128,8 +128,13 @@ def save_weights(
     extra: Mapping[str, Any],
     moments: Mapping[str, Tensor] | None = None,
     cut: Cut | None = None,
+    stored: Sequence[StoredTable] = (),
 ) -> str:
-    """The same, given the model's weights, contiguous and on the CPU, and its source."""
+    """The same, given the model's weights, contiguous and on the CPU, and its source.
+
+    Args:
+        stored: tables that are not among the weights; their files are in the folder already.
+    """
     apart = cut.apart(weights) if cut else set()
     dense = {key: value for key, value in weights.items() if key not in apart}
     card = {"format": FORMAT, "model": name, "spec": spec.to_json(), "source": source}
@@ -137,8 +142,8 @@ def save_weights(
     if moments is not None:
         card["moments_digest"] = weights_digest(moments)
         tensors[MOMENTS] = dict(moments)
-    with folder_to_write(folder_url, last=CARD) as folder:
-        tables = [
+    with (files_to_add if stored else folder_to_write)(folder_url, last=CARD) as folder:
+        tables = list(stored) or [
             write_table(folder, key, weights[key], cut.buckets) for key in sorted(apart) if cut
         ]
         card |= _card_of_weights(weights_digest(dense), tables)

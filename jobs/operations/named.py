@@ -79,8 +79,9 @@ def _pinned(lake: Lake, registry: Registry, given_up: Collection[str]) -> Iterat
     if not fs.exists(folder):
         return
     # Late: torch takes seconds to load.
-    from jobs.train.keep.checkpoint import Damaged, identity
+    from jobs.train.keep.checkpoint import identity
     from jobs.train.keep.resume import runs_of
+    from jobs.train.keep.seal import Damaged
 
     for run, urls in runs_of(lake).items():
         for url in urls if run not in given_up else ():

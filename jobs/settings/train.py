@@ -22,6 +22,7 @@ RUN_SETTINGS = frozenset(
         "checkpoint_s",
         "checkpoint_rows",
         "checkpoint_keep",
+        "checkpoint_whole_every",
         "checkpoint_timeout_s",
         "memory_mb",
         "curves",
@@ -78,8 +79,10 @@ class TrainSettings(Section):
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of embeddings' gradients between ranks"
     )
-    tables: Literal["replicated", "sharded"] = Field(
-        "replicated", description="where embedding tables are: whole on each rank, or in pieces"
+    tables: Literal["replicated", "sharded", "auto"] = Field(
+        "replicated",
+        description="where embedding tables are: whole on each rank, in pieces, or in pieces "
+        "where whole ones do not fit memory_mb",
     )
     table_buckets: int = Field(
         1_024, ge=1, description="of a sharded table; at least the most ranks ever used"
@@ -132,6 +135,12 @@ class TrainSettings(Section):
         None, ge=1, description="rows between checkpoints, besides the seconds"
     )
     checkpoint_keep: int = Field(2, ge=1, description="the last checkpoints that are kept")
+    checkpoint_whole_every: int = Field(
+        10,
+        ge=1,
+        description="of sharded tables: one of so many checkpoints in turn has all rows, the "
+        "others those that changed",
+    )
     checkpoint_timeout_s: float = Field(
         600.0,
         gt=0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -140,6 +141,20 @@ def folder_to_write(url: str, last: str) -> Iterator[Path]:
         if fs.exists(folder):
             fs.rm(folder, recursive=True)
         fs.mv(staged, folder, recursive=True)
+
+
+@contextmanager
+def files_to_add(url: str, last: str) -> Iterator[Path]:
+    """A local folder to write files in, which are then added to the folder at the URL.
+
+    Args:
+        last: the file that is added last, by which readers know that the folder is complete.
+    """
+    with TemporaryDirectory(prefix="millstream-") as local:
+        yield Path(local)
+        for file in sorted(Path(local).iterdir(), key=lambda file: file.name == last):
+            with file.open("rb") as content, write_stream(f"{url}/{file.name}") as written:
+                shutil.copyfileobj(content, written, 2**24)
 
 
 def write_folder(url: str, files: Mapping[str, bytes]) -> None:

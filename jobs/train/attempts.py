@@ -63,6 +63,30 @@ def resumed(
     return replace(job, examples=examples, folder=folder, resume=found)
 
 
+def choose_tables(job: TrainJob) -> TrainJob:
+    """The job with `auto` for train.tables made what it comes to, which a line says."""
+    train = job.settings.train
+    if train.tables != "auto":
+        return job
+    whole = _with_tables(job, "replicated")
+    with torch.device("meta"), _Undrawn():
+        need = MemoryNeed.of(build_model(train.model, job.spec, job.settings.base), whole.settings)
+    chosen = whole if need.fits(job.settings) else _with_tables(job, "sharded")
+    log.info(
+        "train.tables is auto: %s, since a rank with all tables may take %s, and "
+        "train.memory_mb is %s",
+        chosen.settings.train.tables,
+        need.text(),
+        train.memory_mb or "not set",
+    )
+    return chosen
+
+
+def _with_tables(job: TrainJob, tables: str) -> TrainJob:
+    train = job.settings.train.model_copy(update={"tables": tables})
+    return replace(job, settings=job.settings.model_copy(update={"train": train}))
+
+
 def refuse_unfit_job(job: TrainJob) -> MemoryNeed | None:
     """Refuses what the ranks would, before Spark and they are started.
 

@@ -33,7 +33,13 @@ from jobs.models.spec import ModelSpec
 from jobs.registry.registry import Registry
 from jobs.registry.version import ModelVersion, as_tag
 from jobs.settings.settings import Settings
-from jobs.train.attempts import refuse_unfit_job, remove_checkpoints, resumed, trained
+from jobs.train.attempts import (
+    choose_tables,
+    refuse_unfit_job,
+    remove_checkpoints,
+    resumed,
+    trained,
+)
 from jobs.train.keep.warm_start import find_source
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import IdMaps
@@ -83,7 +89,7 @@ def run(
         fresh = replace(fresh, claim=lock.claim)
         job = resumed(fresh, lake, resume, partial(started_from, fresh, lake, state))
         if (need := refuse_unfit_job(job)) is not None:
-            log.info("a rank with all tables may take %s", need.text())
+            log.info("a rank %s may take %s", need.title, need.text())
         with relayed(job.folder, Console(job.terminal)):
             first = min(trained(job, spark), key=lambda result: result.rank)
         lock.check()
@@ -156,7 +162,7 @@ def job_of(
         id_maps=_id_maps(lake, dataset, examples, dates, state),
         curves=_curves(settings, lake, run_id),
     )
-    return started_from(job, lake, state, settings.train.warm_start)
+    return choose_tables(started_from(job, lake, state, settings.train.warm_start))
 
 
 def started_from(job: TrainJob, lake: Lake, state: State, name: str | None) -> TrainJob:

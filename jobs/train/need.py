@@ -24,12 +24,14 @@ class MemoryNeed:
         tables, layers: the weights of the embedding tables, and the other ones.
         moments: tensors of the optimizer for each parameter.
         stream: of the rows that are read.
+        ranks: that share the tables; None where each has all of them.
     """
 
     tables: int
     layers: int
     moments: int
     stream: int
+    ranks: int | None = None
 
     @classmethod
     def of(cls, model: nn.Module, settings: Settings) -> MemoryNeed:
@@ -37,37 +39,52 @@ class MemoryNeed:
         tables = {id(table.weight): table.weight for _, table in embedding_tables(model)}
         whole = sum(parameter.nbytes for parameter in model.parameters())
         of_tables = sum(table.nbytes for table in tables.values())
-        moments = _MOMENTS[settings.train.optimizer]
-        return cls(of_tables, whole - of_tables, moments, settings.stream.memory_mb << 20)
-
-    @property
-    def weights(self) -> int:
-        return self.tables + self.layers
-
-    @property
-    def state(self) -> int:
-        """Weights and moments."""
-        return self.weights * (1 + self.moments)
+        train = settings.train
+        ranks = train.workers if train.tables == "sharded" else None
+        stream = settings.stream.memory_mb << 20
+        return cls(of_tables, whole - of_tables, _MOMENTS[train.optimizer], stream, ranks)
 
     @property
     def total(self) -> int:
-        """With three snapshots (the last commit, the one being written, the best epoch's that
-        waits), and the file that is being written, twice."""
-        return 4 * self.state + 2 * self.weights * max(1, self.moments) + self.stream + _REST_BYTES
+        return sum(self._parts.values())
 
-    def text(self) -> str:
-        """The sum, in MB."""
-        parts = {
-            "tables": self.tables,
+    @property
+    def _parts(self) -> dict[str, int]:
+        """Beside weights and moments there are three snapshots of them (the last commit, the one
+        being written, the best epoch's that waits), and the file that is being written, twice."""
+        replicated = self.layers + (self.tables if self.ranks is None else 0)
+        state = replicated * (1 + self.moments)
+        return {
+            **({"tables": self.tables} if self.ranks is None else self._pieces(self.ranks)),
             "other weights": self.layers,
-            "moments": self.weights * self.moments,
-            "three snapshots of these": 3 * self.state,
-            "a file of a checkpoint, twice": 2 * self.weights * max(1, self.moments),
+            "moments": replicated * self.moments,
+            "three snapshots of these": 3 * state,
+            "a file of a checkpoint, twice": 2 * replicated * max(1, self.moments),
             "stream.memory_mb": self.stream,
             "the rest": _REST_BYTES,
         }
-        listed = " + ".join(f"{_mb(size):,} ({name})" for name, size in parts.items())
+
+    def _pieces(self, ranks: int) -> dict[str, int]:
+        """Of sharded tables; most is held while the pieces of a lost rank are dealt out."""
+        state = self.tables * (1 + self.moments)
+        if ranks == 1:
+            return {"tables and their moments": state, "a copy of these": state}
+        left = ranks - 1
+        copies = 2 if left > 1 else 1
+        return {
+            "copies of two pieces of the tables and their moments": -(-2 * state // ranks),
+            "a piece and its copies with a rank fewer": -(-(1 + copies) * state // left),
+        }
+
+    def text(self) -> str:
+        """The sum, in MB."""
+        listed = " + ".join(f"{_mb(size):,} ({name})" for name, size in self._parts.items())
         return f"{listed} = {_mb(self.total):,} MB"
+
+    def fits(self, settings: Settings) -> bool:
+        """Whether `train.memory_mb`, if set, is enough."""
+        most = settings.train.memory_mb
+        return most is None or self.total <= most << 20
 
     def refuse_excess(self, settings: Settings) -> None:
         """
@@ -75,14 +92,19 @@ class MemoryNeed:
             ConfigError: it is more than `train.memory_mb`; with the sum.
         """
         most = settings.train.memory_mb
-        if most is not None and self.total > most << 20:
+        if not self.fits(settings):
+            share = "set train.tables to sharded" if self.ranks is None else "raise train.workers"
             raise ConfigError(
-                f"a rank with all tables may take {self.text()}",
+                f"a rank {self.title} may take {self.text()}",
                 f"at most {most:,} MB (train.memory_mb)",
-                "give each rank more memory and raise train.memory_mb; or smaller tables: "
-                "train.embedding_dim, the fields' max_size; or fewer moments: train.optimizer "
-                "adagrad or sgd",
+                f"{share}; give each rank more memory and raise train.memory_mb; or smaller "
+                "tables: train.embedding_dim, the fields' max_size; or fewer moments: "
+                "train.optimizer adagrad or sgd",
             )
+
+    @property
+    def title(self) -> str:
+        return "with all tables" if self.ranks is None else f"of {self.ranks} that share the tables"
 
 
 def _mb(size: int) -> int:

@@ -19,6 +19,7 @@ from jobs.train.keep.commits import Committer, RankMemory
 from jobs.train.keep.pause import Paused, Pausing
 from jobs.train.keep.together import together
 from jobs.train.keep.warm_start import warm, warm_moments
+from jobs.train.keep.writer import Writer
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import MappedStream
 from jobs.train.read.memory import RowMemory
@@ -45,9 +46,8 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
         reporter = _reporter(job, exchange, memory)
         step = _step(job, exchange, memory, reporter)
         train, validation = _streams(job, exchange, memory, reporter)
-        # The snapshot itself must not be held.
-        position = start_of(job, step, memory, reporter).position
-        writer = memory.writer if exchange.rank == 0 else None
+        position = start_of(job, step, memory, reporter)
+        writer = memory.writer if exchange.rank == 0 or step.sharded.tables else None
         committer = Committer(step, settings, memory, writer, reporter.say)
         watch = _watched(job, committer, train.rows) if exchange.rank == 0 else committer
         commits: Commits = watch
@@ -57,7 +57,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
         if isinstance(watch, Watch):
             watch.close()
         rung = rung_at(paused, train.rows, step, validation) if paused is not None else None
-        digest = _stored(job, exchange, memory, history, reporter)
+        digest = _stored(job, exchange, writer, history, reporter)
     recoveries = tuple(memory.recoveries)
     return RankResult(exchange.rank, history, digest, train.fingerprint, recoveries, rung)
 
@@ -122,19 +122,19 @@ def _fitted(
 
 
 def _stored(
-    job: TrainJob, exchange: Exchange, memory: RankMemory, history: History, reporter: Reporter
+    job: TrainJob, exchange: Exchange, writer: Writer | None, history: History, reporter: Reporter
 ) -> str | None:
-    """Waits until all that rank 0 keeps is written, and returns the digest of the best weights.
+    """Waits until all that ranks keep is written, and returns the digest of the best weights.
 
     All ranks wait: when a rank returns, Horovod ends the others.
     """
     best = history.best
 
     def finished() -> str | None:
+        if writer is not None:
+            writer.close()
         if exchange.rank > 0:
             return None
-        assert memory.writer is not None
-        memory.writer.close()
         reporter.close()
         if best is None:
             return None

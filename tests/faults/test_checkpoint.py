@@ -20,10 +20,11 @@ from jobs.lake.lake import Lake
 from jobs.models.build import build_model
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone
-from jobs.train.keep.checkpoint import COMMIT, Damaged, listed, load, verified, write
+from jobs.train.keep.chain import prune
+from jobs.train.keep.checkpoint import listed, load, verified, write
 from jobs.train.keep.commits import Committer, RankMemory
-from jobs.train.keep.prune import prune
 from jobs.train.keep.resume import select
+from jobs.train.keep.seal import COMMIT, Damaged
 from jobs.train.keep.snapshot import Snapshot, restore, take
 from jobs.train.keep.together import StoreHangs
 from jobs.train.keep.writer import Writer

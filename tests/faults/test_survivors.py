@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,17 +112,33 @@ def test_two_losses_before_a_step_are_one_recovery() -> None:
     assert memory.recoveries == [recovery]
 
 
+def suffered(fault: str, **options: object) -> tuple[dict[str, Any], str]:
+    """The figures of a training that a fault hits, and what its log says."""
+    sizes = {"epochs": 10, "stall-s": 8, "seed": 3, "faults": fault, **options}
+    flags = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "benchmarks.bench_recovery", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])[fault], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["two", "neighbours", "freeze"])
+def test_ranks_that_shard_tables_are_lost_and_training_goes_on(fault: str) -> None:
+    sharded = {"tables": "sharded", "ranks": 4, "checkpoint-rows": 12_800}
+    figures, said = suffered(fault, **sharded)
+    assert figures["epochs_closed"] == 10
+    assert figures["lost"][0].startswith("rank ")
+    if fault == "two":
+        assert figures["ranks"][:2] == [3, 2]
+    together = "lost together; going on from epoch"
+    assert (together in said) == (fault == "neighbours")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill", "freeze", "executor"])
 def test_processes_are_lost_and_training_goes_on(fault: str) -> None:
-    sizes = {"epochs": 10, "stall-s": 8}
-    flags = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "benchmarks.bench_recovery", "--seed", "3", *flags]
-    done = subprocess.run(
-        [*command, "--faults", fault], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    figures = json.loads(done.stdout.splitlines()[-1])[fault]
+    figures, _ = suffered(fault)
     assert figures["epochs_closed"] == 10
     assert 0 <= figures["redone_rows"] <= 21 * 256
     assert figures["lost"][0].startswith("rank ")

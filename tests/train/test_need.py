@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,11 @@ from jobs.base.errors import ConfigError
 from jobs.models.build import build_model
 from jobs.settings.etl import EtlSettings
 from jobs.settings.settings import Settings
+from jobs.train.attempts import choose_tables
 from jobs.train.need import MemoryNeed
 from tests.builders.batches import SPEC
+from tests.builders.examples import write_examples
+from tests.builders.training import PLACES, job_of
 
 # A table of 10^6 rows of 16, and small ones.
 LARGE = replace(SPEC, table_rows=(7, 1_000_000, 5), embedding_dims=(16, 16, 16))
@@ -32,9 +37,34 @@ def need_of(settings: Settings) -> MemoryNeed:
 def test_the_sum_is_that_of_the_documentation(optimizer: str, moments: int) -> None:
     need = need_of(settings_of(optimizer=optimizer))
     assert need.tables == 4 * 16 * (1_000_000 + 7 + 5 - 2)
-    state = need.weights * (1 + moments)
+    weights = need.tables + need.layers
     beside = (2_048 << 20) + (1 << 30)
-    assert need.total == 4 * state + 2 * need.weights * max(1, moments) + beside
+    assert need.total == 4 * weights * (1 + moments) + 2 * weights * max(1, moments) + beside
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 16])
+def test_a_rank_that_shares_tables_needs_its_share(ranks: int) -> None:
+    need = need_of(settings_of(optimizer="adam", tables="sharded", workers=ranks))
+    state, layers = 3 * need.tables, need.layers
+    # While the pieces of a lost rank are dealt out: two copies, then a piece and its copies.
+    pieces = {1: 2.0, 2: 1.0 + 2.0, 3: 2 / 3 + 3 / 2, 16: 2 / 16 + 3 / 15}[ranks] * state
+    assert abs(need.total - pieces - 16 * layers - (2_048 << 20) - (1 << 30)) < 4
+
+
+def test_tables_are_sharded_where_whole_ones_do_not_fit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "millstream.train")
+    examples = write_examples(tmp_path / "lake", PLACES)
+    needed = {}
+    for most in (None, 4_000, 3_100):
+        job = job_of(examples, tmp_path / "run", tables="auto", memory_mb=most)
+        # 3.3 GB with Adam's moments and all copies, where tables are whole.
+        job = replace(job, spec=replace(job.spec, table_rows=(1_000_000, 7, 5)))
+        needed[most] = choose_tables(job).settings.train.tables
+    assert needed == {None: "replicated", 4_000: "replicated", 3_100: "sharded"}
+    assert "train.tables is auto: sharded, since a rank with all tables may take" in caplog.text
+    assert caplog.messages[-1].endswith(" MB, and train.memory_mb is 3100")
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_sum() -> None:

@@ -88,7 +88,7 @@ def grouped(ids: Tensor, indices: Tensor | None = None) -> Groups:
     # bool [n], whether a sorted id differs from the one before it.
     is_first = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     torch.ne(ordered[1:], ordered[:-1], out=is_first[1:])
-    firsts = _indices_of(is_first)
+    firsts = indices_of(is_first)
     if indices is not None:
         order = indices.index_select(0, order)
     return Groups(ordered.index_select(0, firsts), order, firsts)
@@ -100,7 +100,7 @@ def coalesced(rows: TableRows) -> TableRows:
     return TableRows(groups.ids.long(), groups.sums(rows.values))
 
 
-def _indices_of(flags: Tensor) -> Tensor:
+def indices_of(flags: Tensor) -> Tensor:
     """Indices of the flags [n] that are set, int64, ascending.
 
     torch's `nonzero` takes six times as long as NumPy's on the CPU.

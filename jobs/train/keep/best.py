@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import fsspec
 
 from jobs.models.artifact import CARD, Cut, save_weights
+from jobs.models.pieces import StoredTable
 from jobs.models.spec import ModelSpec
 from jobs.settings.settings import Settings
 from jobs.train.keep.snapshot import Snapshot
@@ -32,6 +33,7 @@ def save_best(
     tables: Collection[str],
     spec: ModelSpec,
     settings: Settings,
+    stored: Sequence[StoredTable] = (),
 ) -> None:
     """Saves the model of the best epoch so far, and removes those that nothing needs any more.
 
@@ -43,6 +45,7 @@ def save_best(
         names: see `parameter_names`.
         source: of the model.
         tables: see `mappable_tables`.
+        stored: sharded tables, whose files are in the model's folder already.
     """
     train, result = settings.train, snapshot.position.history.best
     assert result is not None
@@ -51,8 +54,8 @@ def save_best(
     wanted = train.warm_start is not None
     moments = moments_of(snapshot.optimizer, names) if wanted else None
     folder = best_folder(run_folder, result.epoch)
-    cut = Cut(tables, train.map_tables_mb << 20)
-    save_weights(folder, snapshot.weights, train.model, spec, source, card, moments, cut)
+    cut = Cut(tables, train.map_tables_mb << 20, train.table_buckets)
+    save_weights(folder, snapshot.weights, train.model, spec, source, card, moments, cut, stored)
     fs, root = fsspec.core.url_to_fs(run_folder)
     best = sorted(fs.glob(f"{root}/best-??????"))
     for path in best[: -1 - train.checkpoint_keep]:

@@ -11,7 +11,6 @@ is renamed. In an object store, where nothing can be renamed, `commit.json` is w
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -26,18 +25,14 @@ from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from jobs.stores.errors import persistently
+from jobs.train.keep.seal import COMMIT, Damaged, TablesSeal, read_part, sealed, unsealed
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.step.history import History, Position
 from jobs.train.step.rowledger import RowCount
 
-COMMIT = "commit.json"
 FORMAT = 1
 STAGED, _PREFIX = "staged-", "at-"
 _CHUNK = 16 << 20
-
-
-class Damaged(Exception):
-    """A checkpoint differs from what was written; the message says in which file and how."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,7 @@ class Checkpoint:
         identity: what makes two trainings the same one, see `TrainJob.identity`.
         numbers: as in `Snapshot`.
         files: file name -> `bytes`, its size, and `sha256`.
+        tables: of sharded tables, whose files the ranks wrote; None without any.
     """
 
     url: str
@@ -61,6 +57,7 @@ class Checkpoint:
     identity: dict[str, Any]
     numbers: dict[str, float]
     files: dict[str, dict[str, Any]]
+    tables: TablesSeal | None = None
 
     @property
     def name(self) -> str:
@@ -68,12 +65,20 @@ class Checkpoint:
         return "/".join(self.url.split("/")[-2:])
 
 
-def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
+def write(
+    folder: str,
+    snapshot: Snapshot,
+    identity: Mapping[str, Any],
+    moment_ns: int | None = None,
+    write_tables: Callable[[str], TablesSeal] | None = None,
+) -> str:
     """Writes a checkpoint into a run's folder. When that fails, its files are removed.
 
     Args:
         folder: URL of the run's folder.
         identity: see `Checkpoint`.
+        moment_ns: by which ranks name it; the time when None.
+        write_tables: has the sharded tables written into the folder of the given URL, if any.
 
     Returns:
         The URL of the checkpoint's folder.
@@ -82,10 +87,10 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
         OSError: the store could not write.
     """
     fs, root = fsspec.core.url_to_fs(folder)
-    moment_ns = time.time_ns()
+    moment_ns = moment_ns or time.time_ns()
     final = f"{root}/{_PREFIX}{moment_ns}"
-    local = isinstance(fs, LocalFileSystem)
-    place = f"{root}/{STAGED}{moment_ns}" if local else final
+    url = staged_at(folder, moment_ns)
+    place, local = fsspec.core.url_to_fs(url)[1], isinstance(fs, LocalFileSystem)
     try:
         fs.makedirs(place, exist_ok=True)
         files = {
@@ -100,8 +105,9 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
             "identity": dict(identity),
             "numbers": snapshot.numbers,
             "files": files,
+            "tables": asdict(write_tables(url)) if write_tables else None,
         }
-        _write_file(fs, f"{place}/{COMMIT}", partial(_sealed, commit, identity))
+        _write_file(fs, f"{place}/{COMMIT}", partial(sealed, commit, identity))
         if local:
             _sync_folder(place)
             Path(place).rename(final)
@@ -110,6 +116,12 @@ def write(folder: str, snapshot: Snapshot, identity: Mapping[str, Any]) -> str:
         _remove(fs, place)
         raise
     return of_moment(folder, moment_ns)
+
+
+def staged_at(folder: str, moment_ns: int) -> str:
+    """The URL of the folder in which a checkpoint is written."""
+    local = isinstance(fsspec.core.url_to_fs(folder)[0], LocalFileSystem)
+    return f"{folder.rstrip('/')}/{STAGED if local else _PREFIX}{moment_ns}"
 
 
 def of_moment(folder: str, moment_ns: int) -> str:
@@ -160,33 +172,6 @@ def _remove(fs: Any, path: str) -> None:
         return
 
 
-def _sealed(commit: Mapping[str, Any], identity: Mapping[str, Any]) -> bytes:
-    """The content of `commit.json`: the commit as text, with its SHA-256."""
-    body = json.dumps(commit, sort_keys=True)
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    # Beside that text, for vacuum, which only needs the versions that checkpoints use.
-    needed = {name: identity[name] for name in ("examples_version", "state_digest")}
-    return json.dumps({"sha256": digest, "commit": body, **needed}).encode()
-
-
-def _unsealed(data: bytes) -> dict[str, Any]:
-    """The commit, from the content of `commit.json`.
-
-    Raises:
-        Damaged: it is torn, or its SHA-256 differs.
-    """
-    try:
-        seal = json.loads(data)
-        body = seal["commit"]
-        digest = hashlib.sha256(body.encode()).hexdigest()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{COMMIT} is torn") from error
-    if digest != seal.get("sha256"):
-        raise Damaged(f"{COMMIT} has another checksum than it says")
-    tree: dict[str, Any] = json.loads(body)
-    return tree
-
-
 def _position_tree(position: Position) -> dict[str, Any]:
     return {**asdict(replace(position, history=History())), "history": position.history.to_json()}
 
@@ -211,25 +196,32 @@ def _moment(name: str) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def identity(url: str) -> dict[str, Any]:
-    """The identity in a checkpoint's commit, see `Checkpoint`; other files are not read.
+def commit_of(url: str) -> dict[str, Any]:
+    """What a checkpoint's commit says; other files are not read.
 
     Raises:
         Damaged: the commit is missing or torn.
     """
     fs, path = fsspec.core.url_to_fs(url)
-    found: dict[str, Any] = _unsealed(read_part(fs, path, COMMIT))["identity"]
+    return unsealed(read_part(fs, path, COMMIT))
+
+
+def identity(url: str) -> dict[str, Any]:
+    """The identity in a checkpoint's commit, see `Checkpoint`; raises as `commit_of`."""
+    found: dict[str, Any] = commit_of(url)["identity"]
     return found
 
 
 def verified(url: str) -> Checkpoint:
     """Reads a checkpoint's commit, and compares the size and SHA-256 of every file with it.
 
+    Of sharded tables, see `verified_chain`.
+
     Raises:
         Damaged: a file is missing, or another one than was written.
     """
     fs, path = fsspec.core.url_to_fs(url)
-    commit = _unsealed(read_part(fs, path, COMMIT))
+    commit = commit_of(url)
     if commit["format"] != FORMAT:
         raise Damaged(f"format {commit['format']} is not {FORMAT}")
     for name, written in commit["files"].items():
@@ -242,16 +234,8 @@ def verified(url: str) -> Checkpoint:
         identity=commit["identity"],
         numbers=commit["numbers"],
         files=commit["files"],
+        tables=TablesSeal.from_json(commit["tables"]) if commit.get("tables") else None,
     )
-
-
-def read_part(fs: Any, path: str, name: str) -> bytes:
-    """A file of a checkpoint; raises Damaged where it is missing."""
-    try:
-        data: bytes = fs.cat_file(f"{path}/{name}")
-    except FileNotFoundError as error:
-        raise Damaged(f"{name} is missing") from error
-    return data
 
 
 def _check_file(fs: Any, path: str, name: str, written: Mapping[str, Any]) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from jobs.settings.train import TrainSettings
+from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.snapshot import Snapshot, take
 from jobs.train.keep.writer import Writer
 from jobs.train.step.history import Position
 from jobs.train.step.loop import Reporter
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
+from jobs.train.tables.copies import told
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class RankMemory:
     Attributes:
         last: the snapshot of the last commit.
         reached: the position after the last step.
-        writer: of checkpoints and models, on the rank that is rank 0, or was.
+        writer: of checkpoints and models, on the rank that is rank 0, or was; on all where tables
+            are sharded.
         reporter: of the progress, on the rank that is rank 0, or was, where others show it.
         recoveries: those that have ended.
         recovering: the one that has not ended, as far as it is known, and when it began
@@ -96,6 +99,21 @@ class RankMemory:
         self.recovering = change, began
         self.reached = self.last.position if self.last else None
 
+    def agree(self, exchange: Exchange) -> int | None:
+        """Goes back to the last commit that all ranks have, and returns a rank that has it.
+
+        All ranks must call this; None where no rank has any.
+        """
+        tables = self.last.tables if self.last else None
+        number = -1 if self.last is None else tables.number if tables else 0
+        numbers = [of for (of,) in told(exchange, [number])]
+        if max(numbers) < 0:
+            return None
+        common = min(of for of in numbers if of >= 0)
+        if self.last is not None and tables is not None:
+            self.last = replace(self.last, tables=tables.back_to(common))
+        return numbers.index(common)
+
     def begin(self, last: Snapshot | None, lost: Sequence[str], ranks: int) -> None:
         """Called before training starts again.
 
@@ -128,7 +146,8 @@ class Committer:
 
     Args:
         memory: keeps the last snapshot; has the first one already.
-        writer: of checkpoints and models, on rank 0; None on the others.
+        writer: of checkpoints and models, on rank 0, and where tables are sharded on all; None on
+            the others.
         say: takes a line for the log when a recovery has ended.
     """
 
@@ -157,6 +176,8 @@ class Committer:
             self._commit(position, ledger, full)
 
     def after_epoch(self, position: Position) -> None:
+        if self._writer is not None:
+            self._writer.make_room(position)
         best = position.history.best
         is_best = best is not None and best.epoch == position.epoch - 1
         self._commit(position, RowLedger(), True, is_best)
@@ -169,16 +190,18 @@ class Committer:
     def settle(self) -> None:
         """Waits until nothing is being written, so that what is offered next will be."""
         if self._writer is not None:
-            self._writer.close()
+            self._writer.settle()
 
     def _commit(
         self, position: Position, ledger: RowLedger, write: bool, is_best: bool = False
     ) -> None:
         held = self._writer.holding if self._writer else ()
         is_free = all(snapshot is not self._last for snapshot in held)
-        snapshot = take(self._step, position, ledger, self._last if is_free else None)
-        self._last = snapshot
         late = time.monotonic() - self._written_s > self._settings.checkpoint_s
-        if self._writer and (write or late) and self._writer.offer(snapshot, is_best):
+        is_wanted = self._writer is not None and self._writer.agreed(write or late)
+        reuse = self._last if is_free else None
+        snapshot = take(self._step, position, ledger, reuse, self._last.tables)
+        self._last = snapshot
+        if self._writer and is_wanted and self._writer.offer(snapshot, is_best):
             self._written_s = time.monotonic()
         self._memory.committed(snapshot)

@@ -11,7 +11,9 @@ import fsspec
 from jobs.base.errors import DataRefused, MillstreamError
 from jobs.lake.lake import Lake
 from jobs.settings.train import RUN_SETTINGS
-from jobs.train.keep.checkpoint import Checkpoint, Damaged, listed, verified
+from jobs.train.keep.chain import verified_chain
+from jobs.train.keep.checkpoint import Checkpoint, listed
+from jobs.train.keep.seal import Damaged
 from jobs.train.order.fingerprint import check_fingerprint
 
 log = logging.getLogger("millstream.train")
@@ -119,7 +121,7 @@ def _newest_complete(urls: list[str]) -> tuple[Checkpoint | None, list[str]]:
     passed_over: list[str] = []
     for url in urls:
         try:
-            return verified(url), passed_over
+            return verified_chain(url), passed_over
         except (Damaged, OSError) as error:
             passed_over.append(f"checkpoint {'/'.join(url.split('/')[-2:])} is not used: {error}")
     return None, passed_over

@@ -1,9 +1,9 @@
 """A snapshot: all that training needs to go on, copied to the host's memory.
 
 Training waits for this copy only; a checkpoint is written from it later. Model and optimizers are
-the same on all ranks, so each rank copies its own; of sharded tables each rank gets all pieces. The
-states of the random number generators
-differ by rank, so each rank gets those of all.
+the same on all ranks, so each rank copies its own; of sharded tables each keeps its own pieces and
+those of the rank before. The states of the random number generators differ by rank, so each rank
+gets those of all.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from jobs.models.buckets import Buckets
+from jobs.models.pieces import ROWS
 from jobs.models.ties import set_state, state_of
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.replicas import check_replicas, sum_of_bits
 from jobs.train.step.history import Position
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
+from jobs.train.tables.copies import Pieces
+from jobs.train.tables.kept import KeptTables
 from jobs.train.tables.table import ShardedTable
-from jobs.train.tables.whole import gathered, own_rows
 
 Tensors = dict[str, Tensor]
 
@@ -37,6 +40,8 @@ class Snapshot:
         numbers: what optimizers keep as Python numbers, by the same names.
         random: uint8 [ranks, bytes], the state of each rank's random number generators.
         position: of the training.
+        tables: what this rank keeps of sharded tables, which are not among `weights` and
+            `optimizer`; None without any. The next snapshot changes it.
     """
 
     weights: Tensors
@@ -44,6 +49,7 @@ class Snapshot:
     numbers: dict[str, float]
     random: Tensor
     position: Position
+    tables: KeptTables | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors of `weights` and `optimizer`, always in the same order."""
@@ -52,12 +58,14 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors())
+        """Bytes of its tensors, of tables those of this rank's pieces."""
+        pieces = self.tables.nbytes if self.tables else 0
+        return sum(tensor.nbytes for tensor in self.tensors()) + pieces
 
     def without_tensors(self) -> Snapshot:
         """The same snapshot, small to send: its tensors have shapes and dtypes, but no values."""
-        return self._mapped(lambda tensor: torch.empty_like(tensor, device="meta"))
+        small = self._mapped(lambda tensor: torch.empty_like(tensor, device="meta"))
+        return replace(small, tables=self.tables.outline() if self.tables else None)
 
     def empty(self) -> Snapshot:
         """The same snapshot with tensors in memory, whose values are undefined."""
@@ -72,7 +80,11 @@ class Snapshot:
 
 
 def take(
-    step: Step, position: Position, ledger: RowLedger, reuse: Snapshot | None = None
+    step: Step,
+    position: Position,
+    ledger: RowLedger,
+    reuse: Snapshot | None = None,
+    kept: KeptTables | None = None,
 ) -> Snapshot:
     """Takes a snapshot. All ranks must call this at the same position.
 
@@ -80,6 +92,8 @@ def take(
         ledger: this rank's row ledger of the current epoch.
         reuse: the snapshot before, which is overwritten once all ranks are here: no second one is
             held. New memory takes longer to get than the copy does, too.
+        kept: what the snapshot before has of sharded tables, which the rows that changed since are
+            copied to. All of them are copied when None.
 
     Raises:
         ReplicasDiffer: the weights are not the same on all ranks.
@@ -87,43 +101,78 @@ def take(
     weights = state_of(step.model)
     parts, random, bits = _summed(step.exchange, ledger, _random_state(), sum_of_bits(weights))
     check_replicas(bits, position)
-    for table in step.sharded.tables:
-        weights[table.name] = gathered(table, table.piece, step.exchange)
     optimizer, numbers = _optimizer_state(step)
+    touched = {table.name: table.touched for table in step.sharded.tables}
+    if kept is None:
+        kept = kept_now(step)
+    else:
+        kept.commit(step.exchange, live_pieces(step), touched)
     return Snapshot(
         weights=_copied(weights, reuse.weights if reuse else {}),
         optimizer=_copied(optimizer, reuse.optimizer if reuse else {}),
         numbers=numbers,
         random=random,
         position=replace(position, trained=ledger.of_parts(parts)),
+        tables=kept,
     )
 
 
-def restore(step: Step, snapshot: Snapshot) -> None:
+def kept_now(step: Step) -> KeptTables | None:
+    """Copies of a step's whole pieces; None without sharded tables. All ranks must call this."""
+    if not step.sharded.tables:
+        return None
+    kept = KeptTables.of(step.exchange, buckets_of(step), live_pieces(step))
+    for table in step.sharded.tables:
+        table.touched.zero_()
+    return kept
+
+
+def buckets_of(step: Step) -> dict[str, Buckets]:
+    """Those of each sharded table."""
+    return {table.name: table.buckets for table in step.sharded.tables}
+
+
+def live_pieces(step: Step) -> Pieces:
+    """This rank's pieces of sharded tables, with their moments, as they are being trained."""
+    found: Pieces = {table.name: {ROWS: table.piece.detach()} for table in step.sharded.tables}
+    for optimizer in step.optimizers:
+        for table in _pieces(step, optimizer).values():
+            state = optimizer.state.get(table.piece, {})
+            found[table.name] |= {key: of for key, of in state.items() if of.dim()}
+    return found
+
+
+def restore(step: Step, snapshot: Snapshot, pieces: Pieces | None = None) -> None:
     """Sets model, optimizers and this rank's random number generators to a snapshot.
 
     A rank beyond the number of ranks that took it keeps its generators as they are.
+
+    Args:
+        pieces: this rank's, of sharded tables; they become part of the optimizers' state.
     """
-    tables = {table.name: table for table in step.sharded.tables}
-    of_model = {name: of for name, of in snapshot.weights.items() if name not in tables}
-    set_state(step.model, of_model)
-    with torch.no_grad():
-        for name, table in tables.items():
-            table.piece.copy_(own_rows(table, snapshot.weights[name]))
+    set_state(step.model, snapshot.weights)
     for number, optimizer in enumerate(step.optimizers):
-        pieces = _pieces(step, optimizer)
         states: dict[int, dict[str, Tensor | float]] = {}
         for name, value in _values(snapshot):
             of, parameter, key = name.split("/")
             if int(of) == number:
                 copy = value.clone() if isinstance(value, Tensor) else value
-                if isinstance(copy, Tensor) and copy.dim() and int(parameter) in pieces:
-                    copy = own_rows(pieces[int(parameter)], copy)
                 states.setdefault(int(parameter), {})[key] = copy
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states, "param_groups": groups})
+        for table in _pieces(step, optimizer).values():
+            _set_piece(optimizer, table, (pieces or {})[table.name])
     if step.exchange.rank < len(snapshot.random):
         _set_random_state(snapshot.random[step.exchange.rank])
+
+
+@torch.no_grad()
+def _set_piece(
+    optimizer: torch.optim.Optimizer, table: ShardedTable, tensors: dict[str, Tensor]
+) -> None:
+    table.piece.copy_(tensors[ROWS])
+    moments = {key: of.to(table.piece.device) for key, of in tensors.items() if key != ROWS}
+    optimizer.state[table.piece] |= moments
 
 
 def _values(snapshot: Snapshot) -> Iterator[tuple[str, Tensor | float]]:
@@ -146,12 +195,10 @@ def _optimizer_state(step: Step) -> tuple[Tensors, dict[str, float]]:
         for parameter, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 name = f"{number}/{parameter}/{key}"
-                if isinstance(value, Tensor) and value.dim() and parameter in pieces:
-                    tensors[name] = gathered(pieces[parameter], value, step.exchange)
-                elif isinstance(value, Tensor):
-                    tensors[name] = value
-                else:
+                if not isinstance(value, Tensor):
                     numbers[name] = value
+                elif not (parameter in pieces and value.dim()):
+                    tensors[name] = value
     return tensors, numbers
 
 

@@ -12,9 +12,10 @@ from jobs.base.errors import Locked
 from jobs.settings.train import TrainSettings
 from jobs.stores.errors import is_of_store
 from jobs.train.keep import checkpoint
-from jobs.train.keep.prune import prune
+from jobs.train.keep.chain import prune
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.keep.together import StoreHangs, limit_s
+from jobs.train.step.history import Position
 
 # Between two attempts to save a model.
 _AGAIN_S = 1.0
@@ -22,8 +23,12 @@ _POLL_S = 0.2
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A snapshot to write, and whether its weights are the best epoch's so far."""
+class Task:
+    """A snapshot to write.
+
+    Attributes:
+        is_best: whether its weights are the best epoch's so far.
+    """
 
     snapshot: Snapshot
     is_best: bool
@@ -61,10 +66,11 @@ class Writer:
         self._folder, self._identity, self._settings, self._say = folder, identity, settings, say
         self._written, self._save_best, self._check_lock = list(written), save_best, check_lock
         self._lock = threading.Lock()
-        self._task: _Task | None = None
-        self._next: _Task | None = None
+        self._task: Task | None = None
+        self._next: Task | None = None
         self._failed: Exception | None = None
         self._since = 0.0
+        self._stopped = threading.Event()
         self._idle = threading.Event()
         self.best_epoch: int | None = None
 
@@ -86,6 +92,13 @@ class Writer:
             raise self._hangs(tasks[0])
         return tuple(task.snapshot for task in tasks)
 
+    def make_room(self, position: Position) -> None:
+        """Called before the snapshot at the beginning of an epoch is offered."""
+
+    def agreed(self, wanted: bool) -> bool:
+        """Whether the next snapshot is to be offered, if that is wanted here."""
+        return wanted
+
     def offer(self, snapshot: Snapshot, is_best: bool = False) -> bool:
         """Starts to write a snapshot, unless another one is being written.
 
@@ -98,9 +111,12 @@ class Writer:
         Raises:
             Exception: see `holding`.
         """
+        return self._put(Task(snapshot, is_best))
+
+    def _put(self, task: Task) -> bool:
         # Raises where writing has failed.
         _ = self.holding
-        task, best = _Task(snapshot, is_best), snapshot.position.history.best
+        best, is_best = task.snapshot.position.history.best, task.is_best
         if is_best and best is not None:
             self.best_epoch = best.epoch
         with self._lock:
@@ -115,7 +131,7 @@ class Writer:
         ).start()
         return True
 
-    def _run(self, task: _Task | None) -> None:
+    def _run(self, task: Task | None) -> None:
         while task is not None:
             self._write(task)
             with self._lock:
@@ -123,7 +139,7 @@ class Writer:
                 self._next, self._since = None, time.monotonic()
         self._idle.set()
 
-    def _write(self, task: _Task) -> None:
+    def _write(self, task: Task) -> None:
         try:
             if task.is_best and not self._saved(task):
                 return
@@ -132,9 +148,7 @@ class Writer:
             return
         try:
             self._check_lock()
-            self._written.append(checkpoint.write(self._folder, task.snapshot, self._identity))
-            self._check_lock()
-            prune(self._folder, self._settings.checkpoint_keep, self._written)
+            self._store(task)
         except Locked as lost:
             self._failed = lost
         except Exception as error:
@@ -143,13 +157,27 @@ class Writer:
                 "before stays, training goes on"
             )
 
-    def _saved(self, task: _Task) -> bool:
+    def _store(self, task: Task) -> None:
+        """Writes a checkpoint."""
+        self._stored(checkpoint.write(self._folder, task.snapshot, self._identity))
+
+    def _stored(self, url: str) -> None:
+        """Called with the URL of a complete checkpoint."""
+        self._written.append(url)
+        self._check_lock()
+        prune(self._folder, self._settings.checkpoint_keep, self._written)
+
+    def _save(self, task: Task) -> None:
+        """Writes the best epoch's model."""
+        self._save_best(task.snapshot)
+
+    def _saved(self, task: Task) -> bool:
         """Saves the model of the best epoch; False when there is a better one by now."""
         is_said = False
-        while self._next is None:
+        while self._next is None and not self._stopped.is_set():
             try:
                 self._check_lock()
-                self._save_best(task.snapshot)
+                self._save(task)
                 return True
             except Exception as error:
                 if not is_of_store(error):
@@ -159,14 +187,18 @@ class Writer:
                 if not is_said:
                     self._say(f"the best epoch's model is not written yet, trying again: {error}")
                 is_said = True
-            time.sleep(_AGAIN_S)
+            self._stopped.wait(_AGAIN_S)
         return False
 
-    def _limit_s(self, task: _Task) -> float:
+    def _limit_s(self, task: Task) -> float:
         return limit_s(self._settings, task.snapshot.nbytes)
 
-    def _hangs(self, task: _Task) -> StoreHangs:
+    def _hangs(self, task: Task) -> StoreHangs:
         return StoreHangs(f"a snapshot is being written to {self._folder}", self._limit_s(task))
+
+    def settle(self) -> None:
+        """Waits until nothing is being written, so that what is offered next will be."""
+        self.close()
 
     def close(self) -> None:
         """Waits until all is written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import horovod.torch as hvd
@@ -76,12 +77,16 @@ class Survivor(State):  # type: ignore[misc]
         self._peers: dict[str, str] = {}
 
     def begin(self) -> HorovodExchange:
-        """Makes the exchange of the present ranks, and gives all of them rank 0's last commit."""
+        """Makes the exchange of the present ranks, and gives all of them the last common commit.
+
+        Of sharded tables each keeps what it has.
+        """
         place = f"{socket.gethostname()}, pid {os.getpid()}"
         self._exchange = HorovodExchange(self._stall_s, self._fail)
         with self._exchange.waiting():
             named = hvd.allgather_object((place, f"rank {hvd.rank()} ({place})"), name="peers")
-        last = _broadcast(self.memory.last, self._exchange)
+        root = self.memory.agree(self._exchange)
+        last = None if root is None else _broadcast(self.memory.last, self._exchange, root)
         peers = dict(named)
         lost = [name for place, name in self._peers.items() if place not in peers]
         self.memory.begin(last, lost, len(peers))
@@ -118,23 +123,22 @@ class Survivor(State):  # type: ignore[misc]
         pass
 
 
-def _broadcast(snapshot: Snapshot | None, exchange: HorovodExchange) -> Snapshot | None:
-    """Sends rank 0's snapshot to all ranks, which must all call this.
+def _broadcast(snapshot: Snapshot | None, exchange: HorovodExchange, root: int) -> Snapshot:
+    """Sends a rank's snapshot to all ranks, which must all call this.
 
     Args:
         snapshot: this rank's own, if any.
+        root: whose is sent; it has one.
 
     Returns:
-        Rank 0's; None where it has none.
+        That one, with what this rank keeps of sharded tables.
     """
-    mine = hvd.rank() == 0 and snapshot is not None
+    mine = snapshot if hvd.rank() == root else None
     # By default it would be named by its type, which differs between ranks with and without one.
     with exchange.waiting():
-        no_values = hvd.broadcast_object(
-            snapshot.without_tensors() if mine and snapshot else None, name="snapshot"
+        no_values: Snapshot = hvd.broadcast_object(
+            mine.without_tensors() if mine else None, root_rank=root, name="snapshot"
         )
-    if no_values is None:
-        return None
-    known = snapshot if mine and snapshot is not None else no_values.empty()
-    exchange.broadcast(known.tensors())
-    return known
+    known = mine or no_values.empty()
+    exchange.broadcast(known.tensors(), root)
+    return replace(known, tables=snapshot.tables) if snapshot else known

@@ -87,6 +87,7 @@ class ShardedTable:
         piece: [rows owned, E].
         layer: that stands for the table in the model.
         source: the table without values, for fresh rows.
+        touched: bool [rows owned], the rows that changed since the last commit.
     """
 
     name: str
@@ -96,6 +97,7 @@ class ShardedTable:
     piece: nn.Parameter
     layer: ShardedEmbedding
     source: EmbeddingTable
+    touched: Tensor
 
     @property
     def dim(self) -> int:
@@ -137,7 +139,9 @@ def shard(
         buckets = Buckets(source.num_embeddings, settings.table_buckets)
         rows = buckets.piece_rows(rank, ranks)
         piece = torch.empty(rows, source.embedding_dim, dtype=source.weight.dtype, device=device)
-        tables.append(ShardedTable(name, buckets, rank, ranks, nn.Parameter(piece), layer, source))
+        own = nn.Parameter(piece)
+        touched = torch.zeros(rows, dtype=torch.bool, device=device)
+        tables.append(ShardedTable(name, buckets, rank, ranks, own, layer, source, touched))
     for name, parameter in model.named_parameters():
         if parameter.is_meta and device.type != "meta":
             raise _refused(name, "is used by another layer too")

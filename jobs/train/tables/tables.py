@@ -177,8 +177,9 @@ class Tables:
         self._gradients = None
         merged = []
         for table, own, rows in zip(self.tables, groups, received, strict=True):
-            sums = own.sums(rows.values).to(table.piece.dtype)
-            merged.append(TableRows(own.ids.long(), sums))
+            sums, places = own.sums(rows.values).to(table.piece.dtype), own.ids.long()
+            table.touched[places] = True
+            merged.append(TableRows(places, sums))
         return merged
 
     def squares(self, merged: Sequence[TableRows]) -> Tensor | None:
