@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from scipy.stats import qmc
 
 from jobs.settings.tune import TuneSettings
 from jobs.tune.samplers.bohamiann import BohamiannSampler
 from jobs.tune.samplers.evolution import EvolutionSampler
+from jobs.tune.samplers.gaussian import GaussianProcessSampler
 from jobs.tune.samplers.space import grid, point
 
 
@@ -24,7 +25,7 @@ def sampler_of(settings: TuneSettings, number: int) -> BaseSampler:
     if settings.sampler == "tpe":
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     if settings.sampler == "gp":
-        return GPSampler(seed=seed, deterministic_objective=True)
+        return GaussianProcessSampler(seed)
     if settings.sampler == "bohamiann":
         return BohamiannSampler(settings.space, seed)
     if settings.sampler == "cmaes":
