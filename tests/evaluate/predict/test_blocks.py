@@ -1,0 +1,51 @@
+"""A score has the same bits whatever it shares a block with; sizes that move them are unused."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from jobs.batch.batch import Batch
+from jobs.evaluate.predict.blocks import block_scores, sizes_of_same_bits
+from jobs.evaluate.predict.exported import batch_of
+
+
+def rows(count: int) -> Batch:
+    dense = torch.rand(count, 3, generator=torch.Generator().manual_seed(3))
+    return batch_of({"dense": dense, "sparse": torch.zeros(count, 0, dtype=torch.int64)})
+
+
+class Forward:
+    """Sums of rows, added up in another order where a block has one of these numbers of rows."""
+
+    def __init__(self, *odd: int) -> None:
+        self.odd, self.seen = odd, set[int]()
+
+    def __call__(self, batch: Batch) -> npt.NDArray[np.float32]:
+        dense = batch.dense.numpy()
+        self.seen.add(len(dense))
+        a, b, c = dense.T
+        return np.asarray(a + (b + c) if len(dense) in self.odd else (a + b) + c, np.float32)
+
+
+def test_sizes_that_move_bits_are_left_out() -> None:
+    assert sizes_of_same_bits(Forward(), rows(64), 32) == (1, 2, 4, 8, 16, 32)
+    assert sizes_of_same_bits(Forward(1, 8), rows(64), 32) == (2, 4, 16, 32)
+    assert sizes_of_same_bits(Forward(), rows(64), 24) == (1, 2, 4, 8, 16, 24)
+
+
+def test_of_few_rows_nothing_is_concluded() -> None:
+    assert sizes_of_same_bits(Forward(), rows(15), 32) == (32,)
+
+
+@pytest.mark.parametrize("count", [1, 3, 31, 32, 33, 70])
+def test_any_number_of_rows_has_the_same_bits(count: int) -> None:
+    forward = Forward(1, 8)
+    sizes = sizes_of_same_bits(forward, rows(64), 32)
+    forward.seen.clear()
+    batch = rows(70)
+    whole = block_scores(forward, batch, sizes)
+    assert block_scores(forward, batch[:count], sizes).tobytes() == whole[:count].tobytes()
+    assert forward.seen <= set(sizes)
