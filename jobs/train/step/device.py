@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 # Seconds after which a thread gives up Python's lock.
-_SWITCH_S = 0.0005
+_SWITCH_S = 0.0001
 
 
 def device_of_rank() -> torch.device:
