@@ -21,8 +21,10 @@ from tests.builders.models import lake_of
 from tests.evaluate.conftest import NIGHT, Line
 
 
-def trained(line: Line, spark: SparkSession, least_mb: int, run: str) -> tuple[Settings, str]:
-    changes = {"map_tables_mb": least_mb, "epochs": 1, "workers": 1}
+def trained(
+    line: Line, spark: SparkSession, least_mb: int, run: str, **more: object
+) -> tuple[Settings, str]:
+    changes = {"map_tables_mb": least_mb, "epochs": 1, "workers": 1, **more}
     chosen = line.settings.train.model_copy(update=changes)
     settings = line.settings.model_copy(update={"train": chosen})
     return settings, train.run(settings, spark, run_id=run, resume="never").version
@@ -60,3 +62,22 @@ def test_a_training_to_files_scores_as_one_without(
         monkeypatch.setattr(exports, "_maker", lambda _: "another")
         with_engine(lake_of(settings), other, "onnx")
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.slow
+def test_a_training_with_sharded_tables_scores_as_one_with_whole_ones(
+    line: Line, spark: SparkSession
+) -> None:
+    scores = {}
+    for tables, workers in (("sharded", 2), ("replicated", 1)):
+        changes = {"tables": tables, "workers": workers, "optimizer": "sgd"}
+        settings, version = trained(line, spark, 256, f"train-{tables}", **changes)
+        found = Registry(settings, lake_of(settings)).resolve(version)
+        files = {path.name for path in Path(found.folder_url).rglob("buckets-*")}
+        assert len(files) == (2 if tables == "sharded" else 0), "a piece of each rank"
+        job.run(settings, spark, run_id=f"evaluate-{tables}", model=version)
+        score.run(settings, spark, run_id=f"score-{tables}", dates=[NIGHT], model=version)
+        table = lake_of(settings).table("predictions").read_arrow().to_pandas()
+        scores[tables] = table.query("ds == @NIGHT").sort_values("visit")["score"].to_numpy()
+    assert len(scores["sharded"]) == 61
+    np.testing.assert_allclose(scores["sharded"], scores["replicated"], rtol=0, atol=1e-5)

@@ -129,8 +129,7 @@ def test_ranks_that_shard_tables_are_lost_and_training_goes_on(fault: str) -> No
     figures, said = suffered(fault, **sharded)
     assert figures["epochs_closed"] == 10
     assert figures["lost"][0].startswith("rank ")
-    if fault == "two":
-        assert figures["ranks"][:2] == [3, 2]
+    assert len(figures["lost"]) >= (1 if fault == "freeze" else 2)
     together = "lost together; going on from epoch"
     assert (together in said) == (fault == "neighbours")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,31 +70,63 @@ def test_launched_ranks_train_and_store_the_model_that_one_rank_with_whole_table
     assert_near(weights[2], weights[1])
 
 
-def test_other_numbers_of_ranks_go_on_from_a_checkpoint_and_from_a_commit(
-    examples: Examples, tmp_path: Path
-) -> None:
-    changes: dict[str, Any] = SHARDED | {"commit_steps": 1, "checkpoint_rows": 512}
-    job = job_of(examples, tmp_path / "whole", **changes)
-    known = best_weights(job, train_rank(job, Alone(), RankMemory()))
+KEPT: dict[str, Any] = SHARDED | {"commit_steps": 1, "checkpoint_rows": 512}
 
-    job = job_of(examples, tmp_path / "killed", **changes)
-    with pytest.raises(Killed):
-        train_rank(job, Alone(), Mortal(6))
-    job = replace(job, resume=newest_of_run(job.folder))
-    memories: list[RankMemory] = [RankMemory(), RankMemory(), DiesAtStep(5)]
+
+@pytest.fixture(scope="module")
+def known(examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights of a training by one rank that nothing happens to."""
+    job = job_of(examples, tmp_path_factory.mktemp("whole"), **KEPT)
+    return best_weights(job, train_rank(job, Alone(), RankMemory()))
+
+
+def killed_at(job: TrainJob, memories: list[RankMemory]) -> None:
+    """Trains with as many ranks as memories, until one of them ends."""
 
     def work(exchange: Exchange) -> RankResult:
         return train_rank(job, exchange, memories[exchange.rank])
 
     with pytest.raises(Killed):
-        in_ranks(work, 3)
+        in_ranks(work, len(memories))
+
+
+def test_neighbours_that_are_lost_together_cost_the_way_from_the_last_checkpoint(
+    examples: Examples,
+    known: dict[str, Tensor],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "millstream.train")
+    job = job_of(examples, tmp_path, **KEPT)
+    memories: list[RankMemory] = [RankMemory(), RankMemory(), DiesAtStep(12)]
+    killed_at(job, memories)
+    left = memories[0]
+    left.interrupted(None)
+    left.agree(Alone())
+    left.begin(left.last, ["rank 1", "rank 2"], 1)
+    first = train_rank(job, Alone(), left)
+    assert "lost together; going on from epoch" in caplog.text
+    assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
+    assert_near(best_weights(job, first), known)
+
+
+def test_other_numbers_of_ranks_go_on_from_a_checkpoint_and_from_a_commit(
+    examples: Examples, known: dict[str, Tensor], tmp_path: Path
+) -> None:
+    job = job_of(examples, tmp_path / "killed", **KEPT)
+    with pytest.raises(Killed):
+        train_rank(job, Alone(), Mortal(6))
+    job = replace(job, resume=newest_of_run(job.folder))
+    memories: list[RankMemory] = [RankMemory(), RankMemory(), DiesAtStep(5)]
+
+    killed_at(job, memories)
 
     def go_on(exchange: Exchange) -> RankResult:
         memory = memories[exchange.rank]
         memory.interrupted(None)
         memory.agree(exchange)
         memory.begin(memory.last, ["rank 2"], 2)
-        return work(exchange)
+        return train_rank(job, exchange, memory)
 
     first, _ = in_ranks(go_on, 2)
     assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
