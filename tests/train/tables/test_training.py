@@ -21,6 +21,7 @@ from jobs.train.attempts import refuse_unfit_job
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.resume import newest_of_run
+from jobs.train.keep.snapshot import Snapshot
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
 from jobs.train.rank import train_rank
@@ -80,6 +81,15 @@ def known(examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return best_weights(job, train_rank(job, Alone(), RankMemory()))
 
 
+class Unhurried(RankMemory):
+    """Waits at each commit until what was to be written of it is."""
+
+    def committed(self, snapshot: Snapshot) -> None:
+        super().committed(snapshot)
+        if self.writer is not None:
+            self.writer.close()
+
+
 def killed_at(job: TrainJob, memories: list[RankMemory]) -> None:
     """Trains with as many ranks as memories, until one of them ends."""
 
@@ -88,6 +98,24 @@ def killed_at(job: TrainJob, memories: list[RankMemory]) -> None:
 
     with pytest.raises(Killed):
         in_ranks(work, len(memories))
+
+
+@pytest.mark.parametrize("ranks", [1, 5])
+def test_other_numbers_of_ranks_resume_what_three_began(
+    ranks: int, examples: Examples, known: dict[str, Tensor], tmp_path: Path
+) -> None:
+    job = job_of(examples, tmp_path, **KEPT, checkpoint_whole_every=3)
+    killed_at(job, [Unhurried(), RankMemory(), Mortal(7)])
+    found = newest_of_run(job.folder)
+    assert found is not None and found.tables is not None
+    assert found.tables.depth > 0, "changed rows alone"
+    job = replace(job, resume=found)
+    if ranks == 1:
+        first = train_rank(job, Alone(), RankMemory())
+    else:
+        first = in_ranks(lambda exchange: train_rank(job, exchange, RankMemory()), ranks)[0]
+    assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
+    assert_near(best_weights(job, first), known)
 
 
 def test_neighbours_that_are_lost_together_cost_the_way_from_the_last_checkpoint(
