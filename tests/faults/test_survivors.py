@@ -129,7 +129,7 @@ def test_ranks_that_shard_tables_are_lost_and_training_goes_on(fault: str) -> No
     figures, said = suffered(fault, **sharded)
     assert figures["epochs_closed"] == 10
     assert figures["lost"][0].startswith("rank ")
-    assert len(figures["lost"]) >= (1 if fault == "freeze" else 2)
+    assert len(figures["lost"]) == (1 if fault == "freeze" else 2)
     together = "lost together; going on from epoch"
     assert (together in said) == (fault == "neighbours")
 
@@ -142,3 +142,12 @@ def test_processes_are_lost_and_training_goes_on(fault: str) -> None:
     assert 0 <= figures["redone_rows"] <= 21 * 256
     assert figures["lost"][0].startswith("rank ")
     assert figures["all_ranks_s"] > figures["next_step_s"], "the replacement joined"
+
+
+@pytest.mark.slow
+def test_of_three_ranks_a_killed_one_takes_no_other_with_it() -> None:
+    # Those that are left wait for each other; with two ranks, for the killed one alone.
+    figures, _ = suffered("kill", ranks=3, epochs=4)
+    assert len(figures["lost"]) == 1
+    assert figures["ranks"][0] == 2
+    assert figures["epochs_closed"] == 4
