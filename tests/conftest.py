@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -93,3 +94,21 @@ def google(google_server: Google, monkeypatch: pytest.MonkeyPatch) -> Google:
         monkeypatch.setenv(name, value)
     google_server.make_bucket()
     return google_server
+
+
+@pytest.fixture
+def models_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ranks that are threads, each builds its model alone: they share torch's generator."""
+    import torch
+
+    from jobs.settings.train import TrainSettings
+    from jobs.train import rank
+
+    alone, build_model = threading.Lock(), rank.build_model
+
+    def built(*given: Any, **more: Any) -> Any:
+        with alone:
+            torch.manual_seed(TrainSettings().seed)
+            return build_model(*given, **more)
+
+    monkeypatch.setattr(rank, "build_model", built)

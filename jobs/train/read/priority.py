@@ -15,5 +15,6 @@ def yield_to_training() -> None:
     have time to read; blocks that are made ahead bridge the gap.
     """
     if sys.platform == "linux":
-        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        # Not of the calling thread: one that lowered its own may have made it.
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid())
         os.setpriority(os.PRIO_PROCESS, 0, min(nice + _STEP, _LEAST))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from jobs.base.errors import ConfigError
 from jobs.batch.layout import batch_from_arrow
 from jobs.lake.examples import Examples
 from jobs.settings.train import StreamSettings
+from jobs.train.read.decode import DecodeWorker
+from jobs.train.read.row_copier import RowCopier
 from jobs.train.read.stream import Stream
 from tests.builders.examples import CLICKS, columns_of, write_examples
 from tests.builders.streams import (
@@ -59,14 +62,25 @@ def test_any_number_of_ranks_gives_the_same_global_batches(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority")
-def test_reading_yields_to_the_thread_that_trains(examples: Examples) -> None:
-    nices: dict[str, int] = {}
-    for _ in stream_of(examples).epoch(0):
-        for thread in threading.enumerate():
-            nices[thread.name] = os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+def test_reading_yields_to_the_thread_that_trains(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nices: list[int] = []
 
-    own = nices.pop(threading.current_thread().name)
-    assert max(nices.values()) > own
+    def seen(own: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            nices.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return own(*given)
+
+        return call
+
+    monkeypatch.setattr(DecodeWorker, "_with_retries", seen(DecodeWorker._with_retries))
+    monkeypatch.setattr(RowCopier, "_copy", seen(RowCopier._copy))
+    for _ in stream_of(examples).epoch(0):
+        pass
+
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert nices and set(nices) == {min(own + 10, 19)}
 
 
 def test_ranks_own_streams_and_positions_say_which(examples: Examples) -> None:

@@ -30,6 +30,8 @@ from tests.builders.examples import write_examples
 from tests.builders.training import PLACES, TRAIN_ROWS, Killed, Mortal, job_of
 from tests.faults.test_survivors import DiesAtStep
 
+pytestmark = pytest.mark.usefixtures("models_one_by_one")
+
 SHARDED = {"tables": "sharded", "table_buckets": 7, "optimizer": "sgd", "learning_rate": 0.5}
 
 
