@@ -210,9 +210,9 @@ class Peer:
         folder = self._out / "examples" / f"ds={ds}" / f"split={split}"
         folder.mkdir(parents=True)
         self._run(
-            f"COPY ({rows} ORDER BY row_id) TO '{folder}' (FORMAT parquet, COMPRESSION zstd, "
-            f"ROW_GROUP_SIZE {self._work['row_group_rows']}, PER_THREAD_OUTPUT false, "
-            f"FILE_SIZE_BYTES '{_FILE_BYTES}')"
+            f"COPY ({rows} ORDER BY row_id) TO '{folder}' (FORMAT parquet, "
+            f"COMPRESSION {self._work['compression']}, FILE_SIZE_BYTES '{_FILE_BYTES}', "
+            f"ROW_GROUP_SIZE {self._work['row_group_rows']}, PER_THREAD_OUTPUT false)"
         )
 
 

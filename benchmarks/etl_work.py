@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from jobs.settings.etl import EtlSettings
 from schemas.dataset import Column, Dataset, Join, Source
 from schemas.field import Carried, Categorical, Clip, Cyclic, Log1p, Numeric, Scale, Transform
 
@@ -36,6 +37,7 @@ def work_order(
         "carried": {f.name: _flat(f.sql, dataset) for f in dataset.of_kind(Carried)},
         "categories": {f.name: _category(f, dataset) for f in dataset.of_kind(Categorical)},
         "row_group_rows": row_group_rows,
+        "compression": EtlSettings.model_fields["compression"].default,
     }
 
 

@@ -41,12 +41,14 @@ def stage_shards(
     run: str,
     layout: ShardLayout,
     row_group_rows: int,
+    compression: str,
 ) -> list[Shard]:
     """Writes the shards into the run's folder and reads each back; nothing is visible yet.
 
     Args:
         sent: rows as `jobs.etl.write.layout` sends them.
         row_group_rows: rows a row group at most.
+        compression: of the files' pages.
 
     Returns:
         The shards in order, for the manifest.
@@ -54,7 +56,9 @@ def stage_shards(
     url = table.fresh_folder(run)
     tasks = _tasks(layout, sent.sparkSession.sparkContext.defaultParallelism)
     schema = arrow_schema(dataset.stored_columns())
-    writer = _Writer(url, run, tuple(layout.shards), schema, dataset.key, row_group_rows)
+    writer = _Writer(
+        url, run, tuple(layout.shards), schema, dataset.key, row_group_rows, compression
+    )
     rows = exchanged(sent, tasks).mapInArrow(writer, _WRITTEN).collect()
     shards = sorted(_shard(row) for row in rows)
     if dataset.tensors or dataset.lists:
@@ -115,6 +119,7 @@ class _Writer:
     schema: pa.Schema
     key: tuple[str, ...]
     row_group_rows: int
+    compression: str
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for place, contents in received(batches):
@@ -142,7 +147,7 @@ class _Writer:
         return pq.ParquetWriter(
             file,
             self.schema,
-            compression="zstd",
+            compression=self.compression,
             # Row ids differ, so a dictionary of them would only be in the way.
             use_dictionary=[name for name in self.schema.names if name != ROW_ID],
             write_page_checksum=True,

@@ -80,7 +80,7 @@ def test_cores_and_parcels_change_no_shard(tmp_path: Path, spark: SparkSession) 
         frame = spark.createDataFrame(rows.take(list(order)).to_pandas()).repartition(tasks)
         typed = [F.col(c.name).cast(c.spark_type) for c in CLICKS.stored_columns()]
         sent = sent_examples(frame.select(*typed, "ds", "split"), CLICKS, layout)
-        shards_ = stage_shards(sent, CLICKS, table, "made", layout, 16)
+        shards_ = stage_shards(sent, CLICKS, table, "made", layout, 16, "snappy")
         assert sum(shard.rows for shard in shards_) == 1_000
         contents = [Path(table.url, shard.path).read_bytes() for shard in shards_]
         found.append((shards_, contents))
