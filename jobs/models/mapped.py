@@ -24,11 +24,12 @@ class MappedTable(nn.Module):
         self.files = files
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids [...] -> rows [..., E]."""
+        """Ids [...] -> rows [..., E], float32 where the files have them shorter."""
         limit = self.files.buckets.rows
         if len(flat := ids.reshape(-1)) and not 0 <= int(flat.min()) <= int(flat.max()) < limit:
             raise IndexError(f"an id is outside table {self.files.table.name} of {limit} rows")
         rows = self.files.rows(flat)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         return rows.view(*ids.shape, *rows.shape[1:])
 
 

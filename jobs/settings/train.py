@@ -63,7 +63,10 @@ class TrainSettings(Section):
     max_embedding_dim: int = Field(16, ge=1, description="cap on the rule 1.6 * rows^0.56")
     batch_rows: int = Field(8_192, ge=1, description="global batch; a multiple of stream.streams")
     epochs: int = Field(5, ge=1, description="passes over the rows; the best one's model is kept")
-    optimizer: Literal["sgd", "adagrad", "adam"] = Field("adam", description="of all parameters")
+    optimizer: Literal["sgd", "adagrad", "row_adagrad", "adam"] = Field(
+        "adam",
+        description="of all parameters; row_adagrad is adagrad with one moment a row of a table",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="the highest, after the warm-up")
     base_batch_rows: int | None = Field(
         None, ge=1, description="learning_rate is for a step of so many rows, and scales with them"
@@ -86,6 +89,9 @@ class TrainSettings(Section):
     )
     table_buckets: int = Field(
         1_024, ge=1, description="of a sharded table; at least the most ranks ever used"
+    )
+    table_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="of sharded tables' rows; gradients and moments stay float32"
     )
     table_sums: Literal["rank", "batch"] = Field(
         "rank",

@@ -71,13 +71,15 @@ def choose_tables(job: TrainJob) -> TrainJob:
     whole = _with_tables(job, "replicated")
     with torch.device("meta"), _Undrawn():
         need = MemoryNeed.of(build_model(train.model, job.spec, job.settings.base), whole.settings)
-    chosen = whole if need.fits(job.settings) else _with_tables(job, "sharded")
+    fits = need.fits(job.settings) and train.table_dtype == "float32"
+    chosen = whole if fits else _with_tables(job, "sharded")
     log.info(
         "train.tables is auto: %s, since a rank with all tables may take %s, and "
-        "train.memory_mb is %s",
+        "train.memory_mb is %s, train.table_dtype %s",
         chosen.settings.train.tables,
         need.text(),
         train.memory_mb or "not set",
+        train.table_dtype,
     )
     return chosen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from jobs.base.errors import ConfigError
@@ -11,7 +12,8 @@ from jobs.models.build import embedding_tables
 from jobs.settings.settings import Settings
 
 # Tensors that the optimizer keeps beside each parameter.
-_MOMENTS = {"sgd": 0, "adagrad": 1, "adam": 2}
+_MOMENTS = {"sgd": 0, "adagrad": 1, "row_adagrad": 1, "adam": 2}
+_MOMENT_BYTES = 4
 # Python, torch, Arrow.
 _REST_BYTES = 1 << 30
 
@@ -22,27 +24,34 @@ class MemoryNeed:
 
     Attributes:
         tables, layers: the weights of the embedding tables, and the other ones.
-        moments: tensors of the optimizer for each parameter.
+        table_moments, layer_moments: the optimizer's tensors for these.
         stream: of the rows that are read.
         ranks: that share the tables; None where each has all of them.
     """
 
     tables: int
     layers: int
-    moments: int
+    table_moments: int
+    layer_moments: int
     stream: int
     ranks: int | None = None
 
     @classmethod
     def of(cls, model: nn.Module, settings: Settings) -> MemoryNeed:
         """The need of a model, which may be without values."""
-        tables = {id(table.weight): table.weight for _, table in embedding_tables(model)}
-        whole = sum(parameter.nbytes for parameter in model.parameters())
-        of_tables = sum(table.nbytes for table in tables.values())
         train = settings.train
-        ranks = train.workers if train.tables == "sharded" else None
-        stream = settings.stream.memory_mb << 20
-        return cls(of_tables, whole - of_tables, _MOMENTS[train.optimizer], stream, ranks)
+        tables = {id(table.weight): table.weight for _, table in embedding_tables(model)}.values()
+        layers = sum(of.nbytes for of in model.parameters()) - sum(of.nbytes for of in tables)
+        moments = _MOMENTS[train.optimizer]
+        values = [len(of) if train.optimizer == "row_adagrad" else of.numel() for of in tables]
+        return cls(
+            tables=sum(of.numel() for of in tables) * getattr(torch, train.table_dtype).itemsize,
+            layers=layers,
+            table_moments=sum(values) * moments * _MOMENT_BYTES,
+            layer_moments=layers * moments,
+            stream=settings.stream.memory_mb << 20,
+            ranks=train.workers if train.tables == "sharded" else None,
+        )
 
     @property
     def total(self) -> int:
@@ -52,21 +61,22 @@ class MemoryNeed:
     def _parts(self) -> dict[str, int]:
         """Beside weights and moments there are three snapshots of them (the last commit, the one
         being written, the best epoch's that waits), and the file that is being written, twice."""
-        replicated = self.layers + (self.tables if self.ranks is None else 0)
-        state = replicated * (1 + self.moments)
+        is_whole = self.ranks is None
+        weights = self.layers + (self.tables if is_whole else 0)
+        moments = self.layer_moments + (self.table_moments if is_whole else 0)
         return {
             **({"tables": self.tables} if self.ranks is None else self._pieces(self.ranks)),
             "other weights": self.layers,
-            "moments": replicated * self.moments,
-            "three snapshots of these": 3 * state,
-            "a file of a checkpoint, twice": 2 * replicated * max(1, self.moments),
+            "moments": moments,
+            "three snapshots of these": 3 * (weights + moments),
+            "a file of a checkpoint, twice": 2 * max(weights, moments),
             "stream.memory_mb": self.stream,
             "the rest": _REST_BYTES,
         }
 
     def _pieces(self, ranks: int) -> dict[str, int]:
         """Of sharded tables; most is held while the pieces of a lost rank are dealt out."""
-        state = self.tables * (1 + self.moments)
+        state = self.tables + self.table_moments
         if ranks == 1:
             return {"tables and their moments": state, "a copy of these": state}
         left = ranks - 1
@@ -99,7 +109,7 @@ class MemoryNeed:
                 f"at most {most:,} MB (train.memory_mb)",
                 f"{share}; give each rank more memory and raise train.memory_mb; or smaller "
                 "tables: train.embedding_dim, the fields' max_size; or fewer moments: "
-                "train.optimizer adagrad or sgd",
+                "train.optimizer adagrad, row_adagrad or sgd",
             )
 
     @property

@@ -27,7 +27,7 @@ from jobs.train.launch.rank_job import TrainJob
 from jobs.train.step.history import Position
 from jobs.train.step.loop import Reporter
 from jobs.train.step.moments import parameter_names
-from jobs.train.step.rowledger import RowLedger
+from jobs.train.step.rowledger import RowCount, RowLedger
 from jobs.train.step.step import Step
 from jobs.train.tables.copies import Holder, Pieces, told
 
@@ -86,7 +86,9 @@ def start_of(job: TrainJob, step: Step, memory: RankMemory, reporter: Reporter) 
         else:
             url = of_moment(job.folder, moment)
             known = ask(lambda: _loaded(verified_chain(url), step)) if moment else None
-            reporter.say(_said_lost(known, holders == []))
+            position = known.snapshot.position if known else Position()
+            memory.goes_back(position, RowCount.of_shards(job.train_shards).rows)
+            reporter.say(_said_lost(position, known is None, holders == []))
     _begin(step, memory, known)
     assert memory.last is not None
     return memory.last.position
@@ -209,15 +211,13 @@ def _fallback(job: TrainJob, memory: RankMemory, is_lost: bool) -> int | None:
     return found.moment_ns if found else 0
 
 
-def _said_lost(known: _Known | None, is_lost: bool) -> str:
+def _said_lost(position: Position, is_beginning: bool, is_lost: bool) -> str:
     what = (
         "a rank and the next one, which had the copies of its tables, were lost together"
         if is_lost
         else "the best epoch's model was lost with the rank that was to store it"
     )
-    return f"{what}; going on from " + (
-        known.snapshot.position.named() if known else "the beginning"
-    )
+    return f"{what}; going on from {'the beginning' if is_beginning else position.named()}"
 
 
 def _agreed(exchange: Exchange, fallback: int | None) -> int | None:

@@ -48,6 +48,18 @@ def trained(
     return weights_of(model)
 
 
+class OneSumARow(torch.optim.Optimizer):
+    """Row-wise Adagrad, of dense gradients."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for table in group["params"]:
+                total = self.state[table].setdefault("sum", torch.zeros(len(table)).to(table))
+                total += table.grad.square().sum(1) / table.shape[1]
+                table -= group["lr"] * table.grad / (total.sqrt() + 1e-10)[:, None]
+
+
 def plain_loop(
     model: Model, settings: TrainSettings, groups: list[list[Batch]]
 ) -> dict[str, Tensor]:
@@ -70,6 +82,10 @@ def plain_loop(
         "adagrad": lambda: [
             torch.optim.Adagrad(dense, 0.05, weight_decay=0.01),
             torch.optim.Adagrad(of_tables, 0.05),
+        ],
+        "row_adagrad": lambda: [
+            torch.optim.Adagrad(dense, 0.05, weight_decay=0.01),
+            OneSumARow(of_tables, {"lr": 0.05}),
         ],
         "adam": lambda: [
             torch.optim.AdamW(dense, 0.05, weight_decay=0.01),

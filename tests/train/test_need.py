@@ -42,6 +42,14 @@ def test_the_sum_is_that_of_the_documentation(optimizer: str, moments: int) -> N
     assert need.total == 4 * weights * (1 + moments) + 2 * weights * max(1, moments) + beside
 
 
+def test_short_rows_and_one_moment_a_row_need_less() -> None:
+    need = need_of(settings_of(optimizer="row_adagrad", tables="sharded", table_dtype="float16"))
+    rows = 1_000_000 + 7 + 5 - 2
+    assert need.tables == 2 * 16 * rows
+    assert need.table_moments == 4 * rows
+    assert need.layer_moments == need.layers
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 16])
 def test_a_rank_that_shares_tables_needs_its_share(ranks: int) -> None:
     need = need_of(settings_of(optimizer="adam", tables="sharded", workers=ranks))
@@ -64,7 +72,9 @@ def test_tables_are_sharded_where_whole_ones_do_not_fit(
         needed[most] = choose_tables(job).settings.train.tables
     assert needed == {None: "replicated", 4_000: "replicated", 3_100: "sharded"}
     assert "train.tables is auto: sharded, since a rank with all tables may take" in caplog.text
-    assert caplog.messages[-1].endswith(" MB, and train.memory_mb is 3100")
+    assert caplog.messages[-1].endswith(
+        " MB, and train.memory_mb is 3100, train.table_dtype float32"
+    )
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_sum() -> None:

@@ -25,7 +25,7 @@ class Recovery:
         lost: names of the ranks that were lost; empty where ranks only joined.
         ranks: number of ranks with which training goes on.
         detected_s: seconds that the failed exchange took until it failed.
-        redone_rows: rows trained since the last commit, which are trained again.
+        redone_rows: rows trained since where training goes on, which are trained again.
         seconds: from the start of the failed exchange to the end of the next step.
     """
 
@@ -126,6 +126,18 @@ class RankMemory:
         if self.recovering is not None:
             change, began = self.recovering
             self.recovering = replace(change, lost=(*change.lost, *lost), ranks=ranks), began
+
+    def goes_back(self, to: Position, epoch_rows: int) -> None:
+        """Called when training starts before the last commit.
+
+        Args:
+            to: where it starts.
+            epoch_rows: rows of an epoch.
+        """
+        if self.recovering is not None and self.last is not None:
+            change, began = self.recovering
+            rows = self.last.position.total_rows(epoch_rows) - to.total_rows(epoch_rows)
+            self.recovering = replace(change, redone_rows=change.redone_rows + rows), began
 
     @property
     def uncommitted_rows(self) -> int:

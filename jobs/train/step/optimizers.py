@@ -30,7 +30,8 @@ _PART = 131_072
 class RowWise(torch.optim.Optimizer, ABC):
     """An optimizer of embedding tables whose gradients are sparse and coalesced.
 
-    Its state of a table has tensors only: a scalar `step`, or moments of the table's shape.
+    Its state of a table has tensors only: a scalar `step`, or moments [rows, ...], in the
+    dtype of its gradients. Shorter rows are updated in that, and rounded when they are written.
     """
 
     def __init__(self, tables: Iterable[nn.Parameter], lr: float) -> None:
@@ -75,7 +76,7 @@ class RowSGD(RowWise):
     def _update(
         self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
     ) -> None:
-        _set_rows(table, ids, _rows(table, ids).add_(values, alpha=-rate))
+        _set_rows(table, ids, _rows(table, ids).to(values.dtype).add_(values, alpha=-rate))
 
 
 class RowAdagrad(RowWise):
@@ -88,12 +89,32 @@ class RowAdagrad(RowWise):
 
     def _begin(self, table: Tensor, state: dict[str, Tensor]) -> None:
         if not state:
-            state["sum"] = torch.zeros_like(table)
+            state["sum"] = torch.zeros_like(table, dtype=table.grad_dtype)
 
     def _update(
         self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
     ) -> None:
         total = _rows(state["sum"], ids).addcmul_(values, values)
+        _set_rows(state["sum"], ids, total)
+        _add_quotient(table, ids, values, total.sqrt_().add_(self.EPS), -rate)
+
+
+class RowWiseAdagrad(RowWise):
+    """Adagrad with one moment a row, as `torchrec.optim.RowWiseAdagrad`.
+
+    s += mean of the row's g^2; w -= rate * g / (sqrt(s) + eps).
+    """
+
+    EPS = RowAdagrad.EPS
+
+    def _begin(self, table: Tensor, state: dict[str, Tensor]) -> None:
+        if not state:
+            state["sum"] = table.new_zeros(len(table), 1, dtype=table.grad_dtype)
+
+    def _update(
+        self, table: Tensor, ids: Tensor, values: Tensor, state: dict[str, Tensor], rate: float
+    ) -> None:
+        total = _rows(state["sum"], ids).add_(values.square().mean(1, keepdim=True))
         _set_rows(state["sum"], ids, total)
         _add_quotient(table, ids, values, total.sqrt_().add_(self.EPS), -rate)
 
@@ -112,8 +133,8 @@ class LazyAdam(RowWise):
     def _begin(self, table: Tensor, state: dict[str, Tensor]) -> None:
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
-            state["exp_avg"] = torch.zeros_like(table)
-            state["exp_avg_sq"] = torch.zeros_like(table)
+            state["exp_avg"] = torch.zeros_like(table, dtype=table.grad_dtype)
+            state["exp_avg_sq"] = torch.zeros_like(table, dtype=table.grad_dtype)
         state["step"] += 1
 
     def _update(
@@ -138,11 +159,12 @@ def _rows(table: Tensor, ids: Tensor) -> Tensor:
 
 
 def _set_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
-    """Overwrites the rows `ids` [r], each once, of a table by `rows` [r, E].
+    """Overwrites the rows `ids` [r], each once, of a table by `rows` [r, E], in its dtype.
 
     On the CPU torch's `index_copy_` copies element by element; NumPy's `put` copies whole rows, in
     half of the time.
     """
+    rows = rows.to(table.dtype)
     if table.is_cuda or not table.is_contiguous():
         table.index_copy_(0, ids, rows)
     else:
@@ -158,13 +180,14 @@ def _whole_rows(rows: Tensor) -> NDArray[np.void]:
 
 def _add_quotient(table: Tensor, ids: Tensor, above: Tensor, below: Tensor, factor: float) -> None:
     """Adds `factor` * `above` / `below`, each [r, E], to the rows `ids` [r] of a table."""
-    rows = _rows(table, ids).addcdiv_(above, below, value=factor)
+    rows = _rows(table, ids).to(above.dtype).addcdiv_(above, below, value=factor)
     _set_rows(table, ids, rows)
 
 
 _KINDS: dict[str, tuple[Any, type[RowWise]]] = {
     "sgd": (torch.optim.SGD, RowSGD),
     "adagrad": (torch.optim.Adagrad, RowAdagrad),
+    "row_adagrad": (torch.optim.Adagrad, RowWiseAdagrad),
     "adam": (torch.optim.AdamW, LazyAdam),
 }
 

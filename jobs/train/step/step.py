@@ -249,7 +249,7 @@ def refuse_unfit(settings: TrainSettings, model: Model) -> None:
 
     Raises:
         ConfigError: a table has too many rows, parameters overlap, or a setting is not for the
-            model's task.
+            model's task, or for replicated tables.
     """
     refuse_overlaps(model)
     for name, table in embedding_tables(model):
@@ -266,6 +266,12 @@ def refuse_unfit(settings: TrainSettings, model: Model) -> None:
         )
         if getattr(settings, name) != neutral and model.task not in tasks
     ]
+    if settings.table_dtype != "float32" and settings.tables == "replicated":
+        raise ConfigError(
+            f"train.table_dtype is {settings.table_dtype}, and train.tables is replicated",
+            "sharded tables, which are those that do not fit",
+            "set train.tables to sharded, or leave train.table_dtype at float32",
+        )
     if unfit:
         raise ConfigError(
             f"train.{unfit[0]} is set, but the label's task is {model.task}",

@@ -16,6 +16,8 @@ from jobs.settings.train import TrainSettings
 
 # Index of the row of zeros that stands for padding, among the rows of a step.
 PADDING_INDEX = 0
+# By `train.table_dtype`; None keeps the model's.
+_ROW_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -84,7 +86,7 @@ class ShardedTable:
         name: of the table's weight in the model.
         buckets: of the table.
         rank, ranks: whose piece it is, of how many.
-        piece: [rows owned, E].
+        piece: [rows owned, E], in `train.table_dtype`.
         layer: that stands for the table in the model.
         source: the table without values, for fresh rows.
         touched: bool [rows owned], the rows that changed since the last commit.
@@ -98,6 +100,11 @@ class ShardedTable:
     layer: ShardedEmbedding
     source: EmbeddingTable
     touched: Tensor
+
+    @property
+    def computed(self) -> torch.dtype:
+        """The model's dtype, in which rows are looked up and have their gradients."""
+        return self.source.weight.dtype
 
     @property
     def dim(self) -> int:
@@ -138,8 +145,9 @@ def shard(
         model.get_submodule(parent)._modules[key] = layer
         buckets = Buckets(source.num_embeddings, settings.table_buckets)
         rows = buckets.piece_rows(rank, ranks)
-        piece = torch.empty(rows, source.embedding_dim, dtype=source.weight.dtype, device=device)
-        own = nn.Parameter(piece)
+        dtype = _ROW_DTYPES[settings.table_dtype] or source.weight.dtype
+        own = nn.Parameter(torch.empty(rows, source.embedding_dim, dtype=dtype, device=device))
+        own.grad_dtype = source.weight.dtype
         touched = torch.zeros(rows, dtype=torch.bool, device=device)
         tables.append(ShardedTable(name, buckets, rank, ranks, own, layer, source, touched))
     for name, parameter in model.named_parameters():

@@ -177,7 +177,7 @@ class Tables:
         self._gradients = None
         merged = []
         for table, own, rows in zip(self.tables, groups, received, strict=True):
-            sums, places = own.sums(rows.values).to(table.piece.dtype), own.ids.long()
+            sums, places = own.sums(rows.values).to(table.computed), own.ids.long()
             table.touched[places] = True
             merged.append(TableRows(places, sums))
         return merged
@@ -206,7 +206,8 @@ def _lookups(
     table: ShardedTable, rows: Tensor, ids: Sequence[Tensor], distinct: Distinct
 ) -> list[Lookup]:
     """The lookups that a table's layer is going to make in its rows [d, E]."""
-    padded = torch.cat([rows.new_zeros(1, table.dim), rows.view(-1, table.dim)])
+    rows = rows.view(-1, table.dim).to(table.computed)
+    padded = torch.cat([rows.new_zeros(1, table.dim), rows])
     return [
         Lookup(own, indices, padded.detach().requires_grad_())
         for own, indices in zip(ids, distinct.indices, strict=True)

@@ -23,6 +23,7 @@ from jobs.train.launch.failures import RankFailed
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
 from jobs.train.rank import train_rank
+from jobs.train.step.step import Step
 from tests.builders.examples import write_examples
 from tests.builders.reference import (
     BATCHES,
@@ -32,6 +33,7 @@ from tests.builders.reference import (
     settings_of,
     trained,
 )
+from tests.builders.sharded import Part, part_of, piece_of, run, untouched_by_rank_0, weights_of_all
 from tests.builders.training import PLACES, TRAIN_ROWS, job_of
 
 
@@ -42,14 +44,16 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 Trace = list[dict[int, int]]
 EXACT = settings_of(optimizer="adam", clip_norm=0.05, accumulate_steps=2)
+UNTOUCHED = untouched_by_rank_0(BATCHES, 2)
 
 
 def traced(
     job: TrainJob, exchange: Exchange, memory: RankMemory
-) -> tuple[Trace, RankResult, dict[str, torch.Tensor]]:
+) -> tuple[Trace, RankResult, dict[str, torch.Tensor], Part]:
     """For each step of the first epoch this rank's rows, id by position; then the training.
 
-    Last, the weights of a training over batches that the reference loop takes too.
+    Then the weights of a training over batches that the reference loop takes too, and last what
+    this rank has of one with sharded tables; rank 0 never touches one of these.
     """
     stream = job.stream("train", exchange.rank, exchange.size)
     steps = [
@@ -62,7 +66,10 @@ def traced(
         for batch in stream.epoch(0)
     ]
     result = train_rank(job, exchange, memory)
-    return steps, result, trained(exchange, fresh_model().double(), EXACT, BATCHES)
+    weights = trained(exchange, fresh_model().double(), EXACT, BATCHES)
+    model, tables = piece_of("mlp", EXACT, exchange.rank, exchange.size, torch.float64)
+    sharded = run(Step(model, EXACT, exchange, tables), UNTOUCHED)
+    return steps, result, weights, part_of(sharded)
 
 
 def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
@@ -75,14 +82,14 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
         settings=TrainSettings(),
         folder=str(tmp_path / "two"),
     )
-    ((alone, by_one, _),) = launch(
+    ((alone, by_one, _, whole),) = launch(
         partial(traced, job_of(examples, tmp_path / "one")),
         spark=spark,
         workers=1,
         settings=TrainSettings(),
         folder=str(tmp_path / "one"),
     )
-    (first, by_two, weights), (second, by_second, others) = two
+    (first, by_two, weights, piece), (second, by_second, others, other_piece) = two
     assert [{**a, **b} for a, b in zip(first, second, strict=True)] == alone
     assert sum(len(step) for step in alone) == TRAIN_ROWS
     assert all(0 < len(step) < len(whole) for step, whole in zip(first, alone, strict=True))
@@ -100,6 +107,9 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
     for name, weight in plain_loop(fresh_model().double(), EXACT, in_groups(BATCHES, 2)).items():
         assert torch.allclose(weights[name], weight, rtol=0, atol=1e-10), name
         assert torch.equal(weights[name], others[name]), f"ranks differ in {name}"
+    sharded = weights_of_all([piece, other_piece])
+    for name, weight in weights_of_all([whole]).items():
+        assert torch.allclose(sharded[name], weight, rtol=0, atol=1e-10), name
 
 
 # Failures

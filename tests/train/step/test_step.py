@@ -62,7 +62,7 @@ CHANGES = [{}, {"accumulate_steps": 3}, {"clip_norm": 0.05}]
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("changes", CHANGES, ids=["plain", "accumulated", "clipped"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "row_adagrad", "adam"])
 def test_any_number_of_ranks_trains_as_one_plain_loop_does(
     optimizer: str, changes: dict[str, Any], size: int, device: str
 ) -> None:

@@ -2,71 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
-from jobs.models.build import Model, build_model
+from jobs.models.build import embedding_tables, row_losses
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.step.step import Step
-from jobs.train.tables.table import ShardedTable, shard
-from tests.builders.batches import SPEC, batch_of, in_ranks, pieces_of
+from schemas.field import PADDING_ID
+from tests.builders.batches import batch_of, in_ranks
 from tests.builders.reference import BATCHES, settings_of, weights_of
+from tests.builders.sharded import (
+    Part,
+    part_of,
+    piece_of,
+    replicated,
+    run,
+    untouched_by_rank_0,
+    weights_of_all,
+)
 
-BUCKETS = 5
 OPTIMIZERS = ["sgd", "adagrad", "adam"]
 # The second column is never touched.
 UNTOUCHED = batch_of(40, seed=4)
 UNTOUCHED.sparse[:, 1] = 0
-
-
-def replicated(name: str, settings: TrainSettings, exchange: Exchange, dtype: torch.dtype) -> Step:
-    torch.manual_seed(3)
-    return Step(build_model(name, SPEC).to(dtype), settings, exchange)
-
-
-def piece_of(
-    name: str, settings: TrainSettings, rank: int, size: int, dtype: torch.dtype
-) -> tuple[Model, list[ShardedTable]]:
-    """A fresh model with the tables' pieces of one of `size` ranks."""
-    torch.manual_seed(3)
-    model = build_model(name, SPEC, with_tables=False).to(dtype)
-    settings = settings.model_copy(update={"table_buckets": BUCKETS})
-    tables = shard(model, settings, rank, size, torch.device("cpu"))
-    for table in tables:
-        table.fill(torch.initial_seed())
-    return model, tables
-
-
-def run(step: Step, batches: list[Batch]) -> Step:
-    settings, exchange = step._settings, step.exchange
-    count = settings.accumulate_steps
-    for first in range(0, len(batches), count):
-        group = batches[first : first + count]
-        step.run(*(pieces_of(batch, exchange.size)[exchange.rank] for batch in group))
-    return step
-
-
-def whole(pieces: list[ShardedTable]) -> Tensor:
-    """A table from the pieces of all ranks."""
-    first = pieces[0]
-    found = torch.empty(first.buckets.rows, first.dim, dtype=first.piece.dtype)
-    for own in pieces:
-        found[own.buckets.ids(own.rank, own.ranks)] = own.piece.detach()
-    return found
-
-
-def weights_of_all(steps: list[Step]) -> dict[str, Tensor]:
-    """The weights of a model whose tables' pieces the ranks have; dense ones are equal on all."""
-    dense = [weights_of(step.model) for step in steps]
-    for name, weight in dense[0].items():
-        assert all(torch.equal(own[name], weight) for own in dense), name
-    tables = zip(*(step.sharded.tables for step in steps), strict=True)
-    return dense[0] | {pieces[0].name: whole(list(pieces)) for pieces in tables}
 
 
 def trained(
@@ -79,9 +44,9 @@ def trained(
     # Before the threads begin: they share torch's generator.
     made = [piece_of(name, settings, rank, size, dtype) for rank in range(size)]
 
-    def work(exchange: Exchange) -> Step:
+    def work(exchange: Exchange) -> Part:
         model, tables = made[exchange.rank]
-        return run(Step(model, settings, exchange, tables), batches)
+        return part_of(run(Step(model, settings, exchange, tables), batches))
 
     return weights_of_all([work(Alone())] if size == 1 else in_ranks(work, size))
 
@@ -149,6 +114,81 @@ def test_a_rank_without_rows_takes_part() -> None:
     batches = [batch_of(1, seed) for seed in range(5)]
     found = trained("mlp", settings, 3, batches)
     assert_close(found, expected("mlp", settings, batches), 1e-10)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("order", ["rank", "batch"])
+def test_a_rank_that_never_touches_a_table_takes_part(order: str, size: int) -> None:
+    settings = settings_of(table_sums=order)
+    batches = untouched_by_rank_0(BATCHES, size)
+    assert_close(trained("mlp", settings, size, batches), expected("mlp", settings, batches), 1e-10)
+
+
+def losses_slope(step: Step, batch: Batch, weight: Tensor) -> Tensor:
+    """The slope of the batch's mean loss in each value of a weight, by small differences."""
+
+    def loss() -> Tensor:
+        losses = row_losses(step.model(batch), batch, "binary")
+        return (losses * batch.weight).sum() / batch.weight.sum()
+
+    found, flat = torch.zeros_like(weight), weight.view(-1)
+    for number, value in enumerate(flat.tolist()):
+        flat[number] = value + 1e-6
+        above = loss()
+        flat[number] = value - 1e-6
+        found.view(-1)[number] = (above - loss()) / 2e-6
+        flat[number] = value
+    return found
+
+
+# With five ranks three of them have one row or none; rank 0 has no value of the second field.
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("order", ["rank", "batch"])
+@torch.no_grad()
+def test_gradients_are_the_slopes_of_one_process_s_loss(order: str, size: int) -> None:
+    settings = settings_of(
+        optimizer="sgd", learning_rate=1.0, weight_decay=0.0, table_sums=order, schedule="constant"
+    )
+    (batch,) = untouched_by_rank_0([batch_of(7, seed=1)], size)
+    batch = replace(batch, dense=batch.dense.double(), weight=batch.weight.double())
+    after = trained("mlp", settings, size, [batch])
+    whole = replicated("mlp", settings, Alone(), torch.float64)
+    for name, weight in whole.model.named_parameters():
+        gradient = weight - after[name]
+        slope = losses_slope(whole, batch, weight)
+        if name.startswith("net.embeddings"):
+            # The row of padding is never updated.
+            slope[PADDING_ID] = 0.0
+        assert gradient.any()
+        assert torch.allclose(gradient, slope, atol=1e-8), name
+
+
+@torch.no_grad()
+def rounded(step: Step, dtype: torch.dtype) -> None:
+    for _, table in embedding_tables(step.model):
+        table.weight.copy_(table.weight.to(dtype))
+
+
+@pytest.mark.parametrize("short", ["float16", "bfloat16"])
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "row_adagrad"])
+def test_short_rows_are_those_of_a_loop_that_rounds_after_each_step(
+    optimizer: str, short: str
+) -> None:
+    settings = settings_of(optimizer=optimizer, tables="sharded", table_dtype=short)
+    batches, dtype = [*BATCHES, UNTOUCHED], getattr(torch, short)
+    step = replicated("mlp", settings, Alone(), torch.float64)
+    rounded(step, dtype)
+    for batch in batches:
+        run(step, [batch])
+        rounded(step, dtype)
+    found = trained("mlp", settings, 3, batches)
+    assert {of.dtype for of in found.values()} == {torch.float64, dtype}
+    assert_close({name: of.double() for name, of in found.items()}, weights_of(step.model), 1e-10)
+
+
+def test_short_rows_of_whole_tables_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"table_dtype is float16, and train\.tables is repl"):
+        replicated("mlp", settings_of(table_dtype="float16"), Alone(), torch.float32)
 
 
 def test_fresh_weights_are_the_same_bits_sharded_or_not() -> None:
