@@ -2,7 +2,8 @@
 
     make bench-recovery        or: python -m benchmarks.bench_recovery --seed 7 --faults kill
 
-Other faults, by name: `two` ranks one after the other, two `neighbours` at once (--tables sharded).
+Other faults, by name, with `--tables sharded`: `two` ranks one after the other, two `neighbours` at
+once, a rank killed inside a `checkpoint`, a `commit`, or half of one (`half-commit`).
 
 Trains a small model in a local cluster of three executors, once without a fault and once for each.
 Every training must end with the row ledger of each epoch closed, and with as many ranks as before.
@@ -26,7 +27,7 @@ from typing import Any, Literal
 from pyspark.sql import SparkSession
 
 from benchmarks.common import machine, print_figures, print_table
-from benchmarks.saboteur import Saboteur
+from benchmarks.saboteur import Saboteur, ready_to_strike
 from jobs.base.spark import session
 from jobs.batch.batch import Batch
 from jobs.train.exchange.exchange import Exchange
@@ -88,6 +89,7 @@ def watched_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankR
     path = Path(job.folder, f"rank-{exchange.rank}.pid")
     path.write_text(str(os.getpid()))
     Path(job.folder, "ranks").write_text(str(exchange.size))
+    ready_to_strike(Path(job.folder), exchange)
     return train_rank(job, exchange, memory)
 
 

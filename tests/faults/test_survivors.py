@@ -123,13 +123,15 @@ def suffered(fault: str, **options: object) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["two", "neighbours", "freeze"])
+@pytest.mark.parametrize(
+    "fault", ["two", "neighbours", "freeze", "checkpoint", "commit", "half-commit"]
+)
 def test_ranks_that_shard_tables_are_lost_and_training_goes_on(fault: str) -> None:
     sharded = {"tables": "sharded", "ranks": 4, "checkpoint-rows": 12_800}
     figures, said = suffered(fault, **sharded)
     assert figures["epochs_closed"] == 10
     assert figures["lost"][0].startswith("rank ")
-    assert len(figures["lost"]) == (1 if fault == "freeze" else 2)
+    assert len(figures["lost"]) == (2 if fault in ("two", "neighbours") else 1)
     together = "lost together; going on from epoch"
     assert (together in said) == (fault == "neighbours")
 
