@@ -6,6 +6,7 @@
    Adagrad: sharded, replicated and without exchange, in turn; with the bytes that rank 0 sends.
 2. The same with three tables, also 10 and 100 times as large, over which the same ids are spread.
 3. The memory that a rank takes for sharded tables, by the number of ranks, with what commits keep.
+4. The first step's tables at one rank, beside TorchRec's sharded DLRM (`tools/torchrec_world.txt`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from jobs.train.step.history import Position
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
 from jobs.train.tables.table import shard
+from tests.builders.torchrec_problems import torchrecs
 
 GROWTH_TABLES, GROWTH, MEMORY_FACTOR = 3, (1, 10, 100), 4
 SLOWER, FLAT = 1.25, 1.15
@@ -170,6 +172,22 @@ def memory_table(taken: dict[int, int]) -> dict[str, float]:
     return {f"memory_{ranks}_over_state": of / state for ranks, of in taken.items()}
 
 
+def torchrec_table(settings: TrainSettings, rows: int, repeats: int) -> dict[str, float]:
+    """Both in one thread of a process of their own, one after the other; the first turn is left."""
+    spec, batches = zipf_batches(20, rows, 1.05, 0)
+    torch.set_num_threads(1)
+    step = sharded_step(replace(spec, bottom_hidden=(64,)), settings, Alone())
+    with tempfile.TemporaryDirectory() as folder:
+        given = settings.optimizer, settings.learning_rate, Path(folder), repeats + 1
+        theirs = torchrecs(step, batches, *given).seconds[len(batches) :]
+    ours = timed({"ours": step.run}, batches, repeats, Alone())["ours"].ms
+    ms = {"Millstream": statistics.median(ours), "TorchRec": 1000 * statistics.median(theirs)}
+    print(f"\nA step at one rank, beside TorchRec 1.8.0: {TABLES} tables, {rows:,} rows\n")
+    lines = [[name, f"{of:.1f}", f"{rows / of * 1000:,.0f}"] for name, of in ms.items()]
+    print_table(["", "ms a step", "samples/s"], lines)
+    return {"ours_alone_ms": ms["Millstream"], "torchrec_ms": ms["TorchRec"]}
+
+
 def _session() -> SparkSession:
     """With room for four ranks, on however few cores."""
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as properties:
@@ -183,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--step-rows", type=int, default=2_048, help="a rank")
-    parser.add_argument("--only", choices=("ways", "growth", "memory"))
+    parser.add_argument("--only", choices=("ways", "growth", "memory", "torchrec"))
     asked = parser.parse_args()
 
     spark = _session()
@@ -203,6 +221,8 @@ def main() -> None:
     if asked.only in (None, "memory"):
         taken = {n: max(found(partial(memory_of, settings), n)) for n in (1, 2, 3, 4)}
         figures |= memory_table(taken)
+    if asked.only in (None, "torchrec"):
+        figures |= torchrec_table(settings, asked.step_rows, asked.repeats)
     print_figures(figures)
 
 
