@@ -40,6 +40,7 @@ from jobs.train.watch.progress import Console, relayed
 from tests.builders.examples import write_examples
 from tests.builders.training import job_of
 
+ROOT = Path(__file__).parents[1]
 BOUND_S = 10.0
 
 
@@ -218,6 +219,8 @@ def _paced(job: TrainJob, step_s: float) -> PacedJob:
 
 
 def _cluster(ranks: int) -> SparkSession:
+    # Executors work in folders of their own, and inherit this.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as properties:
         properties.write(
             f"spark.master local-cluster[{ranks},1,512]\n"

@@ -55,6 +55,11 @@ class StoredTable:
         return self.rows * self.row_bytes
 
     @property
+    def model_bytes(self) -> int:
+        """Of all rows in a model's memory, where they are float32."""
+        return 4 * self.rows * torch.Size(self.shapes[ROWS][1]).numel()
+
+    @property
     def files(self) -> list[str]:
         """Their names, relative to the folder of the model or checkpoint."""
         return [piece_file(self.name, rank, self.ranks) for rank in range(self.ranks)]

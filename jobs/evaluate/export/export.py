@@ -275,7 +275,7 @@ def refuse_large_tables(predictor: Predictor, format_: Format) -> None:
     Raises:
         ConfigError: names the tables and their sizes.
     """
-    tables = {name: files.table.nbytes for name, files in predictor.model.tables.items()}
+    tables = {name: files.table.model_bytes for name, files in predictor.model.tables.items()}
     if format_ == "onnx" and sum(tables.values()) >= MOST_ONNX_BYTES:
         found = ", ".join(f"{name} {size:,} bytes" for name, size in sorted(tables.items()))
         raise ConfigError(
