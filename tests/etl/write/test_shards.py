@@ -87,6 +87,23 @@ def test_cores_and_parcels_change_no_shard(tmp_path: Path, spark: SparkSession) 
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("compression", ["snappy", "zstd"])
+def test_examples_are_compressed_as_asked(
+    compression: str, tmp_path: Path, spark: SparkSession
+) -> None:
+    typed = [F.col(c.name).cast(c.spark_type) for c in CLICKS.stored_columns()]
+    frame = spark.createDataFrame(columns_of(np.arange(100)).to_pandas()).select(
+        *typed, F.lit("2026-01-01").alias("ds"), F.lit("train").alias("split")
+    )
+    layout, table = ShardLayout.of({("2026-01-01", "train"): 100}, 100), Table(str(tmp_path))
+    sent = sent_examples(frame, CLICKS, layout)
+
+    (shard,) = stage_shards(sent, CLICKS, table, "made", layout, 16, compression)
+
+    footer = pq.read_metadata(Path(table.url, shard.path))
+    assert footer.row_group(0).column(0).compression == compression.upper()
+
+
 def test_rows_come_in_order_from_parcels_in_any_order() -> None:
     rng = np.random.default_rng(5)
     ids = rng.integers(-(2**63), 2**63 - 1, 1000)
