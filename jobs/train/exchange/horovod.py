@@ -72,20 +72,23 @@ class HorovodExchange(SeveralRanks):
     def start_allreduce(self, name: str, tensor: Tensor) -> Pending[Tensor]:
         self.bytes_sent += tensor.nbytes
         name = _cached_name(name, tensor)
-        return HorovodHandle(self, hvd.allreduce_async_(tensor, op=hvd.Sum, name=name))
+        handle = hvd.allreduce_async_(tensor, op=hvd.Sum, name=name)
+        return HorovodHandle(self, handle, tensor.dtype)
 
     def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
         self.bytes_sent += tensor.nbytes
-        return HorovodHandle(self, hvd.allgather_async(tensor, name=_cached_name(name, tensor)))
+        sent = _sendable(tensor)
+        handle = hvd.allgather_async(sent, name=_cached_name(name, sent))
+        return HorovodHandle(self, handle, tensor.dtype)
 
     def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
         lengths = [len(piece) for piece in pieces]
         self.bytes_sent += sum(piece.nbytes for piece in pieces) - pieces[self.rank].nbytes
         # Horovod reads the lengths on the CPU, wherever the tensor is.
         splits = torch.tensor(lengths, dtype=torch.int32)
-        sent = torch.cat(list(pieces))
+        sent = _sendable(torch.cat(list(pieces)))
         handle = hvd.alltoall_async(sent, splits, name=_cached_name(name, sent))
-        return HorovodPieces(self, handle)
+        return HorovodPieces(self, handle, pieces[0].dtype)
 
     def wait_for(self, handle: int) -> Any:
         """Waits for an operation of Horovod's, and counts the time."""
@@ -113,26 +116,33 @@ class HorovodExchange(SeveralRanks):
 
 @dataclass(frozen=True)
 class HorovodHandle(Pending[Tensor]):
-    """An allreduce or allgather that Horovod runs, by the number that it gave it."""
+    """An allreduce or allgather of a dtype that Horovod runs, by the number that it gave it."""
 
     exchange: HorovodExchange
     handle: int
+    dtype: torch.dtype
 
     def result(self) -> Tensor:
         received: Tensor = self.exchange.wait_for(self.handle)
-        return received
+        return received.view(self.dtype)
 
 
 @dataclass(frozen=True)
 class HorovodPieces(Pending[list[Tensor]]):
-    """An alltoall that Horovod runs, by the number that it gave it."""
+    """An alltoall of a dtype that Horovod runs, by the number that it gave it."""
 
     exchange: HorovodExchange
     handle: int
+    dtype: torch.dtype
 
     def result(self) -> list[Tensor]:
         received, lengths = self.exchange.wait_for(self.handle)
-        return list(torch.split(received, lengths.tolist()))
+        return list(torch.split(received.view(self.dtype), lengths.tolist()))
+
+
+def _sendable(tensor: Tensor) -> Tensor:
+    """The tensor, or its bits: Horovod knows no bfloat16."""
+    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _cached_name(name: str, tensor: Tensor) -> str:

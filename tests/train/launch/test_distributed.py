@@ -18,6 +18,7 @@ from jobs.base.errors import ConfigError, DataRefused
 from jobs.lake.examples import Examples
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
+from jobs.train.exchange.rows import TableRows
 from jobs.train.keep.commits import RankMemory
 from jobs.train.launch.failures import RankFailed
 from jobs.train.launch.rank_job import RankResult, TrainJob
@@ -44,6 +45,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 Trace = list[dict[int, int]]
 EXACT = settings_of(optimizer="adam", clip_norm=0.05, accumulate_steps=2)
+SHORT = EXACT.model_copy(update={"tables": "sharded", "table_dtype": "bfloat16"})
 UNTOUCHED = untouched_by_rank_0(BATCHES, 2)
 
 
@@ -67,8 +69,11 @@ def traced(
     ]
     result = train_rank(job, exchange, memory)
     weights = trained(exchange, fresh_model().double(), EXACT, BATCHES)
-    model, tables = piece_of("mlp", EXACT, exchange.rank, exchange.size, torch.float64)
-    sharded = run(Step(model, EXACT, exchange, tables), UNTOUCHED)
+    model, tables = piece_of("mlp", SHORT, exchange.rank, exchange.size, torch.float64)
+    sharded = run(Step(model, SHORT, exchange, tables), UNTOUCHED)
+    rows = TableRows(torch.tensor([exchange.rank, 7]), torch.tensor([[0.5], [2.0]]))
+    summed = exchange.start_rows("short", rows, torch.bfloat16).result()
+    assert summed.values.flatten().tolist() == [0.5] * exchange.size + [2.0 * exchange.size]
     return steps, result, weights, part_of(sharded)
 
 
@@ -109,6 +114,7 @@ def test_two_ranks_take_the_batches_of_one_and_end_with_its_loss(
         assert torch.equal(weights[name], others[name]), f"ranks differ in {name}"
     sharded = weights_of_all([piece, other_piece])
     for name, weight in weights_of_all([whole]).items():
+        assert sharded[name].dtype == weight.dtype
         assert torch.allclose(sharded[name], weight, rtol=0, atol=1e-10), name
 
 
