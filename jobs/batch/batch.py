@@ -60,6 +60,11 @@ class Batch:
         """The rows in the reverse order."""
         return self._mapped(lambda tensor: tensor.flip(0))
 
+    def cycled(self, rows: int) -> Batch:
+        """The rows again and again, `rows` in all."""
+        places = torch.arange(rows) % len(self)
+        return self._mapped(lambda tensor: tensor[places])
+
     def repeated_to(self, rows: int) -> Batch:
         """The batch with copies of its first row behind it, `rows` rows in all; or as it is."""
         short = rows - len(self)

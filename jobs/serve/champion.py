@@ -169,5 +169,7 @@ def load_champion(
         engine=ResidentEngine(dataset, (), dict(parents), None, False),
         encoder=Encoder(dataset, vocabularies, state.ds),
         forward=forward,
-        block_sizes=sizes_of_same_bits(forward, probe.batch, settings.block_rows),
+        block_sizes=sizes_of_same_bits(
+            forward, probe.batch, settings.block_rows, settings.batch_rows
+        ),
     )._warmed()

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from jobs.base.code import code_digest, digest_of
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.batch.layout import Layout
-from jobs.evaluate.predict.exported import Inputs, batch_of, scores, session
+from jobs.evaluate.predict.exported import Inputs, batch_of, scorer, session
 from jobs.evaluate.predict.predict import Predictor
 from jobs.lake.lake import Lake
 from jobs.lake.state import load_state
@@ -151,7 +151,7 @@ def _plain(tensor: Tensor) -> Any:
 def run(content: bytes, format_: Format, inputs: Inputs) -> Scores:
     """Scores [b] by the exported model."""
     if format_ == "onnx":
-        return scores(session(content, threads=1), inputs)
+        return scorer(session(content, threads=1))(inputs)
     network = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
     with torch.inference_mode():
         found: Scores = network(*inputs.values()).numpy()

@@ -1,14 +1,15 @@
 """Scores that do not depend on a row's batch mates: forwards are of a few fixed sizes.
 
 A matrix product of another number of rows may take another way through the processor, which moves
-the last bits of its results. So rows are scored in blocks of one size, and what is left of them in
-a smaller one only where that was seen to give the same bits. Short blocks are padded with copies of
-their first row.
+the last bits of its results. So rows are scored in blocks of one size, and many of them in larger
+blocks, or what is left of them in a smaller one, only where these were seen to give the same bits.
+Short blocks are padded with copies of their first row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,10 @@ from jobs.evaluate.predict.predict import Forward
 
 # Fewer rows tell too little about a size.
 _ROWS_TO_TRY = 16
+# Of fewer rows two forwards cost more than one with some rows of padding.
+_ROWS_TO_SPLIT = 64
+# Larger blocks than so many times the asked one leave a processor's caches.
+_MOST_TIMES = 8
 
 
 def block_scores(forward: Forward, batch: Batch, sizes: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -33,28 +38,45 @@ def block_scores(forward: Forward, batch: Batch, sizes: Sequence[int]) -> npt.ND
 def _blocks(
     forward: Forward, batch: Batch, sizes: Sequence[int]
 ) -> Iterator[npt.NDArray[np.float32]]:
-    count, largest = len(batch), sizes[-1]
-    for start in range(0, count, largest):
-        rows = min(largest, count - start)
+    start, count = 0, len(batch)
+    while start < count:
+        size = _size(count - start, sizes)
+        rows = min(size, count - start)
         block = batch[start : start + rows] if rows < count else batch
-        size = next(size for size in sizes if size >= rows)
         scores = forward(block.repeated_to(size))
         yield scores[:rows] if rows < size else scores
+        start += rows
 
 
-def sizes_of_same_bits(forward: Forward, batch: Batch, block_rows: int) -> tuple[int, ...]:
-    """`block_rows`, and the powers of two below it at which each row of a batch has the same bits.
+def _size(rows: int, sizes: Sequence[int]) -> int:
+    """Of the next block, where so many rows are left."""
+    full = max((size for size in sizes if size <= rows), default=0)
+    if full >= min(_ROWS_TO_SPLIT, sizes[-1]):
+        return full
+    return next(size for size in sizes if size >= rows)
+
+
+def sizes_of_same_bits(
+    forward: Forward, batch: Batch, block_rows: int, most_rows: int
+) -> tuple[int, ...]:
+    """`block_rows`, and sizes at which each row of a batch has the same bits: the powers of two
+    below it, and its doubles up to `most_rows`, or to 8 times as many.
 
     Each is tried at two places of a block. Of a batch of few rows nothing is concluded.
     """
     if len(batch) < _ROWS_TO_TRY:
         return (block_rows,)
-    orders = (batch, batch.reversed())
-    wanted = [block_scores(forward, rows, (block_rows,)).tobytes() for rows in orders]
+
+    def is_same(size: int) -> bool:
+        tried = batch.cycled(max(size, len(batch)))
+        orders = (tried, tried.reversed())
+        return all(
+            block_scores(forward, rows, (size,)).tobytes()
+            == block_scores(forward, rows, (block_rows,)).tobytes()
+            for rows in orders
+        )
+
     powers = (1 << power for power in range((block_rows - 1).bit_length()))
-    same = [
-        size
-        for size in powers
-        if [block_scores(forward, rows, (size,)).tobytes() for rows in orders] == wanted
-    ]
-    return (*same, block_rows)
+    doubles = (block_rows << times for times in range(1, _MOST_TIMES.bit_length()))
+    larger = takewhile(is_same, (size for size in doubles if size <= most_rows))
+    return (*filter(is_same, powers), block_rows, *larger)

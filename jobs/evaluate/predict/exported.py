@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -76,9 +76,13 @@ def loaded_onnx(url: str, digest: str, threads: int) -> Any:
     return session(content, threads)
 
 
-def scores(runtime: Any, inputs: Inputs) -> npt.NDArray[np.float32]:
-    """Scores [b]; inputs that the model does not use were left out of the file."""
-    wanted = {one.name for one in runtime.get_inputs()}
-    given = {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted}
-    found: npt.NDArray[np.float32] = runtime.run(["score"], given)[0]
-    return found
+def scorer(runtime: Any) -> Callable[[Inputs], npt.NDArray[np.float32]]:
+    """What makes scores [b]; inputs that the model does not use were left out of the file."""
+    names = [one.name for one in runtime.get_inputs()]
+
+    def scores(inputs: Inputs) -> npt.NDArray[np.float32]:
+        given = {name: inputs[name].numpy() for name in names}
+        found: npt.NDArray[np.float32] = runtime.run(["score"], given)[0]
+        return found
+
+    return scores

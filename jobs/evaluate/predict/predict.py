@@ -212,10 +212,10 @@ Forward = Callable[["Batch"], npt.NDArray[np.float32]]
 def forward_of(predictor: Predictor, threads: int) -> Forward:
     """What makes scores [b] of a batch, by the predictor's engine."""
     if predictor.onnx_url:
-        from jobs.evaluate.predict.exported import inputs_of, loaded_onnx, scores
+        from jobs.evaluate.predict.exported import inputs_of, loaded_onnx, scorer
 
-        runtime = loaded_onnx(predictor.onnx_url, predictor.onnx_digest, threads)
-        return lambda batch: scores(runtime, inputs_of(batch))
+        scores = scorer(loaded_onnx(predictor.onnx_url, predictor.onnx_digest, threads))
+        return lambda batch: scores(inputs_of(batch))
 
     from jobs.models.build import predict
 

@@ -31,21 +31,27 @@ class Forward:
 
 
 def test_sizes_that_move_bits_are_left_out() -> None:
-    assert sizes_of_same_bits(Forward(), rows(64), 32) == (1, 2, 4, 8, 16, 32)
-    assert sizes_of_same_bits(Forward(1, 8), rows(64), 32) == (2, 4, 16, 32)
-    assert sizes_of_same_bits(Forward(), rows(64), 24) == (1, 2, 4, 8, 16, 24)
+    assert sizes_of_same_bits(Forward(), rows(64), 32, 32) == (1, 2, 4, 8, 16, 32)
+    assert sizes_of_same_bits(Forward(1, 8), rows(64), 32, 32) == (2, 4, 16, 32)
+    assert sizes_of_same_bits(Forward(), rows(64), 24, 30) == (1, 2, 4, 8, 16, 24)
+
+
+def test_larger_sizes_are_taken_up_to_the_first_that_moves_bits() -> None:
+    assert sizes_of_same_bits(Forward(), rows(20), 16, 100) == (1, 2, 4, 8, 16, 32, 64)
+    assert sizes_of_same_bits(Forward(), rows(20), 16, 9_999) == (1, 2, 4, 8, 16, 32, 64, 128)
+    assert sizes_of_same_bits(Forward(64), rows(20), 16, 9_999) == (1, 2, 4, 8, 16, 32)
 
 
 def test_of_few_rows_nothing_is_concluded() -> None:
-    assert sizes_of_same_bits(Forward(), rows(15), 32) == (32,)
+    assert sizes_of_same_bits(Forward(), rows(15), 32, 99) == (32,)
 
 
-@pytest.mark.parametrize("count", [1, 3, 31, 32, 33, 70])
+@pytest.mark.parametrize("count", [1, 3, 31, 32, 33, 70, 199, 300])
 def test_any_number_of_rows_has_the_same_bits(count: int) -> None:
-    forward = Forward(1, 8)
-    sizes = sizes_of_same_bits(forward, rows(64), 32)
+    forward = Forward(1, 8, 256)
+    sizes = sizes_of_same_bits(forward, rows(64), 32, 512)
     forward.seen.clear()
-    batch = rows(70)
+    batch = rows(300)
     whole = block_scores(forward, batch, sizes)
     assert block_scores(forward, batch[:count], sizes).tobytes() == whole[:count].tobytes()
     assert forward.seen <= set(sizes)
