@@ -120,11 +120,11 @@ class Accounts:
             self._counts[version]["rows_scored"] += scored
             self._counts[version]["rows_refused"] += refused
 
-    def batch(self, rows: int, since: Sequence[float]) -> None:
-        now = time.monotonic()
+    def batch(self, rows: int, waited_s: Sequence[float]) -> None:
+        """A batch that was computed, and how long each of its requests waited before."""
         self._batches.observe(rows)
-        for moment in since:
-            self._queued.observe(now - moment)
+        for seconds in waited_s:
+            self._queued.observe(seconds)
 
     def queue(self, rows: int) -> None:
         self._rows_waiting = rows

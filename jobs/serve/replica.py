@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,6 +33,8 @@ from jobs.settings.settings import Settings
 log = logging.getLogger("millstream.serve")
 
 _BEAT_S = 1.0
+# A thread that has scores waits so long for Python's lock at most, not 5 ms, while requests come.
+_SWITCH_S = 0.0005
 
 
 class Replica:
@@ -86,8 +89,9 @@ class Replica:
         # torch's and Arrow's objects while requests wait.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_S)
+        self._waiting.start()
         work = [
-            loop.create_task(self._waiting.run()),
             loop.create_task(self._live.watch()),
             loop.create_task(self._beats()),
             loop.create_task(self._accounted()),

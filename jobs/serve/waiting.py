@@ -1,6 +1,7 @@
 """Requests that wait for their scores: taken together by size, shed when too many wait.
 
-All of this runs in one event loop; the scores are computed in one thread beside it.
+Requests come and are answered in an event loop. A thread beside it takes up what waits as soon as
+it is free, without asking the loop, so that a loop that is busy never keeps it idle.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
+from queue import SimpleQueue
+from threading import Thread
 
 import pyarrow as pa
 
@@ -24,6 +28,7 @@ from jobs.serve.request.rows import RawRows
 log = logging.getLogger("millstream.serve")
 
 Rows = RawRows | EncodedRows
+_Outcome = tuple[Champion, Answers] | RequestError
 
 
 @dataclass
@@ -31,8 +36,8 @@ class _Waiting:
     """A request's rows.
 
     Attributes:
-        until: by the event loop's clock; later nobody waits for the answer.
-        answer: to be set.
+        until: by `time.monotonic`; later nobody waits for the answer.
+        answer: to be set, by its event loop.
     """
 
     rows: Rows
@@ -61,11 +66,17 @@ class WaitingRows:
     ) -> None:
         self._champion, self._accounts = champion, accounts
         self._batch_rows, self._delay_s, self._queue_rows = batch_rows, batch_delay_s, queue_rows
+        # None ends the thread. What it has seen but not taken up stays in its own queue.
+        self._came: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._waiting: deque[_Waiting] = deque()
-        self._rows = 0
-        self._came = asyncio.Event()
+        # Each has one writer, the event loop or the thread, so that neither needs a lock.
+        self._rows_come = self._rows_gone = 0
         self._since: float | None = None
-        self._thread = ThreadPoolExecutor(1, "scores")
+        self._thread = Thread(target=self._run, name="scores", daemon=True)
+
+    def start(self) -> None:
+        """Before the first answer; `close` ends it."""
+        self._thread.start()
 
     async def answers(self, rows: Rows, timeout_s: float) -> tuple[Champion, Answers]:
         """The answers, and the version that gave them.
@@ -73,14 +84,15 @@ class WaitingRows:
         Raises:
             Shed, Late, NotReady, Failed: there is none.
         """
-        if self._rows + len(rows) > self._queue_rows:
+        waiting = self._rows_come - self._rows_gone
+        if waiting + len(rows) > self._queue_rows:
             raise Shed("too many rows wait here; try again later")
         loop = asyncio.get_running_loop()
-        one = _Waiting(rows, loop.time() + timeout_s, loop.create_future())
-        self._waiting.append(one)
-        self._rows += len(rows)
-        self._came.set()
-        late = loop.call_at(one.until, _refused, [one], Late("no answer before the deadline"))
+        one = _Waiting(rows, time.monotonic() + timeout_s, loop.create_future())
+        self._rows_come += len(rows)
+        self._accounts.queue(waiting + len(rows))
+        self._came.put(one)
+        late = loop.call_later(timeout_s, _refused, [one], Late("no answer before the deadline"))
         try:
             return await one.answer
         finally:
@@ -93,26 +105,38 @@ class WaitingRows:
         since = self._since
         return time.monotonic() if since is None else since
 
-    async def run(self) -> None:
-        """Computes batches until it is cancelled."""
-        while True:
-            await self._came.wait()
-            if self._delay_s and self._rows < self._batch_rows:
-                await asyncio.sleep(self._delay_s)
-            batch = self._batch()
-            try:
-                if batch:
-                    await self._computed(batch)
-            except Exception:
-                # Whatever it was, those who wait after these must not wait for ever.
-                log.exception("requests failed")
-                _refused(batch, Failed("the request could not be answered"))
+    def close(self) -> None:
+        """Ends the thread after what it computes; nothing that waits is answered."""
+        self._came.put(None)
 
-    def _batch(self) -> list[_Waiting]:
-        """The next requests of one signature, in their order; late ones are left out."""
+    # In the thread
+
+    def _run(self) -> None:
+        while (batch := self._batch()) is not None:
+            if batch:
+                self._since = started = time.monotonic()
+                self._tell(batch, self._outcomes(batch), started)
+                self._since = None
+
+    def _batch(self) -> list[_Waiting] | None:
+        """The next requests of one signature, in their order; late ones are left out. Waits for
+        one; None at the end."""
+        if not self._waiting:
+            if (first := self._came.get()) is None:
+                return None
+            self._waiting.append(first)
+            if self._delay_s and self._rows_come - self._rows_gone < self._batch_rows:
+                time.sleep(self._delay_s)
+        for _ in range(self._came.qsize()):
+            if (one := self._came.get()) is None:
+                return None
+            self._waiting.append(one)
+        return self._taken()
+
+    def _taken(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         rows = 0
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         while self._waiting:
             one = self._waiting[0]
             late = one.answer.done() or one.until <= now
@@ -121,48 +145,47 @@ class WaitingRows:
                 if other or rows + len(one.rows) > self._batch_rows:
                     break
             self._waiting.popleft()
-            self._rows -= len(one.rows)
+            self._rows_gone += len(one.rows)
             if not late:
                 batch.append(one)
                 rows += len(one.rows)
-        if not self._waiting:
-            self._came.clear()
-        self._accounts.queue(self._rows)
         return batch
 
-    async def _computed(self, batch: list[_Waiting]) -> None:
+    def _outcomes(self, batch: list[_Waiting]) -> list[_Outcome]:
+        """What became of each request."""
         champion = self._champion()
         if champion is None:
-            return _refused(batch, NotReady("no model is live here"))
-        self._accounts.batch(sum(len(one.rows) for one in batch), [one.since for one in batch])
+            return [NotReady("no model is live here")] * len(batch)
         try:
-            found = await self._in_thread(champion, _together([one.rows for one in batch]))
+            found = champion.answers(_together([one.rows for one in batch]))
+            ends = accumulate(len(one.rows) for one in batch)
+            return [
+                (champion, found[end - len(one.rows) : end])
+                for one, end in zip(batch, ends, strict=True)
+            ]
         except Exception:
-            # One of them may be to blame: each by itself.
             if len(batch) == 1:
                 log.exception("a request failed")
-                return _refused(batch, Failed("the request could not be answered"))
-            for one in batch:
-                await self._computed([one])
-            return None
-        start = 0
-        for one in batch:
-            own = found[start : start + len(one.rows)]
-            start += len(one.rows)
-            if not one.answer.done():
-                one.answer.set_result((champion, own))
-        return None
+                return [Failed("the request could not be answered")]
+        # One of them may be to blame: each by itself.
+        return [outcome for one in batch for outcome in self._outcomes([one])]
 
-    async def _in_thread(self, champion: Champion, rows: Rows) -> Answers:
-        loop = asyncio.get_running_loop()
-        self._since = time.monotonic()
-        try:
-            return await loop.run_in_executor(self._thread, champion.answers, rows)
-        finally:
-            self._since = None
+    def _tell(self, batch: list[_Waiting], outcomes: list[_Outcome], since: float) -> None:
+        """All by one call, as each wakes the event loop."""
+        loop = batch[0].answer.get_loop()
+        with suppress(RuntimeError):  # A loop that was closed has nobody who waits.
+            loop.call_soon_threadsafe(self._told, batch, outcomes, since)
 
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    def _told(self, batch: list[_Waiting], outcomes: list[_Outcome], taken_up: float) -> None:
+        """In the event loop."""
+        rows = sum(len(one.rows) for one in batch)
+        self._accounts.batch(rows, [taken_up - one.since for one in batch])
+        self._accounts.queue(self._rows_come - self._rows_gone)
+        for one, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, RequestError):
+                _refused([one], outcome)
+            elif not one.answer.done():
+                one.answer.set_result(outcome)
 
 
 def _refused(batch: list[_Waiting], error: RequestError) -> None:

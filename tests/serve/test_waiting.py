@@ -55,18 +55,17 @@ def run(
     champion: Doubling | None,
     **options: Any,
 ) -> Any:
-    """Runs `work` beside the queue's loop."""
+    """Runs `work` beside the queue's thread."""
 
     async def main() -> Any:
         accounts = Accounts(Lake(str(tmp_path), "none"), "serve-1", 0, shared=False)
         live = cast("Champion | None", champion)
         sizes = {"batch_rows": 4, "batch_delay_s": 0.0, "queue_rows": 8, **options}
         waiting = WaitingRows(lambda: live, accounts, **sizes)
-        loop = asyncio.get_running_loop().create_task(waiting.run())
+        waiting.start()
         try:
             return await work(waiting)
         finally:
-            loop.cancel()
             waiting.close()
 
     return asyncio.run(main())

@@ -71,11 +71,11 @@ class EncodedInputs:
         for name, like in sorted(Layout(dataset, spec.columns(dataset)).padding().tensors.items()):
             self.kinds[name] = (names[like.numpy().dtype.type], tuple(like.shape[1:]))
         self._optional = {name for name, (_, shape) in self.kinds.items() if not math.prod(shape)}
-        self._table_rows = {SPARSE: np.array(spec.table_rows, np.int64)}
+        self._table_rows = {SPARSE: np.array(spec.table_rows, np.uint64)}
         for name, (rows, _) in spec.id_lists.items():
-            self._table_rows[name] = np.array([rows], np.int64)
+            self._table_rows[name] = np.array([rows], np.uint64)
         self._longest = {
-            name: self.kinds[name.removesuffix(LENGTH)][1][0]
+            name: np.uint64(self.kinds[name.removesuffix(LENGTH)][1][0])
             for name in self.kinds
             if name.endswith(LENGTH) and name.removesuffix(LENGTH) in self.kinds
         }
@@ -100,11 +100,12 @@ class EncodedInputs:
         return EncodedRows(arrays)
 
     def _check_ids(self, arrays: Arrays) -> None:
+        # Without a sign a negative number is larger than any limit.
         for name, most in self._table_rows.items():
-            if ((arrays[name] < 0) | (arrays[name] >= most)).any():
+            if (arrays[name].view(np.uint64) >= most).any():
                 raise RequestError(f"input {name!r} has ids that the model has no rows for")
         for name, longest in self._longest.items():
-            if ((arrays[name] < 0) | (arrays[name] > longest)).any():
+            if (arrays[name].view(np.uint64) > longest).any():
                 raise RequestError(f"input {name!r} has lengths that no list of its tensor has")
 
 
