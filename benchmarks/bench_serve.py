@@ -5,7 +5,7 @@
 A DLRM on click logs, made by this checkout's commands and promoted; MLServer and FastAPI run its
 ONNX export, the server here both engines. Then a declaration that `init` writes, on raw rows.
 Arrivals are Poisson and open-loop: a latency is counted from the moment when the request was due,
-whether or not it could be sent then. The rate rises until p99 is over 20 ms or the server cannot
+whether or not it could be sent then. The rate doubles until p99 is over 20 ms or the server cannot
 keep up, and the limit is then halved in; the table has the highest rate that was kept. Tensors are
 JSON, which all take, and binary, which Triton's client sends unasked and MLServer's HTTP does not
 take. The generator is a process beside the server, so on few cores both are slower than alone, all
@@ -55,8 +55,8 @@ from jobs.serve.request.tensors import NamedTensor, as_bytes, as_json
 from jobs.settings.load import load_settings
 
 P99_MS, KEPT = 20.0, 0.95
-# A rate that was not kept is followed by so many between it and the last that was.
-RISE, FIRST_RATE, HALVINGS = 1.5, 100.0, 3
+# A rate that was not kept is followed by so many between it and the highest that was.
+RISE, FIRST_RATE, HALVINGS = 2.0, 400.0, 3
 RAW_P99_MS, RAW_RATE = 50.0, 100.0
 
 
@@ -66,7 +66,9 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=200_000, help="of each raw day")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each rate")
-    parser.add_argument("--work", type=Path, help="a temporary folder when absent")
+    parser.add_argument(
+        "--work", type=Path, help="its champions are taken, or made; a temporary one when absent"
+    )
     parser.add_argument("--mlserver", help="a Python that has MLServer and ONNX Runtime")
     asked = parser.parse_args()
     work = (asked.work or Path(tempfile.mkdtemp(prefix="bench-serve-"))).resolve()
@@ -224,13 +226,16 @@ class Champion:
 
 def _champion(case: Case, rows: int, work: Path) -> Champion:
     line = Line(case, Code.at("this checkout", REPOSITORY), case.made(work, rows), work)
-    line.train()
-    for engine in ("torch", "onnx"):
-        line.run("evaluate", "--set", f"serve.engine={engine}")
+    made = line.lake.exists()
+    if not made:
+        line.train()
+        for engine in ("torch", "onnx"):
+            line.run("evaluate", "--set", f"serve.engine={engine}")
     settings = load_settings(line.config, line.overrides)
     registry = Registry(settings, Lake(settings.lake_url, case.dataset))
-    registry.promote("latest", new_run_id("promote"))
-    return Champion(line, registry.resolve("latest"))
+    if not made:
+        registry.promote("latest", new_run_id("promote"))
+    return Champion(line, registry.resolve("champion"))
 
 
 def _servers(clicks: Champion, mlserver: str | None, count: int) -> list[tuple[str, Any, Body]]:
@@ -239,7 +244,6 @@ def _servers(clicks: Champion, mlserver: str | None, count: int) -> list[tuple[s
     found = [
         ("Millstream, torch, binary", clicks.serving("torch"), binary),
         ("Millstream, ONNX Runtime, binary", clicks.serving("onnx"), binary),
-        ("Millstream, torch, JSON", clicks.serving("torch"), text),
         ("Millstream, ONNX Runtime, JSON", clicks.serving("onnx"), text),
         ("FastAPI, ONNX Runtime, JSON", _fastapi(clicks), text),
     ]
@@ -347,24 +351,25 @@ class Result:
 def _rising(
     served: Served, path: str, body: Body, seconds: float, p99_ms: float = P99_MS
 ) -> Result:
-    """The highest rate that was kept with p99 within the bound; the first one where none was."""
+    """The highest rate that was kept with p99 within the bound; 1 a second where none was."""
     _at(served, path, body, FIRST_RATE, 1.0)
-    rate, kept, too_high = FIRST_RATE, 0.0, math.inf
-    best: Result | None = None
-    halvings = 0
+    rate, kept, too_high, halvings = FIRST_RATE, 0.0, math.inf, 0
     while True:
         found = _at(served, path, body, rate, seconds)
         if found.kept and found.p99_ms <= p99_ms and not found.failed:
             best, kept = found, rate
         else:
             too_high = rate
-        best = best or found
+        if kept and halvings == HALVINGS:
+            return best
         if math.isinf(too_high):
             rate *= RISE
-        elif not kept or halvings == HALVINGS:
-            return best
-        else:
+        elif kept:
             rate, halvings = (kept + too_high) / 2, halvings + 1
+        elif rate <= 1:
+            return found
+        else:
+            rate = max(1.0, rate / RISE)
 
 
 def _at(served: Served, path: str, body: Body, rate: float, seconds: float) -> Result:
