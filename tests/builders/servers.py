@@ -20,7 +20,7 @@ import psutil
 
 from tests.builders.processes import ROOT
 
-_PORTS = re.compile(r"replica (\d+): http [^:]+:(\d+)(?:, grpc [^:]+:(\d+))?")
+_PORTS = re.compile(r"replica \d+: http ([^:]+):(\d+)(?:, grpc [^:]+:(\d+))?")
 _DEADLINE_S = 120.0
 
 
@@ -34,6 +34,7 @@ class Server:
 
     process: subprocess.Popen[str]
     log: Path
+    host: str = ""
     port: int = 0
     grpc_port: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Server:
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and content of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
             connection.request(method, path, body, {**self.headers, **named})
@@ -110,7 +111,7 @@ def serving(
         server.until("replica 0: http")
         found = _PORTS.search(server.said)
         assert found
-        server.port, server.grpc_port = int(found[2]), int(found[3] or 0)
+        server.host, server.port, server.grpc_port = found[1], int(found[2]), int(found[3] or 0)
         yield server
     finally:
         if process.poll() is None:

@@ -1,4 +1,4 @@
-"""Three servers behind nginx with one retry: one killed, one frozen, and nothing is lost."""
+"""Servers behind nginx with one retry: one killed, one frozen, a host away, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,20 +63,23 @@ def balancing(servers: list[Server], folder: Path) -> Iterator[tuple[int, int]]:
     """nginx with the configuration of deploy/ before the servers; its ports of HTTP and gRPC."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     assert program, "no nginx: run tools/install_nginx.sh (Debian's package nginx-light)"
-    ports = {"8088": free_port(), "8089": free_port()}
+    own = free_port(), free_port()
+    addresses = {"8088": f"127.0.0.1:{own[0]}", "8089": f"127.0.0.1:{own[1]}"}
     for number, server in enumerate(servers):
-        ports[str(8091 + 2 * number)] = server.port
-        ports[str(8092 + 2 * number)] = server.grpc_port
+        addresses[str(8091 + 2 * number)] = f"{server.host}:{server.port}"
+        addresses[str(8092 + 2 * number)] = f"{server.host}:{server.grpc_port}"
     text = CONFIG.read_text(encoding="utf-8")
-    text = re.sub(r"127\.0\.0\.1:(\d+)", lambda m: f"127.0.0.1:{ports[m[1]]}", text)
+    given = re.compile(r"^ *server 127\.0\.0\.1:(\d+) .*\n", re.MULTILINE)
+    text = given.sub(lambda m: m[0] if m[1] in addresses else "", text)
+    text = re.sub(r"127\.0\.0\.1:(\d+)", lambda m: addresses[m[1]], text)
     config = folder / "nginx.conf"
     config.write_text(text, encoding="utf-8")
     with (folder / "log").open("w") as log:
         command = [program, "-p", str(folder), "-c", str(config), "-g", "daemon off;"]
         process = subprocess.Popen(command, stderr=log)
     try:
-        until(lambda: is_ready(ports["8088"]))
-        yield ports["8088"], ports["8089"]
+        until(lambda: is_ready(own[0]))
+        yield own
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -136,11 +139,13 @@ class Clients:
                 thread.join()
 
 
-def http_status(port: int, row: dict[str, str]) -> str:
+def http_status(port: int, row: dict[str, str], authorization: str = "") -> str:
     """Of a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Authorization": authorization}
+    body = json.dumps({"dataframe_records": [row]})
     try:
-        connection.request("POST", "/invocations", json.dumps({"dataframe_records": [row]}))
+        connection.request("POST", "/invocations", body, headers)
         answer = connection.getresponse()
         return f"{answer.status}" + (answer.read().decode() if answer.status > 200 else "")
     except (OSError, http.client.HTTPException) as error:
@@ -235,3 +240,46 @@ def check_sums(rows: list[dict[str, Any]], answered: int) -> None:
     # What was under way in the killed, and what waited too long while others were away.
     assert total["failed"] + total["shed"] <= 2 * _CLIENTS
     assert total["refused"] == 0
+
+
+@pytest.mark.slow
+def test_of_two_hosts_one_that_is_gone_loses_no_request(served: Served, tmp_path: Path) -> None:
+    """Two addresses with the same ports, as hosts have, which ask for a token; one is killed whole,
+    and its connections are refused from then on."""
+    row = {name: served.night[0][name] for name in ("day", "visit", "shop", "amount", "age")}
+    token = "Bearer of-the-balancers-clients"
+    options = (served.parents, "serve.token_env=SERVE_TOKENS")
+    tokens = {"SERVE_TOKENS": token.split()[1]}
+
+    def host(name: str, *ports: str) -> AbstractContextManager[Server]:
+        asked = (*options, f"serve.host={name}", *ports)
+        return serving(served.raw.config, tmp_path / name, *asked, environment=tokens)
+
+    with ExitStack() as stack:
+        near = stack.enter_context(host("127.0.0.1"))
+        ports = f"serve.port={near.port}", f"serve.grpc_port={near.grpc_port}"
+        far = stack.enter_context(host("127.0.0.2", *ports))
+        folder = tmp_path / "nginx"
+        folder.mkdir()
+        port, grpc_port = stack.enter_context(balancing([near, far], folder))
+        channel = stack.enter_context(
+            grpc.insecure_channel(f"127.0.0.1:{grpc_port}", [("grpc.service_config", RETRIES)])
+        )
+        call = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        authorized = partial(call, metadata=[("authorization", token)])
+        assert http_status(port, row).startswith("401")
+        half = _CLIENTS // 2
+        clients = Clients(
+            [partial(http_status, port, row, token)] * half
+            + [partial(grpc_status, authorized, row)] * half
+        )
+        with clients.asking():
+            until(lambda: clients.asked > 100)
+            for process in (far.process, *far.replicas()):
+                process.send_signal(signal.SIGKILL)
+            before = clients.asked
+            # Longer than nginx leaves it alone.
+            end = time.monotonic() + 7
+            until(lambda: clients.asked > before + 50 and time.monotonic() > end)
+        print(clients.outcomes)
+        assert clients.outcomes.keys() == {"200", "OK"}
