@@ -56,10 +56,6 @@ class Batch:
     def __getitem__(self, rows: slice) -> Batch:
         return self._mapped(lambda tensor: tensor[rows])
 
-    def reversed(self) -> Batch:
-        """The rows in the reverse order."""
-        return self._mapped(lambda tensor: tensor.flip(0))
-
     def cycled(self, rows: int) -> Batch:
         """The rows again and again, `rows` in all."""
         places = torch.arange(rows) % len(self)

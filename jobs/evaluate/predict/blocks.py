@@ -9,16 +9,18 @@ Short blocks are padded with copies of their first row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from jobs.batch.batch import Batch
 from jobs.evaluate.predict.predict import Forward
 
-# Fewer rows tell too little about a size.
-_ROWS_TO_TRY = 16
+# A size is tried with so many rows, made of at least so many.
+_ROWS_TO_TRY, _ROWS_TO_MIX = 2_048, 16
 # Of fewer rows two forwards cost more than one with some rows of padding.
 _ROWS_TO_SPLIT = 64
 # Larger blocks than so many times the asked one leave a processor's caches.
@@ -62,21 +64,35 @@ def sizes_of_same_bits(
     """`block_rows`, and sizes at which each row of a batch has the same bits: the powers of two
     below it, and its doubles up to `most_rows`, or to 8 times as many.
 
-    Each is tried at two places of a block. Of a batch of few rows nothing is concluded.
+    What adds up the ends of arrays in another way moves the bits of one row in a hundred, so a size
+    is tried with many more rows than the batch has: their columns come from its different rows. Of
+    a batch of few rows nothing is concluded.
     """
-    if len(batch) < _ROWS_TO_TRY:
+    if len(batch) < _ROWS_TO_MIX:
         return (block_rows,)
 
     def is_same(size: int) -> bool:
-        tried = batch.cycled(max(size, len(batch)))
-        orders = (tried, tried.reversed())
         return all(
             block_scores(forward, rows, (size,)).tobytes()
             == block_scores(forward, rows, (block_rows,)).tobytes()
-            for rows in orders
+            for rows in _mixed(batch, max(size, len(batch)))
         )
 
     powers = (1 << power for power in range((block_rows - 1).bit_length()))
     doubles = (block_rows << times for times in range(1, _MOST_TIMES.bit_length()))
     larger = takewhile(is_same, (size for size in doubles if size <= most_rows))
     return (*filter(is_same, powers), block_rows, *larger)
+
+
+def _mixed(batch: Batch, rows: int) -> Iterator[Batch]:
+    """Batches of so many rows; first the rows of the batch as they are."""
+    places = torch.arange(rows)
+
+    def shifted(tensor: torch.Tensor, turn: int) -> torch.Tensor:
+        columns = torch.arange(tensor.shape[1])
+        return tensor[(places[:, None] + turn * (1 + columns)) % len(tensor), columns]
+
+    for turn in range(-(-_ROWS_TO_TRY // rows)):
+        yield replace(
+            batch.cycled(rows), dense=shifted(batch.dense, turn), sparse=shifted(batch.sparse, turn)
+        )

@@ -36,6 +36,22 @@ def test_sizes_that_move_bits_are_left_out() -> None:
     assert sizes_of_same_bits(Forward(), rows(64), 24, 30) == (1, 2, 4, 8, 16, 24)
 
 
+def test_a_size_that_moves_few_rows_is_left_out() -> None:
+    """None of those of the batch itself."""
+    batch = rows(64)
+    own = {tuple(row) for row in batch.dense.tolist()}
+
+    class Rarely(Forward):
+        def __call__(self, batch: Batch) -> npt.NDArray[np.float32]:
+            scores = super().__call__(batch)
+            if len(scores) in (8, 64):
+                new = [tuple(row) not in own for row in batch.dense.tolist()]
+                scores[np.array(new) & (scores < 0.5)] += 1
+            return scores
+
+    assert sizes_of_same_bits(Rarely(), batch, 32, 64) == (1, 2, 4, 16, 32)
+
+
 def test_larger_sizes_are_taken_up_to_the_first_that_moves_bits() -> None:
     assert sizes_of_same_bits(Forward(), rows(20), 16, 100) == (1, 2, 4, 8, 16, 32, 64)
     assert sizes_of_same_bits(Forward(), rows(20), 16, 9_999) == (1, 2, 4, 8, 16, 32, 64, 128)
