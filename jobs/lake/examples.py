@@ -52,13 +52,17 @@ class Examples:
         """
         choice = Choice.of(split, first_ds, last_ds, where)
         choice.check(("ds", "split"))
+        return [
+            shard for shard in self._shards if choice.takes({"ds": shard.ds, "split": shard.split})
+        ]
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
         live = {file.path for file in Table(self.url).files(self.version)}
         runs = sorted({Shard.run_of(path) for path in live})
         with ThreadPoolExecutor(16) as threads:
             manifests = list(threads.map(lambda run: read_manifest(self.url, run), runs))
-        shards = (shard for manifest in manifests for shard in manifest)
-        return sorted(
-            shard
-            for shard in shards
-            if shard.path in live and choice.takes({"ds": shard.ds, "split": shard.split})
-        )
+        return sorted(shard for found in manifests for shard in found if shard.path in live)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_shards"}

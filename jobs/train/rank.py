@@ -22,6 +22,7 @@ from jobs.train.keep.warm_start import warm, warm_moments
 from jobs.train.keep.writer import Writer
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import MappedStream
+from jobs.train.read.kept import of_process
 from jobs.train.read.memory import RowMemory
 from jobs.train.start import asked_store, start_of
 from jobs.train.step.device import device_of_rank, exact_convolutions, step_threads
@@ -95,7 +96,9 @@ def _streams(
 ) -> tuple[MappedStream, MappedStream | None]:
     """The streams of training and of validation, if any, in one budget: they take turns."""
     # Fewer ranks have more streams each. Those that are left do with it; a first start is refused.
-    place = exchange.rank, exchange.size, RowMemory(), memory.last is None
+    # Trials read the same rows, one after the other.
+    kept = of_process((job.settings.stream.memory_mb << 20) // 4) if job.in_task else None
+    place = exchange.rank, exchange.size, RowMemory(kept), memory.last is None
     train = job.stream("train", *place)
     if train.note:
         reporter.say(train.note)

@@ -25,6 +25,7 @@ from jobs.petastorm_arrow import WorkerBase
 from jobs.stores.errors import is_of_store
 from jobs.train.order.plan import Window
 from jobs.train.read.columns_to_rows import ColumnsToRows
+from jobs.train.read.kept import KeptGroups
 from jobs.train.read.memory import MemoryBudget, WindowBuffer
 from jobs.train.read.priority import yield_to_training
 from jobs.train.read.row_groups import RowGroups
@@ -125,6 +126,7 @@ class DecodeContext:
         groups: the row groups.
         timeout_s: longest reading of one.
         stopped: set when the epoch is left.
+        kept: row groups that need not be decoded; None where nothing is kept.
         threads: those that read something so far.
     """
 
@@ -133,6 +135,7 @@ class DecodeContext:
     budget: MemoryBudget
     timeout_s: float
     stopped: threading.Event
+    kept: KeptGroups | None = None
     local: ThreadLocals = field(default_factory=ThreadLocals)
     threads: set[threading.Thread] = field(default_factory=set)
 
@@ -180,6 +183,12 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
                     raise
 
     def _decode(self, request: GroupRequest, shard: Shard, number: int) -> None:
+        rows = self._kept(shard, number)
+        if rows is not None:
+            for one in request.slices:
+                at = one.at + one.end - one.first
+                one.target.words[one.at : at] = rows[one.first : one.end]
+            return
         first = 0
         end = max(one.end for one in request.slices)
         for decoded in self._decoded(shard, number):
@@ -190,6 +199,25 @@ class DecodeWorker(WorkerBase):  # type: ignore[misc]
             if first >= end:
                 return
         raise DataRefused(f"{first} rows are there", f"at least {end}")
+
+    def _kept(self, shard: Shard, number: int) -> Words | None:
+        """A row group that is kept, or can be from now on; None where there is no room for it."""
+        kept, layout = self._context.kept, self._context.layout
+        if kept is None:
+            return None
+        scope, group = (self._context.groups.url, *layout.columns), (shard.path, number)
+        rows = kept.get(scope, group)
+        count = shard.row_group_rows[number]
+        if rows is None and kept.has_room(scope, count * layout.row_bytes):
+            rows, first = np.empty((count, layout.words), np.int32), 0
+            for decoded in self._decoded(shard, number):
+                end = first + decoded.num_rows
+                self._context.local.columns_to_rows.write(layout.parts(decoded), rows[first:end])
+                first = end
+            if first != count:
+                raise DataRefused(f"{first} rows are there", f"{count}")
+            kept.put(scope, group, rows)
+        return rows
 
     def _write(
         self, columns: list[tuple[slice, Words]], begin: int, end: int, wanted: GroupSlice

@@ -19,6 +19,7 @@ from jobs.base.errors import ConfigError
 from jobs.batch.builder import WORD
 from jobs.batch.tensors import Words
 from jobs.train.order.plan import Ints
+from jobs.train.read.kept import KeptGroups
 
 # Columns are written as rows in pieces of so many bytes: calls stay cheap, and the cache suffices.
 CHUNK_BYTES = 3 << 20
@@ -149,11 +150,15 @@ class RowMemory:
 
     Training and validation take turns, so that together they need what one of them does.
 
+    Args:
+        kept: row groups that stay decoded beside that; None where all are decoded each time.
+
     Attributes:
         batches: memory of batches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: KeptGroups | None = None) -> None:
+        self.kept = kept
         self._free: npt.NDArray[np.uint8] | None = None
         self.batches = ReusedMemory()
 

@@ -26,6 +26,7 @@ from jobs.train.read.decode import (
     GroupSlice,
     WindowRows,
 )
+from jobs.train.read.kept import KeptGroups
 from jobs.train.read.memory import MemoryBudget, WindowBuffer
 from jobs.train.read.row_groups import RowGroups
 
@@ -45,7 +46,12 @@ class Reader:
     """Decodes requested windows with a pool of threads. Used by one thread at a time."""
 
     def __init__(
-        self, groups: RowGroups, layout: Layout, budget: MemoryBudget, timeout_s: float
+        self,
+        groups: RowGroups,
+        layout: Layout,
+        budget: MemoryBudget,
+        timeout_s: float,
+        kept: KeptGroups | None = None,
     ) -> None:
         self._groups, self._timeout_s = groups, timeout_s
         self._requested: dict[int, GroupRequest] = {}
@@ -53,7 +59,7 @@ class Reader:
         self._stopped = threading.Event()
         # Results are tiny; with a short queue threads would wait for the reader to take them.
         self._pool = ThreadPool(budget.threads, results_queue_size=1 << 16)
-        context = DecodeContext(groups, layout, budget, timeout_s, self._stopped)
+        context = DecodeContext(groups, layout, budget, timeout_s, self._stopped, kept)
         self._pool.start(DecodeWorker, context)
         _pools[self._pool] = context.threads
 

@@ -14,6 +14,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,8 +98,8 @@ class Stream:
             examples.url, shards, examples.columns if isinstance(examples, Folder) else None
         )
         self._share = RankShare(int(self._groups.group_rows.sum()), streams, batch_rows, rank, size)
-        self._budget = self._planned_budget(memory_mb, decode_threads, must_fit)
         self._memory = memory or RowMemory()
+        self._budget = self._planned_budget(memory_mb, decode_threads, must_fit)
         self.fingerprint: dict[str, Any] = fingerprint_of(
             shards,
             dataset,
@@ -168,7 +169,8 @@ class Stream:
             raise ValueError(f"start_row is {start_row}; the epoch has {self.rows} rows")
         if not self.steps(start_row):
             return
-        reader = Reader(self._groups, self._layout, self._budget, self._timeout_s)
+        kept = self._memory.kept
+        reader = Reader(self._groups, self._layout, self._budget, self._timeout_s, kept)
         blocks = self._blocks(reader, epoch, start_row)
         try:
             yield from _ahead(blocks, reader.check_deadline)
@@ -209,6 +211,11 @@ class Stream:
             block_rows=rows_a_step * batches_a_block(share, row_bytes),
             threads=threads,
         )
+        if self._memory.kept is not None:
+            # What the order needs comes first.
+            smaller = replace(budget, total=budget.total - self._memory.kept.limit_bytes)
+            self._memory.kept = self._memory.kept if smaller.fits else None
+            budget = smaller if smaller.fits else budget
         if must_fit:
             budget.refuse_excess()
         if budget.fits:
