@@ -97,7 +97,9 @@ class TuneSettings(Section):
         3, ge=2, description="one of so many trials goes on, to a rung of so many times the rows"
     )
     first_rung_rows: int | None = Field(
-        None, ge=1, description="of all epochs; when empty, of the whole by reduction twice"
+        None,
+        ge=1,
+        description="of all epochs, whole ones after the first; empty: of all by reduction twice",
     )
     retrain: bool = Field(False, description="train the winner again, on the validation rows, too")
     seed: int = Field(7, description="another seed, other trials")

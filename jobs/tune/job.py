@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pyspark.sql import SparkSession
 
@@ -114,14 +115,18 @@ def run(
         _refuse_unfit(search, spark, at_a_time)
         study = Study(search.folder, settings.tune, search.metric, search.facts())
         shown = Shown(search, study, run_id)
-        stopping = Stopping.of(settings.tune, search.rows)
+        stopping = Stopping.of(settings.tune, settings.train.epochs, search.epoch_rows)
         trials = Trials(
             *(search, study, stopping, spark),
             parallel=at_a_time,
             budget=budget or Budget(),
             told=shown.told,
+            ended=partial(_after_generation, study, lock),
         )
-        _run_all(trials, study, stopping, lock)
+        if stopping.waits:
+            trials.run_generations()
+        else:
+            trials.run_freely()
         version = ""
         if len(study.told()) == study.trials:
             version = _registered(search, study, spark, run_id).version
@@ -170,17 +175,10 @@ def _refuse_unfit(search: Search, spark: SparkSession, parallel: int) -> None:
         )
 
 
-def _run_all(trials: Trials, study: Study, stopping: Stopping, lock: StageLock) -> None:
-    """Runs the trials that the study lacks, or as many as the budget allows."""
-    if not stopping.waits:
-        trials.run_freely()
-    while stopping.waits and (asked := study.generation()):
-        trials.run_generation(asked)
-        lock.check()
-        best = study.best()
-        _remove_folders(one for one in study.told() if best is None or one.number != best.number)
-        if any(study.is_open(one.number) for one in asked):
-            return
+def _after_generation(study: Study, lock: StageLock) -> None:
+    lock.check()
+    best = study.best()
+    _remove_folders(one for one in study.told() if best is None or one.number != best.number)
 
 
 def _remove_folders(ended: Iterable[Told]) -> None:

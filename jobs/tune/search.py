@@ -83,10 +83,9 @@ class Search:
         return replace(job, folder=self.lake.folder("checkpoints", folder))
 
     @property
-    def rows(self) -> int:
-        """Rows of a training, of all epochs, with the settings as they are."""
-        shards = sum(shard.rows for shard in self.base.train_shards)
-        return self.base.settings.train.epochs * shards
+    def epoch_rows(self) -> int:
+        """Rows of an epoch of a training."""
+        return sum(shard.rows for shard in self.base.train_shards)
 
     @property
     def retrained(self) -> str:

@@ -31,12 +31,17 @@ class Stopping:
     rungs: tuple[int, ...]
 
     @classmethod
-    def of(cls, settings: TuneSettings, rows: int) -> Stopping:
-        """That of a study whose trainings are of so many rows, all epochs together."""
+    def of(cls, settings: TuneSettings, epochs: int, epoch_rows: int) -> Stopping:
+        """That of a study whose trainings are of so many epochs.
+
+        A rung after the first epoch is at the end of an epoch: there the validation rows are asked
+        anyway, and about a model that may be the trial's.
+        """
         reduction, rungs = settings.reduction, []
+        rows = epochs * epoch_rows
         rung = settings.first_rung_rows or math.ceil(rows / reduction**2)
         while settings.stopping != "none" and rung < rows:
-            rungs.append(rung)
+            rungs.append(rung if rung < epoch_rows else rung // epoch_rows * epoch_rows)
             rung *= reduction
         return cls(settings.stopping, reduction, tuple(rungs))
 

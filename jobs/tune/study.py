@@ -1,14 +1,14 @@
 """A study: its trials in generations, on record before they run and when they ended.
 
-The driver alone asks and tells, in the order of the trials' numbers. A generation is asked for when
-all before it have been told of, so its trials follow from the study's settings and from results,
-not from how many run at a time, nor from when a run was cut short.
+The driver alone asks and tells. A generation is asked for when all before it have been told of, or
+needs no results, so its trials follow from the study's settings and from results, not from how many
+run at a time, nor from when a run was cut short.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.settings.tune import TuneSettings
 from jobs.tune.journal import LakeJournal
-from jobs.tune.samplers.samplers import fixed_params, sampler_of, trials_of
+from jobs.tune.samplers.samplers import fixed_params, learns, sampler_of, trials_of
 from jobs.tune.samplers.space import Params, suggested
 
 _FACTS, _FAILED, _TOLD, _RUNG = "millstream", "failed", "millstream", "rung"
@@ -121,16 +121,27 @@ class Study:
         """Of the whole study."""
         return trials_of(self._settings)
 
-    def generation(self) -> list[Asked]:
-        """The trials to run now: those of the first generation that has not ended; empty at the
-        study's end."""
-        size, states = self._settings.generation, self._states()
-        for first in range(0, self.trials, size):
-            numbers = range(first, min(first + size, self.trials))
-            if not all(states.get(n, TrialState.RUNNING).is_finished() for n in numbers):
-                asked = [self._asked(number) for number in numbers]
-                return [one for one in asked if one is not None]
-        return []
+    @property
+    def learns(self) -> bool:
+        """Whether what is asked for follows from results of earlier trials."""
+        return learns(self._settings)
+
+    def generations(self) -> Iterator[list[Asked]]:
+        """The trials to run, by generation, without those that have ended.
+
+        Those of the next generation are asked for when it is taken, which is to be when all before
+        have ended, where the sampler learns from them.
+        """
+        for first in range(0, self.trials, self._settings.generation):
+            numbers = range(first, min(self.end_of_generation(first), self.trials))
+            asked = [self._asked(number) for number in numbers]
+            if left := [one for one in asked if one is not None]:
+                yield left
+
+    def end_of_generation(self, number: int) -> int:
+        """The number after the last trial of a trial's generation."""
+        size = self._settings.generation
+        return (number // size + 1) * size
 
     def next(self) -> Asked | None:
         """One more trial, whether or not all before it have been told of; None at the end."""
@@ -158,12 +169,12 @@ class Study:
         found: Mapping[str, Any] = trial.user_attrs.get(_RUNG, {})
         return found
 
-    def costs(self, rung: int) -> dict[int, float]:
-        """Of the trials that came to a rung, by number; lower is better."""
+    def costs(self, rung: int, until: int | None = None) -> dict[int, float]:
+        """Of the trials below a number that came to a rung, by number; lower is better."""
         sign = -1 if self._more else 1
         return {
             one.number: sign * one.intermediate_values[rung]
-            for one in self._study.get_trials(deepcopy=False)
+            for one in self._study.get_trials(deepcopy=False)[:until]
             if rung in one.intermediate_values
         }
 

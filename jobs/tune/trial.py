@@ -57,15 +57,20 @@ class TrialResult:
         """Whether it is at a rung, and may go on."""
         return self.trained is not None and self.trained.rung is not None
 
-    def value(self, metric: str) -> float | None:
-        """What the validation rows say: at its rung, or of its best epoch."""
+    def value(self, metric: str, more: bool) -> float | None:
+        """What the validation rows say of its best epoch, or at its rung, where that is better.
+
+        Args:
+            more: whether more of the metric is better.
+        """
         if self.trained is None:
             return None
-        if self.trained.rung is not None:
-            at_rung: float | None = getattr(self.trained.rung, metric)
-            return at_rung
-        best = self.trained.history.best
-        return best.metrics().get(metric) if best is not None else None
+        best, rung = self.trained.history.best, self.trained.rung
+        found = [best.metrics().get(metric) if best is not None else None]
+        if rung is not None:
+            found.append(getattr(rung, metric))
+        known = [value for value in found if value is not None]
+        return (max if more else min)(known, default=None)
 
     def facts(self) -> dict[str, Any]:
         """As a tree for JSON, for the study's journal."""

@@ -1,8 +1,7 @@
 """Runs the trials of a study, and puts on record what became of them.
 
-Where trials wait at rungs, those of a generation come to a rung before any goes on from it, so who
-goes on follows from values alone. A run that was cut short finds on record which rungs were
-reached.
+Where trials wait at rungs, `Generations` says which runs next. A run that was cut short finds on
+record which rungs were reached.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -21,6 +19,7 @@ from pyspark.sql import SparkSession
 from jobs.base.errors import ConfigError
 from jobs.lake.ledger import LedgerRow, read_ledger, record
 from jobs.train.step.history import EpochResult
+from jobs.tune.generations import Generations
 from jobs.tune.search import STAGE, Search
 from jobs.tune.stopping import Stopping
 from jobs.tune.study import Asked, Study
@@ -60,6 +59,7 @@ class Trials:
         parallel: trials at a time.
         budget: of this run.
         told: called after a trial was told of, with its number.
+        ended: called after a generation has ended.
     """
 
     def __init__(
@@ -72,24 +72,24 @@ class Trials:
         parallel: int,
         budget: Budget,
         told: Callable[[int], None],
+        ended: Callable[[], None],
     ) -> None:
         self._search, self._study, self._stopping, self._spark = search, study, stopping, spark
-        self._parallel, self._budget, self._on_told = parallel, budget, told
+        self._parallel, self._budget = parallel, budget
+        self._on_told, self._on_ended = told, ended
         self._recorded = {row["run"] for row in read_ledger(search.lake, stage=STAGE)}
         self._lock = threading.Lock()
 
-    def run_generation(self, asked: Sequence[Asked]) -> None:
+    def run_generations(self) -> None:
         """Runs trials from rung to rung together, until all have ended or the budget is spent."""
-        for rung in (*self._stopping.rungs, None):
-            wanted = [one for one in asked if self._runs_to(one, rung)]
-            if wanted and self._budget.is_spent():
-                return
-            with ThreadPoolExecutor(self._parallel, "trial") as threads:
-                found = threads.map(partial(self._run, rung), wanted)
-                for one, ran in zip(wanted, found, strict=True):
-                    self._take(one, rung, ran)
-            if rung is not None:
-                self._stop(asked, rung)
+        study = self._study
+        Generations(
+            self,
+            self._stopping.rungs,
+            study.generations(),
+            ahead=not study.learns,
+            parallel=self._parallel,
+        ).run()
 
     def run_freely(self) -> None:
         """Runs trials that wait for no other, until all have ended or the budget is spent."""
@@ -106,25 +106,24 @@ class Trials:
                 return
             for rung in (*self._stopping.rungs, None):
                 with self._lock:
-                    wanted = self._runs_to(one, rung)
-                ran = self._run(rung, one) if wanted else None
+                    wanted = self.runs_to(one, rung)
+                ran = self.run(rung, one) if wanted else None
                 with self._lock:
                     if ran is not None:
-                        self._take(one, rung, ran)
+                        self.take(one, rung, ran)
                     if rung is not None:
-                        self._stop([one], rung)
+                        self.stop([one], rung)
 
-    def _runs_to(self, one: Asked, rung: int | None) -> bool:
+    def runs_to(self, one: Asked, rung: int | None) -> bool:
         """Whether a trial is open, and still has to come to a rung, or to its end when None."""
         if not self._study.is_open(one.number):
             return False
         if rung is None:
             return True
-        return rung in self._stopping.rungs_of(one.number) and one.number not in self._study.costs(
-            rung
-        )
+        costs = self._study.costs(rung)
+        return rung in self._stopping.rungs_of(one.number) and one.number not in costs
 
-    def _run(self, rung: int | None, asked: Asked) -> _Ran:
+    def run(self, rung: int | None, asked: Asked) -> _Ran:
         """Settings that do not go together are a result, too."""
         try:
             job = self._search.job(asked)
@@ -132,12 +131,12 @@ class Trials:
             return _Ran(TrialResult(None, str(error), 0.0), "")
         return _Ran(run_trial(self._spark, replace(job, until_rows=rung)), job.folder)
 
-    def _take(self, one: Asked, rung: int | None, ran: _Ran) -> None:
+    def take(self, one: Asked, rung: int | None, ran: _Ran) -> None:
         before = self._study.reported(one.number)
         result = replace(ran.result, seconds=ran.result.seconds + before.get("seconds", 0.0))
         self._budget.spend(max(0, result.rows - before.get("rows", 0)))
-        metric = self._search.metric[0]
-        value = result.value(metric)
+        metric, more = self._search.metric
+        value = result.value(metric, more)
         if result.trained is not None and value is None:
             reason = f"the validation rows have no {metric}: train.best_by may be loss"
             result = replace(result, trained=None, failed=reason)
@@ -146,24 +145,36 @@ class Trials:
         if result.is_paused and rung is not None and value is not None:
             self._study.report(one.number, rung, value, facts)
         else:
-            self._ended(one, facts, result.failed)
+            self._into_ledger(one, facts, result.failed)
             self._study.tell(one, value, facts, result.failed)
             self._on_told(one.number)
 
-    def _stop(self, asked: Sequence[Asked], rung: int) -> None:
+    def stop(self, asked: Sequence[Asked], rung: int) -> None:
         """Stops those trials that came to a rung, and do not go on from it."""
-        costs = self._study.costs(rung)
         for one in asked:
             number = one.number
+            # With others, who goes on would follow from when they came there.
+            costs = self._study.costs(rung, self._until(number))
             if number not in costs or not self._study.is_open(number):
                 continue
             if not self._stopping.goes_on(number, costs):
                 facts = self._study.reported(number)
-                self._ended(one, facts)
+                self._into_ledger(one, facts)
                 self._study.stop(number, facts)
                 self._on_told(number)
 
-    def _ended(self, one: Asked, facts: Mapping[str, Any], failed: str = "") -> None:
+    def _until(self, number: int) -> int | None:
+        """The number of the first trial that one which waits is not compared with."""
+        return self._study.end_of_generation(number) if self._stopping.waits else None
+
+    def may_begin(self) -> bool:
+        """Whether the budget is not spent."""
+        return not self._budget.is_spent()
+
+    def ended(self) -> None:
+        self._on_ended()
+
+    def _into_ledger(self, one: Asked, facts: Mapping[str, Any], failed: str = "") -> None:
         """Puts a trial into the ledger, once."""
         run = self._search.run(one.number)
         if run not in self._recorded:

@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> str:
     """A study in which every fifth trial failed, and others were stopped at rungs."""
     url = str(tmp_path / "studied")
     study = Study(url, SETTINGS, ("val_auc", True), {"code": "x"})
-    while asked := study.generation():
+    for asked in study.generations():
         for one in asked:
             facts = {"params": one.params, "folder": "", "rows": 300, "seconds": 2.0}
             if one.number % 5 == 4:
@@ -94,7 +94,7 @@ def test_the_page_shows_each_trial_and_escapes_all(folder: str) -> None:
 
 def test_a_study_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     study = Study(str(tmp_path / "begun"), SETTINGS, ("val_loss", False), {})
-    assert isinstance(study.generation()[0], Asked)
+    assert isinstance(next(study.generations())[0], Asked)
     page = render(stored_study(str(tmp_path / "begun")), [])
     assert "under way" in page
     assert not Tags(page).open

@@ -19,8 +19,11 @@ from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from jobs.settings.tune import TuneSettings
 from jobs.train import job as train_job
+from jobs.train.launch.rank_job import RankResult
+from jobs.train.step.history import EpochResult, History, Rung
 from jobs.tune import job, nightly, trials
 from jobs.tune.stopping import Stopping
+from jobs.tune.trial import TrialResult
 from tests.builders.lakes import examples_of, lake_of, run_etl
 from tests.builders.visits import Raw, rows_of
 
@@ -78,8 +81,10 @@ def undisturbed(raw: Raw, spark: SparkSession) -> job.TuneResult:
     return tune(raw, spark, name="undisturbed")
 
 
-def stopping(kind: str, rows: int = 9_000, **settings: Any) -> Stopping:
-    return Stopping.of(TuneSettings.model_validate({"stopping": kind, **settings}), rows)
+def stopping(kind: str, epochs: int = 1, **settings: Any) -> Stopping:
+    """Of 9,000 rows in all."""
+    tree = TuneSettings.model_validate({"stopping": kind, **settings})
+    return Stopping.of(tree, epochs, 9_000 // epochs)
 
 
 def test_rungs_are_rows() -> None:
@@ -87,9 +92,28 @@ def test_rungs_are_rows() -> None:
     assert stopping("halving", first_rung_rows=500).rungs == (500, 1_500, 4_500)
     assert stopping("none").rungs == ()
     assert stopping("halving", first_rung_rows=9_000).rungs == ()
+    # After the first epoch at the ends of epochs.
+    assert stopping("halving", epochs=4).rungs == (1_000, 2_250)
+    assert stopping("halving", epochs=9).rungs == (1_000, 3_000)
+    assert stopping("halving", epochs=10, first_rung_rows=1_000).rungs == (900, 2_700)
     # Of 17 trials, 9 begin at the first rung, 5 at the second, and 3 are stopped by nobody.
     brackets = [len(stopping("hyperband").rungs_of(number)) for number in range(17)]
     assert [brackets.count(rungs) for rungs in (2, 1, 0)] == [9, 5, 3]
+
+
+def measured(epoch: int, auc: float) -> EpochResult:
+    times = dict.fromkeys(("seconds", "wait_s", "compute_s", "exchange_s", "val_s"), 0.0)
+    return EpochResult(epoch, 0.5, 1 - auc, auc, 0.0, rows=10, bytes_sent=0, **times)
+
+
+@pytest.mark.parametrize(("at_rung", "best"), [(0.7, 0.8), (0.9, 0.9)])
+def test_a_trial_is_worth_at_a_rung_what_its_best_model_is(at_rung: float, best: float) -> None:
+    history = History()
+    for epoch, auc in enumerate((0.8, 0.6)):
+        history.add(measured(epoch, auc))
+    trained = RankResult(0, history, None, {}, rung=Rung(25, 1 - at_rung, at_rung))
+    assert TrialResult(trained, "", 0.0).value("val_auc", more=True) == best
+    assert TrialResult(trained, "", 0.0).value("val_loss", more=False) == pytest.approx(1 - best)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(2, 5))
@@ -115,7 +139,7 @@ def test_a_trial_that_goes_on_ends_as_one_that_nobody_stops(
 ) -> None:
     whole = tune(raw, spark, "tune.stopping=none", name="whole")
     epoch = sum(shard.rows for shard in examples_of(raw).shards("train"))
-    rungs = Stopping.of(TuneSettings(), EPOCHS * epoch).rungs
+    rungs = Stopping.of(TuneSettings(), EPOCHS, epoch).rungs
     ended = [one for one in undisturbed.told if one.stopped is None]
     assert 0 < len(ended) < TRIALS
     for one in undisturbed.told:
