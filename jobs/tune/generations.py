@@ -8,7 +8,7 @@ generation, which need no results, fill the slots that the last ones of an earli
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -86,24 +86,34 @@ class Generations(Generic[Ran]):
     def run(self) -> None:
         running: dict[Future[Ran], tuple[_Generation[Ran], Asked]] = {}
         with ThreadPoolExecutor(self._parallel, "trial") as threads:
-            while True:
-                while len(running) < self._parallel and (chosen := self._next()) is not None:
+
+            def fill(choose: Callable[[], tuple[_Generation[Ran], Asked] | None]) -> None:
+                while len(running) < self._parallel and (chosen := choose()) is not None:
                     generation, one = chosen
                     leg = self._legs[generation.leg]
                     running[threads.submit(self._work.run, leg, one)] = chosen
+
+            while True:
+                fill(self._next)
                 if not running:
                     return
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     generation, one = running.pop(done)
                     generation.ran[one.number] = done.result()
+                # No slot waits until the store has the results.
+                fill(self._left)
                 self._settle()
 
+    def _left(self) -> tuple[_Generation[Ran], Asked] | None:
+        """A trial of the earliest generation that has one to run."""
+        for generation in self._open:
+            if generation.left:
+                return generation, generation.left.popleft()
+        return None
+
     def _next(self) -> tuple[_Generation[Ran], Asked] | None:
-        """The trial to run next; those of earlier generations come first."""
-        while True:
-            for generation in self._open:
-                if generation.left:
-                    return generation, generation.left.popleft()
+        """The trial to run next; another generation is begun where none has one."""
+        while (found := self._left()) is None:
             if (self._open and not self._ahead) or not self._work.may_begin():
                 return None
             asked = next(self._asked, None)
@@ -112,6 +122,7 @@ class Generations(Generic[Ran]):
             self._open.append(_Generation(asked))
             self._begin(self._open[-1])
             self._settle()
+        return found
 
     def _begin(self, generation: _Generation[Ran]) -> None:
         rung = self._legs[generation.leg]
