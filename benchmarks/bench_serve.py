@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -44,7 +44,8 @@ from benchmarks.bench_score import CLICK_LOGS, INIT_MADE, LATER, Case, Line
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.etl_cases import REPOSITORY, Code
 from benchmarks.serve_peers import FASTAPI, MLSERVER_MODEL, MLSERVER_SETTINGS
-from jobs.evaluate.predict.exported import batch_of
+from jobs.batch.batch import Batch
+from jobs.evaluate.predict.exported import batch_of, inputs_of, scorer, session
 from jobs.evaluate.predict.predict import Predictor, forward_of
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import new_run_id
@@ -91,9 +92,11 @@ def _measure(asked: argparse.Namespace, work: Path) -> None:
             found[f"{name} {count}"] = best.json()
             rows.append((name, count, *best.cells()))
     _print("Encoded rows of click logs, DLRM", rows)
-    limit = clicks.loop_rows_per_s()
-    print(f"The forward loop over tensors in memory, one thread: {limit:,.0f} rows/s.\n")
-    found["loop rows/s"] = round(limit)
+    for engine, limit in clicks.loops_rows_per_s().items():
+        print(
+            f"The forward loop over tensors in memory, {engine}, one thread: {limit:,.0f} rows/s.\n"
+        )
+        found[f"loop {engine} rows/s"] = round(limit)
     rows = []
     with flights.serving("torch") as served:
         for count, rate in ((1, RAW_RATE), (64, 0.0)):
@@ -195,16 +198,16 @@ class Champion:
     def _loaded(self) -> Any:
         return Predictor.of(self.version, self.line.settings().dataset(), 64).model
 
-    def loop_rows_per_s(self) -> float:
-        """Of the plain forward, 64 rows at a time, in one thread."""
+    def loops_rows_per_s(self) -> dict[str, float]:
+        """Of the plain forward by each engine, 64 rows at a time, in one thread."""
         torch.set_num_threads(1)
-        forward = forward_of(Predictor.of(self.version, self.line.settings().dataset(), 64), 1)
+        exported = scorer(session(str(self.export() / "model.onnx"), 1))
+        forwards: dict[str, Callable[[Batch], Any]] = {
+            "torch": forward_of(Predictor.of(self.version, self.line.settings().dataset(), 64), 1),
+            "ONNX Runtime": lambda batch: exported(inputs_of(batch)),
+        }
         batch = batch_of({name: torch.from_numpy(a) for name, a in self.inputs(64).items()})
-        started, count = time.perf_counter(), 0
-        while time.perf_counter() - started < 3:
-            forward(batch)
-            count += 64
-        return count / (time.perf_counter() - started)
+        return {engine: _loop(forward, batch) for engine, forward in forwards.items()}
 
     @contextmanager
     def serving(self, engine: str) -> Iterator[Served]:
@@ -222,6 +225,15 @@ class Champion:
         if not folder.exists():
             self.line.run("export", "--model", self.version.version, "--to", str(folder))
         return folder
+
+
+def _loop(forward: Callable[[Batch], Any], batch: Batch) -> float:
+    """Rows a second of a forward that is called again and again."""
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < 3:
+        forward(batch)
+        count += len(batch)
+    return count / (time.perf_counter() - started)
 
 
 def _champion(case: Case, rows: int, work: Path) -> Champion:
