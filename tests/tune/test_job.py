@@ -88,7 +88,7 @@ def test_the_winner_is_registered_with_its_study(
     page = Path(write_report(load_settings(raw.config), "undisturbed")).read_text()
     assert f"trial {undisturbed.best.number}, version {undisturbed.version}" in page
     assert f"{undisturbed.best.value:.6f}" in page
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "millstream.tune")
     again = tune(raw, spark, name="undisturbed")
     assert (again.version, seen(again)) == (undisturbed.version, seen(undisturbed))
     # Not one for each setting that is tried before the first trial.
