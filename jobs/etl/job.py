@@ -227,8 +227,7 @@ class Pass:
         table, etl = self.lake.table("examples"), self.settings.etl
         layout = ShardLayout.of(counts, etl.shard_rows)
         sent = sent_rows(rows.valid, self.dataset, layout, encoder)
-        sizes = layout, etl.row_group_rows, etl.compression
-        return stage_shards(sent, self.dataset, table, self.run_id, *sizes)
+        return stage_shards(sent, self.dataset, table, self.run_id, layout, etl)
 
     def _quarantine(self, rows: JudgedRows) -> tuple[dict[str, int], int]:
         """Commits the refused rows; returns those of this run by date, and the version."""

@@ -40,8 +40,7 @@ def lay_out(rows: DataFrame, settings: Settings, lake: Lake, run_id: str) -> lis
     }
     layout = ShardLayout.of(counts, etl.shard_rows)
     sent = sent_examples(rows, dataset, layout)
-    sizes = layout, etl.row_group_rows, etl.compression
-    return stage_shards(sent, dataset, table, run_id, *sizes)
+    return stage_shards(sent, dataset, table, run_id, layout, etl)
 
 
 def commit_layout(

@@ -123,10 +123,7 @@ def run(
             told=shown.told,
             ended=partial(_after_generation, study, lock),
         )
-        if stopping.waits:
-            trials.run_generations()
-        else:
-            trials.run_freely()
+        trials.run_all()
         version = ""
         if len(study.told()) == study.trials:
             version = _registered(search, study, spark, run_id).version

@@ -80,8 +80,15 @@ class Trials:
         self._recorded = {row["run"] for row in read_ledger(search.lake, stage=STAGE)}
         self._lock = threading.Lock()
 
-    def run_generations(self) -> None:
-        """Runs trials from rung to rung together, until all have ended or the budget is spent."""
+    def run_all(self) -> None:
+        """Runs trials until all have ended or the budget is spent."""
+        if self._stopping.waits:
+            self._run_generations()
+        else:
+            self._run_freely()
+
+    def _run_generations(self) -> None:
+        """Trials go from rung to rung together."""
         study = self._study
         Generations(
             self,
@@ -91,8 +98,8 @@ class Trials:
             parallel=self._parallel,
         ).run()
 
-    def run_freely(self) -> None:
-        """Runs trials that wait for no other, until all have ended or the budget is spent."""
+    def _run_freely(self) -> None:
+        """Trials wait for no other."""
         left = iter(self._study.open())
         with ThreadPoolExecutor(self._parallel, "trial") as threads:
             for ended in [threads.submit(self._work, left) for _ in range(self._parallel)]:

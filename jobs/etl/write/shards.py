@@ -25,6 +25,7 @@ from jobs.etl.write.layout import ShardLayout
 from jobs.lake.manifest import UINT64, Shard
 from jobs.lake.tables import Table
 from jobs.rows.base.names import DS, SPLIT
+from jobs.settings.etl import EtlSettings
 from jobs.stores.files import write_stream, write_whole
 from schemas.dataset import ROW_ID, Dataset, struct_type
 from schemas.stored import arrow_schema
@@ -40,15 +41,13 @@ def stage_shards(
     table: Table,
     run: str,
     layout: ShardLayout,
-    row_group_rows: int,
-    compression: str,
+    settings: EtlSettings,
 ) -> list[Shard]:
     """Writes the shards into the run's folder and reads each back; nothing is visible yet.
 
     Args:
         sent: rows as `jobs.etl.write.layout` sends them.
-        row_group_rows: rows a row group at most.
-        compression: of the files' pages.
+        settings: say how large row groups are, and how pages are compressed.
 
     Returns:
         The shards in order, for the manifest.
@@ -56,9 +55,8 @@ def stage_shards(
     url = table.fresh_folder(run)
     tasks = _tasks(layout, sent.sparkSession.sparkContext.defaultParallelism)
     schema = arrow_schema(dataset.stored_columns())
-    writer = _Writer(
-        url, run, tuple(layout.shards), schema, dataset.key, row_group_rows, compression
-    )
+    files = settings.row_group_rows, settings.compression
+    writer = _Writer(url, run, tuple(layout.shards), schema, dataset.key, *files)
     rows = exchanged(sent, tasks).mapInArrow(writer, _WRITTEN).collect()
     shards = sorted(_shard(row) for row in rows)
     if dataset.tensors or dataset.lists:

@@ -18,11 +18,13 @@ from jobs.etl.write.layout import ShardLayout, sent_examples
 from jobs.etl.write.shards import stage_shards
 from jobs.lake.manifest import UINT64
 from jobs.lake.tables import Table
+from jobs.settings.etl import EtlSettings
 from schemas.stored import arrow_schema
 from tests.builders.examples import CLICKS, columns_of
 
 DAY = "2026-01-01"
 SCHEMA = arrow_schema(CLICKS.stored_columns())
+SMALL = EtlSettings(sources={}, row_group_rows=16)
 
 
 def digests_of(folder: Path, rows: pa.Table, row_group_rows: int = 1_000) -> Digests:
@@ -80,7 +82,7 @@ def test_cores_and_parcels_change_no_shard(tmp_path: Path, spark: SparkSession) 
         frame = spark.createDataFrame(rows.take(list(order)).to_pandas()).repartition(tasks)
         typed = [F.col(c.name).cast(c.spark_type) for c in CLICKS.stored_columns()]
         sent = sent_examples(frame.select(*typed, "ds", "split"), CLICKS, layout)
-        shards_ = stage_shards(sent, CLICKS, table, "made", layout, 16, "snappy")
+        shards_ = stage_shards(sent, CLICKS, table, "made", layout, SMALL)
         assert sum(shard.rows for shard in shards_) == 1_000
         contents = [Path(table.url, shard.path).read_bytes() for shard in shards_]
         found.append((shards_, contents))
@@ -97,8 +99,9 @@ def test_examples_are_compressed_as_asked(
     )
     layout, table = ShardLayout.of({("2026-01-01", "train"): 100}, 100), Table(str(tmp_path))
     sent = sent_examples(frame, CLICKS, layout)
+    settings = SMALL.model_copy(update={"compression": compression})
 
-    (shard,) = stage_shards(sent, CLICKS, table, "made", layout, 16, compression)
+    (shard,) = stage_shards(sent, CLICKS, table, "made", layout, settings)
 
     footer = pq.read_metadata(Path(table.url, shard.path))
     assert footer.row_group(0).column(0).compression == compression.upper()
