@@ -1,15 +1,47 @@
-"""HTTP's connections: a request is bounded in the size of its head and in its time."""
+"""HTTP's connections: a request is bounded in the size of its head and in its time, and a short one
+to a path that is asked most goes straight to its handler."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _MOST_HEAD_BYTES = 64 << 10
+# A longer body is read by the application, which bounds it.
+_MOST_DIRECT_BYTES = 1 << 20
 _TOO_SLOW = json.dumps({"error": "the request did not come in time"}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRequest:
+    """A request whose body has come, in the place of Starlette's.
+
+    Attributes:
+        headers: by names in lower case; of equal names the first.
+        path_params: what the application's route would have found in the path.
+    """
+
+    headers: Mapping[str, str]
+    path_params: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DirectPath:
+    """What answers POST to a path without the application around it.
+
+    Attributes:
+        answer: raises nothing.
+    """
+
+    answer: Callable[[WholeRequest], Awaitable[Response]]
+    path_params: Mapping[str, str]
 
 
 class _Joining:
@@ -22,20 +54,39 @@ class _Joining:
 
     def write(self, data: bytes) -> None:
         if not self._parts:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.send)
         self._parts.append(data)
 
     def close(self) -> None:
-        self._send()
+        self.send()
         self._transport.close()
 
-    def _send(self) -> None:
-        parts, self._parts = self._parts, []
+    def send(self, *more: bytes) -> None:
+        """Sends what was written, and more, now."""
+        parts, self._parts = [*self._parts, *more], []
         if parts:
             self._transport.write(b"".join(parts))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+@dataclass(slots=True)
+class _DirectCycle:
+    """A request and its answer, with what uvicorn's protocol asks of its own such object."""
+
+    path: DirectPath
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+    body: list[bytes] = field(default_factory=list)
+    disconnected: bool = False
+    response_started: bool = False
+    response_complete: bool = False
+    message_event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def request(self) -> WholeRequest:
+        named = {name.decode("latin-1"): v.decode("latin-1") for name, v in reversed(self.headers)}
+        return WholeRequest(named, self.path.path_params, b"".join(self.body))
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -44,9 +95,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     Attributes:
         request_timeout_s: from the connection or a request's first byte to its last.
+        direct: by path; what is not exactly such a request goes through the application.
     """
 
     request_timeout_s = 10.0
+    direct: Mapping[bytes, DirectPath] = {}
     _head_bytes = 0
     _is_head = False
     _deadline: asyncio.TimerHandle | None = None
@@ -72,11 +125,68 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_head = False
-        super().on_headers_complete()
+        path = self.direct.get(self.url)
+        if path is None or not self._is_plain():
+            super().on_headers_complete()
+        else:
+            keep_alive = self.parser.should_keep_alive()
+            self.cycle = cast("Any", _DirectCycle(path, self.headers, keep_alive))
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if isinstance(cycle, _DirectCycle):
+            cycle.body.append(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._end()
-        super().on_message_complete()
+        cycle: Any = self.cycle
+        if not isinstance(cycle, _DirectCycle):
+            super().on_message_complete()
+        elif not cycle.response_complete:
+            task = self.loop.create_task(self._answer(cycle))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+
+    def _is_plain(self) -> bool:
+        """Whether this is a POST whose short body comes unasked, on a connection that waits for no
+        other answer, of a server that is not too busy."""
+        before = self.cycle
+        if before is not None and not before.response_complete:
+            return False
+        parser, most = self.parser, self.limit_concurrency
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+            return False
+        if self.expect_100_continue or parser.should_upgrade():
+            return False
+        if most is not None and max(len(self.connections), len(self.tasks)) >= most:
+            return False
+        sizes = [value for name, value in self.headers if name == b"content-length"]
+        return len(sizes) == 1 and sizes[0].isdigit() and int(sizes[0]) <= _MOST_DIRECT_BYTES
+
+    async def _answer(self, cycle: _DirectCycle) -> None:
+        try:
+            response = await cycle.path.answer(cycle.request())
+            if self.flow.write_paused and not cycle.disconnected:
+                await self.flow.drain()
+            if not cycle.disconnected and not self.transport.is_closing():
+                self._send(cycle, response)
+        finally:
+            if not cycle.response_complete:
+                self.transport.close()
+
+    def _send(self, cycle: _DirectCycle, response: Response) -> None:
+        headers = [*self.server_state.default_headers, *response.raw_headers]
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = [b"%b: %b\r\n" % one for one in headers]
+        transport: Any = self.transport
+        transport.send(STATUS_LINE[response.status_code], *lines, b"\r\n", bytes(response.body))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            transport.close()
+        self.on_response_complete()
 
     def _start(self) -> None:
         self._end()
@@ -100,6 +210,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded_http(request_timeout_s: float) -> type[BoundedHttp]:
-    """The protocol for a server whose requests have so long to come."""
-    return type("_BoundedHttp", (BoundedHttp,), {"request_timeout_s": request_timeout_s})
+def bounded_http(request_timeout_s: float, direct: Mapping[bytes, DirectPath]) -> type[BoundedHttp]:
+    """The protocol for a server whose requests have so long to come.
+
+    Args:
+        direct: see `BoundedHttp`.
+    """
+    of_server = {"request_timeout_s": request_timeout_s, "direct": direct}
+    return type("_BoundedHttp", (BoundedHttp,), of_server)

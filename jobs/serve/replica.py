@@ -24,7 +24,7 @@ from jobs.serve.grpc_server import GrpcServer
 from jobs.serve.http import bounded_http
 from jobs.serve.left import account, begin, end
 from jobs.serve.live import Live
-from jobs.serve.rest import rest_app
+from jobs.serve.rest import direct_paths, rest_app
 from jobs.serve.sample import ServedSample
 from jobs.serve.service import Service
 from jobs.serve.waiting import WaitingRows
@@ -149,9 +149,11 @@ class Replica:
             if serve.tls_client_ca_file is not None:
                 tls["ssl_ca_certs"] = self._settings.path(serve.tls_client_ca_file)
                 tls["ssl_cert_reqs"] = ssl.CERT_REQUIRED
+        tokens = tokens_of(self._settings)
+        direct = direct_paths(self._service, tokens)
         return uvicorn.Config(
-            rest_app(self._service, tokens_of(self._settings)),
-            http=bounded_http(serve.body_timeout_s),
+            rest_app(self._service, tokens),
+            http=bounded_http(serve.body_timeout_s, direct),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -14,6 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from jobs.serve.access import check_token
+from jobs.serve.http import DirectPath, WholeRequest
 from jobs.serve.openapi import openapi
 from jobs.serve.request.body import (
     HEADER_LENGTH,
@@ -33,10 +34,24 @@ from jobs.settings.serve import ServeSettings
 log = logging.getLogger("millstream.serve")
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+# As headers are looked up.
+_LENGTH, _TIMEOUT = HEADER_LENGTH.lower(), _TIMEOUT_HEADER.lower()
 _JSON, _BINARY = "application/json", "application/octet-stream"
 _RETRY_AFTER_S = "1"
 
-Handler = Callable[[Request], Awaitable[Response]]
+Asked = Request | WholeRequest
+Handler = Callable[[Asked], Awaitable[Response]]
+
+
+def direct_paths(service: Service, tokens: Sequence[str]) -> dict[bytes, DirectPath]:
+    """What is asked most often, answered without the application."""
+    rest = _Rest(service, tokens)
+    infer = rest.counted(rest.infer)
+    found = {
+        f"/v2/models/{name}/infer": DirectPath(infer, {"name": name}) for name in service.names
+    }
+    found["/invocations"] = DirectPath(rest.counted(rest.invocations), {})
+    return {path.encode(): direct for path, direct in found.items()}
 
 
 def rest_app(service: Service, tokens: Sequence[str]) -> Router:
@@ -89,7 +104,7 @@ class _Endpoint:
         await response(scope, receive, send)
 
 
-async def _no_path(request: Request) -> Response:
+async def _no_path(request: Asked) -> Response:
     return JSONResponse({"error": "Not Found"}, 404)
 
 
@@ -102,7 +117,7 @@ class _Rest:
     def guarded(self, handler: Handler) -> Handler:
         """Asks for the token, and says errors in words."""
 
-        async def handle(request: Request) -> Response:
+        async def handle(request: Asked) -> Response:
             try:
                 check_token(self._tokens, request.headers.get("authorization", ""))
                 return await handler(request)
@@ -114,7 +129,7 @@ class _Rest:
     def counted(self, handler: Handler) -> Handler:
         """The same, of a request whose outcome is counted."""
 
-        async def handle(request: Request) -> Response:
+        async def handle(request: Asked) -> Response:
             service = self._service
             try:
                 with service.accounts.request(service.version):
@@ -133,30 +148,30 @@ class _Rest:
 
     # What is asked
 
-    async def live(self, request: Request) -> Response:
+    async def live(self, request: Asked) -> Response:
         return JSONResponse({"live": True})
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, request: Asked) -> Response:
         ready = self._service.ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
-    async def server(self, request: Request) -> Response:
+    async def server(self, request: Asked) -> Response:
         names = {"name": "millstream", "version": "2", "extensions": ["binary_tensor_data"]}
         return JSONResponse({**names, "models": list(self._service.names)})
 
-    async def version(self, request: Request) -> Response:
+    async def version(self, request: Asked) -> Response:
         return PlainTextResponse("2")
 
-    async def metrics(self, request: Request) -> Response:
+    async def metrics(self, request: Asked) -> Response:
         return Response(self._service.accounts.page(), media_type="text/plain; version=0.0.4")
 
-    async def openapi(self, request: Request) -> Response:
+    async def openapi(self, request: Asked) -> Response:
         service = self._service
         known = service.inputs(service.names[0]) if service.ready else []
         columns = [name for name, _, _ in known]
         return JSONResponse(openapi(service.names, service.version, columns))
 
-    async def model(self, request: Request) -> Response:
+    async def model(self, request: Asked) -> Response:
         name = request.path_params["name"]
         champion = self._service.champion(name, request.path_params.get("version", ""))
         inputs, outputs = self._service.inputs(name), self._service.output_kinds()
@@ -175,7 +190,7 @@ class _Rest:
             }
         )
 
-    async def model_ready(self, request: Request) -> Response:
+    async def model_ready(self, request: Asked) -> Response:
         names = request.path_params
         try:
             self._service.check_ready(names["name"], names.get("version", ""))
@@ -183,19 +198,19 @@ class _Rest:
             return _error(error)
         return JSONResponse({"name": names["name"], "ready": True})
 
-    async def infer(self, request: Request) -> Response:
+    async def infer(self, request: Asked) -> Response:
         content = await _body(request, self._service.settings)
         names = request.path_params
         # Of raw rows texts are made, which must have each digit that was written.
         read = parsed if names["name"] == self._service.names[0] else parsed_to_64_bits
-        tree, binary = split(content, request.headers.get(HEADER_LENGTH), read)
+        tree, binary = split(content, request.headers.get(_LENGTH), read)
         tensors = tensors_of(tree, binary)
         answered = await self._service.infer(
             names["name"], names.get("version", ""), tensors, _timeout_s(request)
         )
         return _response(tree, answered)
 
-    async def invocations(self, request: Request) -> Response:
+    async def invocations(self, request: Asked) -> Response:
         content = await _body(request, self._service.settings)
         # MLflow's client writes what pandas has, NaN for what is missing.
         columns = invoked_columns(parsed(content, float))
@@ -213,12 +228,15 @@ def _error(error: RequestError) -> Response:
 # Requests
 
 
-async def _body(request: Request, settings: ServeSettings) -> bytes:
+async def _body(request: Asked, settings: ServeSettings) -> bytes:
     """
     Raises:
         TooLarge: more bytes than are taken.
         RequestError: the connection was closed, by the client or as it was too slow.
     """
+    if isinstance(request, WholeRequest):
+        # It is shorter than the least bound that can be set.
+        return request.content
     parts, size, more = [], 0, True
     while more:
         message = await request.receive()
@@ -232,8 +250,8 @@ async def _body(request: Request, settings: ServeSettings) -> bytes:
     return b"".join(parts)
 
 
-def _timeout_s(request: Request) -> float:
-    given = request.headers.get(_TIMEOUT_HEADER)
+def _timeout_s(request: Asked) -> float:
+    given = request.headers.get(_TIMEOUT)
     if given is None:
         return math.inf
     if not given.isascii() or not given.isdigit() or not int(given):

@@ -28,6 +28,7 @@ from jobs.serve.request.rows import RawRows
 log = logging.getLogger("millstream.serve")
 
 Rows = RawRows | EncodedRows
+_FAILED = "the request could not be answered"
 _Outcome = tuple[Champion, Answers] | RequestError
 
 
@@ -135,28 +136,37 @@ class WaitingRows:
 
     def _taken(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
-        rows = 0
+        rows, of_batch = 0, None
         now = time.monotonic()
         while self._waiting:
             one = self._waiting[0]
-            late = one.answer.done() or one.until <= now
-            if not late and batch:
-                other = batch[0].rows.signature != one.rows.signature
-                if other or rows + len(one.rows) > self._batch_rows:
-                    break
+            gone = one.answer.done() or one.until <= now
+            signature = None if gone else self._signature(one)
+            many = rows + len(one.rows) > self._batch_rows
+            if signature is not None and batch and (signature != of_batch or many):
+                break
             self._waiting.popleft()
             self._rows_gone += len(one.rows)
-            if not late:
+            if signature is not None:
+                of_batch = signature
                 batch.append(one)
                 rows += len(one.rows)
         return batch
 
+    def _signature(self, one: _Waiting) -> object | None:
+        """None of a request that cannot be taken up, which has failed then."""
+        try:
+            return one.rows.signature
+        except Exception:
+            log.exception("a request could not be taken up")
+            self._tell([one], [Failed(_FAILED)], time.monotonic())
+            return None
+
     def _outcomes(self, batch: list[_Waiting]) -> list[_Outcome]:
         """What became of each request."""
-        champion = self._champion()
-        if champion is None:
-            return [NotReady("no model is live here")] * len(batch)
         try:
+            if (champion := self._champion()) is None:
+                return [NotReady("no model is live here")] * len(batch)
             found = champion.answers(_together([one.rows for one in batch]))
             ends = accumulate(len(one.rows) for one in batch)
             return [
@@ -166,7 +176,7 @@ class WaitingRows:
         except Exception:
             if len(batch) == 1:
                 log.exception("a request failed")
-                return [Failed("the request could not be answered")]
+                return [Failed(_FAILED)]
         # One of them may be to blame: each by itself.
         return [outcome for one in batch for outcome in self._outcomes([one])]
 

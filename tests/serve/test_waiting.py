@@ -167,6 +167,27 @@ def test_the_queue_outlives_a_failure_of_its_own(tmp_path: Path) -> None:
     assert run(tmp_path, work, Strange()) == [4.0]
 
 
+def test_requests_that_cannot_be_taken_up_do_not_end_the_thread(tmp_path: Path) -> None:
+    class Torn(RawRows):
+        @property
+        def signature(self) -> object:
+            raise ZeroDivisionError
+
+    champion = Doubling()
+
+    async def work(waiting: WaitingRows) -> Any:
+        champion.gate.clear()
+        asked = [rows_of(1), rows_of(2), Torn(rows_of(3).table)]
+        waits = [asyncio.ensure_future(waiting.answers(one, 30)) for one in asked]
+        await asyncio.sleep(0.05)
+        champion.gate.set()
+        found = await asyncio.gather(*waits, return_exceptions=True)
+        return [found[2], scores(found[0]), scores(await waiting.answers(rows_of(4), 30))]
+
+    torn, *whole = run(tmp_path, work, champion)
+    assert isinstance(torn, Failed) and whole == [[2.0], [8.0]]
+
+
 def test_who_goes_away_is_shed_and_not_failed(tmp_path: Path) -> None:
     """gRPC cancels a request whose deadline passes."""
     accounts = Accounts(Lake(str(tmp_path), "none"), "serve-1", 0, shared=False)
