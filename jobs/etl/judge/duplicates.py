@@ -23,20 +23,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import Broadcast
 
-from jobs.base.xxhash import is_hashed, xxhash64_of_rows
 from jobs.etl.judge.files import FILE, NEW_ID, PATCHES, ROW_NUMBER, JudgedFile
 from jobs.etl.judge.judging import JudgedRows
 from jobs.etl.judge.tasks import REPEATED
 from jobs.etl.parcels import PARCELS, Ints, exchanged, received, stream_parcels, streamed
-from jobs.rows.base.arrays import whole, without_dictionaries
-from jobs.rows.base.names import DS, DUPLICATE_KEY, RAW, SOURCE_FILE, SPLIT
+from jobs.rows.base.arrays import without_dictionaries
+from jobs.rows.base.names import DS, DUPLICATE_KEY, LINE_HASH, RAW, SOURCE_FILE, SPLIT
 from jobs.rows.judge.identity import row_ids_of_lines
 from jobs.rows.judge.judged import REFUSED
 from jobs.stores.files import write_stream
 from schemas.dataset import ROW_ID, Dataset
 
 # A key may have any name that does not begin so.
-_FILE, _ROW, _VALUES = "__file", "__row", "__values"
+_FILE, _ROW = "__file", "__row"
 _DUPLICATES = "duplicates"
 # A task looks up so many hashes at a time, 128 MB; for more, the files are looked through again.
 _HASHES_AT_ONCE = 16_000_000
@@ -88,9 +87,9 @@ class _Work:
 
     @property
     def order(self) -> list[str]:
-        """Columns by which such rows are ordered. Lines whose hashes collide are told apart by
-        their values; where these are the same, so is what is stored, whichever comes first."""
-        return [*([RAW, SOURCE_FILE] if self.dataset.key else [_VALUES]), _FILE, _ROW]
+        """Columns by which such rows are ordered. Of identical lines the same is stored, whichever
+        comes first."""
+        return [*([RAW, SOURCE_FILE] if self.dataset.key else [LINE_HASH]), _FILE, _ROW]
 
 
 def _found(rows: JudgedRows, work: _Work) -> list[dict[str, Any]]:
@@ -148,7 +147,9 @@ def _repeated(
         found = np.flatnonzero(hashes[places] == ids)
         if len(found):
             table = opened.read_row_group(group, names, use_threads=False).take(pa.array(found))
-            yield _placed(table, work.dataset, file.number, found + first)
+            table = without_dictionaries(table)
+            table = table.append_column(_FILE, pa.array(np.full(len(found), file.number)))
+            yield table.append_column(_ROW, pa.array(found + first))
         first += count
 
 
@@ -156,21 +157,9 @@ def _needed(dataset: Dataset, held: Sequence[str]) -> list[str]:
     """The columns that say which of some rows is the first; of rows with a key, those that the
     quarantine wants, too."""
     if not dataset.key:
-        return [ROW_ID, *(f.name for f in dataset.fields)]
+        return [ROW_ID, LINE_HASH]
     names = dict.fromkeys([ROW_ID, DS, *dataset.key, RAW, SOURCE_FILE])
     return [*names, *(name for name in [SPLIT] if name in held)]
-
-
-def _placed(table: pa.Table, dataset: Dataset, number: int, places: Ints) -> pa.Table:
-    """The rows with the number of their file and their places in it; of lines, the values' hash."""
-    if dataset.key:
-        found = without_dictionaries(table)
-    else:
-        values = [whole(table[f.name]) for f in dataset.fields]
-        hashed = xxhash64_of_rows([value for value in values if is_hashed(value.type)])
-        found = table.select([ROW_ID]).append_column(_VALUES, pa.array(hashed))
-    found = found.append_column(_FILE, pa.array(np.full(len(places), number)))
-    return found.append_column(_ROW, pa.array(places))
 
 
 # The tasks that put them in order

@@ -20,10 +20,14 @@ from jobs.etl.judge.files import RowsWriter
 from jobs.etl.judge.parents import ASIDE, LargeParent, rows_by_key, with_parent
 from jobs.etl.judge.said import Said, parcel
 from jobs.etl.parcels import Ints, opened, parcels, received
+from jobs.rows.base.arrays import at
+from jobs.rows.base.names import LINE_HASH, ROW_TEXT
 from jobs.rows.judge.engine import Engine
+from jobs.rows.judge.identity import line_hashes
+from jobs.rows.judge.judged import Judged
 from jobs.rows.read.pieces import Piece, read_rows
 from jobs.stores.files import write_stream
-from schemas.dataset import ROW_ID
+from schemas.dataset import ROW_ID, Dataset
 from schemas.expect import Expectation
 
 _HASHES = pa.schema([(ROW_ID, pa.int64())])
@@ -166,7 +170,7 @@ class _Judging:
         ):
             for raw in tables:
                 judged = work.engine.judge(raw)
-                valid.add(judged.valid)
+                valid.add(rows_to_keep(judged, raw, work.engine.dataset))
                 refused.add(judged.refused)
                 said.others += judged.others
                 said.counts = merged([said.counts, counts_of(judged)])
@@ -186,6 +190,14 @@ class _Judging:
             yield from parcels(pa.table({ROW_ID: hashes}), part.astype(np.int32))
         if self._counter is not None and work.counted.merging is not None:
             yield from work.counted.merging.sent(self._counter, work.first_of_counts)
+
+
+def rows_to_keep(judged: Judged, raw: pa.Table, dataset: Dataset) -> pa.Table:
+    """The valid ones of the raw rows with all that tells repeated ones apart."""
+    if dataset.key:
+        return judged.valid
+    lines = at(raw[ROW_TEXT], judged.valid_places)
+    return judged.valid.append_column(LINE_HASH, line_hashes(lines))
 
 
 # The tasks after them

@@ -10,6 +10,9 @@ RAW, SOURCE_FILE, REASONS, DS, SPLIT = "raw", "source_file", "reasons", "ds", "s
 UNDATED = "undated"
 LABEL_ABSENT, DUPLICATE_KEY = "label_absent", "duplicate_key"
 
+# Of judged rows without a key, see `jobs.rows.judge.identity.line_hashes`.
+LINE_HASH = "__line_hash"
+
 # Of tables of raw rows.
 ROW_TEXT, ROW_FILE, ROW_DS = "__text", "__file", "__ds"
 # Reasons that reading gives, each a column of booleans.

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.base.xxhash import xxhash64_of_rows
+from jobs.rows.base.arrays import whole
+from jobs.rows.base.duck import registered, shared_connection
 
 Ints = npt.NDArray[np.int64]
 _BUCKETS = 1_000_000
@@ -47,3 +49,13 @@ def identities(days: pa.Array, identity: Sequence[pa.Array]) -> Ints:
 def row_ids_of_lines(identities: Ints, ordinals: npt.NDArray[np.int32]) -> Ints:
     """The row id of each line [n] that is one of several alike: by its place among them, from 1."""
     return xxhash64_of_rows([pa.array(identities), pa.array(ordinals, pa.int32())])
+
+
+def line_hashes(lines: pa.Array) -> pa.Array:
+    """Another 64 bits of each line [n], which tell lines apart whose identities collide.
+
+    DuckDB's own hash: it takes a sixth of the time, and is never stored beyond a run.
+    """
+    with registered(shared_connection(), {"__lines": pa.table({"line": lines})}) as duck:
+        found = duck.sql("SELECT hash(line) FROM __lines").to_arrow_table()
+    return whole(found.column(0))

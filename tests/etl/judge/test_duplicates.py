@@ -22,12 +22,13 @@ from jobs.etl.judge.counts import counts_of, merged
 from jobs.etl.judge.duplicates import without_duplicates
 from jobs.etl.judge.files import RowsWriter, ValidRows
 from jobs.etl.judge.judging import JudgedRows
-from jobs.etl.judge.tasks import REPEATED
+from jobs.etl.judge.tasks import REPEATED, rows_to_keep
 from jobs.etl.raw import sources
 from jobs.etl.raw.sources import RawSources
 from jobs.lake.examples import Examples
 from jobs.lake.ledger import new_run_id
-from jobs.rows.judge.identity import Split
+from jobs.rows.judge import engine
+from jobs.rows.judge.identity import Split, identities
 from jobs.rows.read import pieces
 from jobs.rows.read.pieces import read_rows
 from jobs.settings.load import load_settings
@@ -47,13 +48,13 @@ def judged_rows(
 ) -> JudgedRows:
     """Rows as the tasks leave them, a file a piece."""
     raw = RawSources.listed(dataset, paths, [DS])
-    engine = raw.engine(SPLIT, True, 64)
+    judging = raw.engine(SPLIT, True, 64)
     url, held, found, hashes = str(folder), [], [], Counter[int]()
     for number, piece in enumerate(raw.pieces()):
         with RowsWriter(url, f"valid-{number}-{number + 7}.parquet") as writer:
             for table in read_rows([piece], dataset.row_source):
-                judged = engine.judge(table)
-                writer.add(judged.valid)
+                judged = judging.judge(table)
+                writer.add(rows_to_keep(judged, table, dataset))
                 found.append(counts_of(judged))
                 hashes.update(judged.valid[ROW_ID].to_pylist())
         held.append(writer.file(number))
@@ -74,6 +75,7 @@ _PLAIN = pa.schema(
         ("visit", pa.int32()),
         ("raw", pa.string()),
         ("source_file", pa.string()),
+        ("count_log", pa.float32()),
     ]
 )
 
@@ -159,6 +161,27 @@ def test_identical_lines_get_ids_of_their_own_over_files_and_row_groups(
         assert once.counts == rows.counts
         ids.append(sorted(row["row_id"] for row in rows_of_files(once, ["row_id"])))
     assert len(set(ids[0])) == 92
+    assert ids[0] == ids[1]
+
+
+def test_lines_whose_hashes_collide_have_the_same_ids_in_any_order(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def colliding(*columns: Any) -> Any:
+        return identities(*columns) % 3
+
+    monkeypatch.setattr(engine, "identities", colliding)
+    monkeypatch.setattr(sources, "_PIECE_BYTES", 300)
+    ids = []
+    for order in range(2):
+        lines = [*lines_of(30), *lines_of(12)][:: 1 - 2 * order]
+        write_lines(tmp_path / str(order), DS, [lines])
+        paths = {"lines": f"{tmp_path}/{order}/day_{{ds}}"}
+        rows = judged_rows(spark, LINES, paths, tmp_path / f"judged{order}")
+        assert rows.repeated == 3
+        found = rows_of_files(without_duplicates(rows, LINES), ["row_id", "count_log"])
+        ids.append(sorted((row["count_log"], row["row_id"]) for row in found))
+    assert len({row_id for _, row_id in ids[0]}) == 42
     assert ids[0] == ids[1]
 
 
