@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from jobs.etl.encode.encoder import Encoder
 from jobs.etl.encode.vocabulary import stage_vocabularies
 from jobs.etl.fit.states import state_entries
 from jobs.evaluate.export.export import with_engine
-from jobs.evaluate.predict.blocks import block_scores, sizes_of_same_bits
+from jobs.evaluate.predict.blocks import block_scores, is_same_at_each_place, sizes_of_same_bits
 from jobs.evaluate.predict.compatible import refuse_other_declaration
 from jobs.evaluate.predict.predict import Forward, Predictor, forward_of
 from jobs.evaluate.predict.probe import check_probe, read_probe
@@ -30,6 +31,8 @@ from jobs.serve.request.encoded import EncodedInputs, EncodedRows
 from jobs.serve.request.rows import RawRows, raw_rows
 from jobs.settings.serve import ServeSettings
 from schemas.dataset import Dataset
+
+log = logging.getLogger("millstream.serve")
 
 NO_FINITE_SCORE = "no_finite_score"
 
@@ -157,6 +160,12 @@ def load_champion(
     forward = forward_of(predictor, settings.threads)
     probe = read_probe(lake, predictor.digest, settings.engine)
     check_probe(probe, forward)
+    if not is_same_at_each_place(forward, probe.batch, settings.block_rows):
+        log.warning(
+            "serve.block_rows = %d: a row's score depends on its place among others; "
+            "take a multiple of 32",
+            settings.block_rows,
+        )
     names = {f.log_name for f in dataset.counted}
     entries = state_entries(lake, state) if names else None
     url = str(folder / state.digest)

@@ -15,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 _MOST_HEAD_BYTES = 64 << 10
 # A longer body is read by the application, which bounds it.
 _MOST_DIRECT_BYTES = 1 << 20
+# Uvicorn sets one when a body has come; a direct answer waits for none.
+_NOBODY_WAITS = asyncio.Event()
 _TOO_SLOW = json.dumps({"error": "the request did not come in time"}).encode()
 
 
@@ -82,7 +84,7 @@ class _DirectCycle:
     disconnected: bool = False
     response_started: bool = False
     response_complete: bool = False
-    message_event: asyncio.Event = field(default_factory=asyncio.Event)
+    message_event: asyncio.Event = _NOBODY_WAITS
 
     def request(self) -> WholeRequest:
         named = {name.decode("latin-1"): v.decode("latin-1") for name, v in reversed(self.headers)}

@@ -97,10 +97,20 @@ def of_json(tree: Any) -> NamedTensor:
     if not kinds <= _KINDS.get(str(datatype), {int, float}):
         raise RequestError(f"input {name!r}: not all of its values are of {datatype}")
     try:
-        array = np.array(values, DATATYPES[str(datatype)]).reshape(shape)
-    except (OverflowError, ValueError) as error:
+        array = _array(values, DATATYPES[str(datatype)]).reshape(shape)
+    except (OverflowError, ValueError, struct.error) as error:
         raise RequestError(f"input {name!r}: a value does not fit into {datatype}") from error
     return NamedTensor(str(name), str(datatype), shape, array)
+
+
+def _array(values: list[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
+    """Numbers [n], which may not be writable."""
+    whole = kind is np.int64
+    if not whole and not issubclass(kind, np.floating):
+        return np.array(values, kind)
+    # A third of the time that NumPy takes to read a list.
+    packed = struct.pack(f"{len(values)}{'q' if whole else 'd'}", *values)
+    return np.frombuffer(packed, np.int64 if whole else np.float64).astype(kind, copy=False)
 
 
 def _flat(data: Any) -> tuple[list[Any], set[type]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jobs.batch.batch import Batch
-from jobs.evaluate.predict.blocks import block_scores, sizes_of_same_bits
+from jobs.evaluate.predict.blocks import block_scores, is_same_at_each_place, sizes_of_same_bits
 from jobs.evaluate.predict.exported import batch_of
 
 
@@ -60,6 +60,39 @@ def test_larger_sizes_are_taken_up_to_the_first_that_moves_bits() -> None:
 
 def test_of_few_rows_nothing_is_concluded() -> None:
     assert sizes_of_same_bits(Forward(), rows(15), 32, 99) == (32,)
+
+
+@pytest.mark.parametrize("most_rows", [0, 2_048, 4_096, 9_000])
+def test_of_a_slow_model_only_what_was_tried_in_time_is_taken(most_rows: int) -> None:
+    """A second a row; each size and what it is compared with are tried with 2,048 rows."""
+
+    class Slow(Forward):
+        clock = 0.0
+
+        def __call__(self, batch: Batch) -> npt.NDArray[np.float32]:
+            self.clock += len(batch)
+            return super().__call__(batch)
+
+    forward = Slow()
+    sizes = sizes_of_same_bits(forward, rows(64), 32, 64, most_rows, lambda: forward.clock)
+    tried = {0: (), 2_048: (), 4_096: (1,), 9_000: (1, 2, 4)}
+    assert sizes == (*tried[most_rows], 32)
+    # At most one turn more, of 64 rows twice.
+    assert forward.clock <= most_rows + 128
+
+
+def test_it_is_seen_where_a_place_in_a_block_moves_bits() -> None:
+    class Ends(Forward):
+        """Adds up the last rows of a block in another order."""
+
+        def __call__(self, batch: Batch) -> npt.NDArray[np.float32]:
+            scores, whole = super().__call__(batch), len(batch) // 16 * 16
+            a, b, c = batch.dense.numpy()[whole:].T
+            scores[whole:] = a + (b + c)
+            return scores
+
+    assert is_same_at_each_place(Ends(), rows(64), 32)
+    assert not is_same_at_each_place(Ends(), rows(64), 50)
 
 
 @pytest.mark.parametrize("count", [1, 3, 31, 32, 33, 70, 199, 300])
