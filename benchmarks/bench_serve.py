@@ -6,10 +6,10 @@ A DLRM on click logs, made by this checkout's commands and promoted; MLServer an
 ONNX export, the server here both engines. Then a declaration that `init` writes, on raw rows.
 Arrivals are Poisson and open-loop: a latency is counted from the moment when the request was due,
 whether or not it could be sent then. The rate doubles until p99 is over 20 ms or the server cannot
-keep up, and the limit is then halved in; the table has the highest rate that was kept. Tensors are
-JSON, which all take, and binary, which Triton's client sends unasked and MLServer's HTTP does not
-take. The generator is a process beside the server, so on few cores both are slower than alone, all
-servers alike.
+keep up, and the limit is then halved in; the table has the highest rate that was kept, at the first
+or second try. Tensors are JSON, which all take, and binary, which Triton's client sends unasked and
+MLServer's HTTP does not take. The generator is a process beside the server, so on few cores both
+are slower than alone, all servers alike.
 
 `--mlserver` is a Python with MLServer, which does not install beside our packages:
 `python -m venv V && V/bin/pip install mlserver==1.7.1 onnxruntime`. Without it that row lacks.
@@ -345,6 +345,10 @@ class Result:
     kept: bool
     load_cores: float
 
+    def within(self, p99_ms: float) -> bool:
+        """Whether the server kept up, without failures, and soon enough."""
+        return self.kept and self.p99_ms <= p99_ms and not self.failed
+
     def cells(self) -> tuple[str, ...]:
         times = (f"{self.p50_ms:.1f}", f"{self.p99_ms:.1f}", f"{self.cpu_us_per_row:,.1f}")
         return (f"{self.requests_per_s:,.0f}", f"{self.rows_per_s:,.0f}", *times)
@@ -368,7 +372,10 @@ def _rising(
     rate, kept, too_high, halvings = FIRST_RATE, 0.0, math.inf, 0
     while True:
         found = _at(served, path, body, rate, seconds)
-        if found.kept and found.p99_ms <= p99_ms and not found.failed:
+        if not found.within(p99_ms):
+            # Once more, as a moment of the machine's other work is not the server's limit.
+            found = _at(served, path, body, rate, seconds)
+        if found.within(p99_ms):
             best, kept = found, rate
         else:
             too_high = rate
