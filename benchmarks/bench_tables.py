@@ -15,7 +15,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from tests.builders.torchrec_problems import torchrecs
 
 GROWTH_TABLES, GROWTH, MEMORY_FACTOR = 3, (1, 10, 100), 4
 SLOWER, FLAT = 1.25, 1.15
+Way = tuple[Step, Sequence[Batch]]
 
 
 def sharded_step(spec: ModelSpec, settings: TrainSettings, exchange: Exchange) -> Step:
@@ -64,25 +65,27 @@ def replicated_step(spec: ModelSpec, settings: TrainSettings, exchange: Exchange
     return Step(build_model("dlrm", spec), settings, exchange)
 
 
-def timed(
-    steps: dict[str, Callable[[Batch], Any]],
-    batches: Sequence[Batch],
-    repeats: int,
-    exchange: Exchange,
-) -> dict[str, Cost]:
-    """All ways take turns, batch by batch, so that a slow second of the machine slows all."""
-    found = {name: Cost([], 0) for name in steps}
-    names = list(steps)
+def timed(ways: dict[str, Way], repeats: int, exchange: Exchange) -> dict[str, Cost]:
+    """All ways take turns, batch by batch, so that a slow second of the machine slows all.
+
+    Each step knows the batch of the next one, as in training.
+    """
+    found = {name: Cost([], 0) for name in ways}
+    names = list(ways)
+    count = len(ways[names[0]][1])
     for turn in range(repeats + 1):
-        for number, batch in enumerate(batches):
+        for number in range(count):
             first = number % len(names)
             for name in names[first:] + names[:first]:
+                step, batches = ways[name]
                 exchange.start_sums([torch.zeros(1)]).result()
                 before, started = exchange.bytes_sent, time.perf_counter()
-                steps[name](batch)
+                step.run(batches[number], following=[batches[(number + 1) % count]])
                 found[name].bytes = exchange.bytes_sent - before
                 if turn:
                     found[name].ms.append(1000 * (time.perf_counter() - started))
+    for step, _ in ways.values():
+        step.sharded.forget()
     return found
 
 
@@ -96,24 +99,21 @@ def by_way(
         "replicated": replicated_step(spec, settings, exchange),
         "sharded": sharded_step(spec, settings, exchange),
     }
-    return timed({name: step.run for name, step in steps.items()}, batches, repeats, exchange)
+    return timed({name: (step, batches) for name, step in steps.items()}, repeats, exchange)
 
 
 def by_size(
     settings: TrainSettings, rows: int, repeats: int, exchange: Exchange, memory: RankMemory
 ) -> dict[str, Cost]:
     torch.set_num_threads(settings.threads_per_rank)
-    ways: dict[str, Callable[[Batch], Any]] = {}
+    ways: dict[str, Way] = {}
     _, batches = zipf_batches(20, rows, 1.05, exchange.rank, GROWTH_TABLES)
     for factor in GROWTH:
         spec, _ = zipf_batches(1, 1, 1.05, exchange.rank, GROWTH_TABLES, factor)
-        ways[str(factor)] = partial(_spread, sharded_step(spec, settings, exchange), factor)
-    return timed(ways, batches, repeats, exchange)
-
-
-def _spread(step: Step, factor: int, batch: Batch) -> None:
-    """A step with the batch's ids spread over larger tables; that takes the same time for all."""
-    step.run(replace(batch, sparse=batch.sparse * factor))
+        # The same ids, spread over larger tables.
+        spread = [replace(batch, sparse=batch.sparse * factor) for batch in batches]
+        ways[str(factor)] = sharded_step(spec, settings, exchange), spread
+    return timed(ways, repeats, exchange)
 
 
 def memory_of(settings: TrainSettings, exchange: Exchange, memory: RankMemory) -> int:
@@ -180,7 +180,7 @@ def torchrec_table(settings: TrainSettings, rows: int, repeats: int) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         given = settings.optimizer, settings.learning_rate, Path(folder), repeats + 1
         theirs = torchrecs(step, batches, *given).seconds[len(batches) :]
-    ours = timed({"ours": step.run}, batches, repeats, Alone())["ours"].ms
+    ours = timed({"ours": (step, batches)}, repeats, Alone())["ours"].ms
     ms = {"Millstream": statistics.median(ours), "TorchRec": 1000 * statistics.median(theirs)}
     print(f"\nA step at one rank, beside TorchRec 1.8.0: {TABLES} tables, {rows:,} rows\n")
     lines = [[name, f"{of:.1f}", f"{rows / of * 1000:,.0f}"] for name, of in ms.items()]

@@ -120,6 +120,7 @@ def _fitted(
     try:
         history = fit(step, *streams, job.settings.train, written, reporter, start, commits)
     except Paused as paused:
+        step.sharded.forget()
         return paused.position.history, paused.position
     return history, None
 

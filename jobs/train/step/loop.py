@@ -182,14 +182,15 @@ def _train(
     ledger, position = RowLedger(start.trained), start
     began, bytes_before = time.perf_counter(), step.exchange.bytes_sent
     waiting = began
-    for batches in _together(train.epoch(start.epoch, start.row), settings.accumulate_steps):
+    groups = _together(train.epoch(start.epoch, start.row), settings.accumulate_steps)
+    for batches, following in _with_next(groups, bool(step.sharded.tables)):
         wait_s = time.perf_counter() - waiting
         # The step's rows of all ranks, so that all have the same learning rate.
         rows = min(settings.step_rows, total_rows - position.row)
         # The middle of the step, in rows since the beginning of training.
         middle = start.epoch * total_rows + position.row + rows / 2
         rate = schedule_factor(settings, middle, settings.epochs * total_rows)
-        done = step.run(*batches, rate=rate)
+        done = step.run(*batches, rate=rate, following=following)
         for batch in batches:
             ledger.add(batch)
         position = replace(
@@ -217,3 +218,14 @@ def _together(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...
     """Groups of `count` batches; the last may have fewer."""
     while group := tuple(itertools.islice(batches, count)):
         yield group
+
+
+def _with_next(
+    groups: Iterator[tuple[Batch, ...]], is_known: bool
+) -> Iterator[tuple[tuple[Batch, ...], tuple[Batch, ...]]]:
+    """Each group, with the one after it where that is to be known; none after the last."""
+    held = next(groups, ())
+    while held:
+        following = next(groups, ()) if is_known else ()
+        yield held, following
+        held = following if is_known else next(groups, ())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jobs.models.buckets import Buckets
-from jobs.train.exchange.rows import grouped
+from jobs.train.exchange.rows import Groups, grouped
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,26 @@ class Distinct:
         of_owner: how many of them each rank owns.
         indices: for each lookup, int64 in the shape of its ids: 1 + the number of the id's row, 0
             for padding.
+        groups: the ids of all lookups by their row, first those of padding, whatever was looked up.
     """
 
     places: Tensor
     of_owner: list[int]
     indices: list[Tensor]
+    groups: Groups
+
+    def sums(self, gradients: Tensor) -> Tensor:
+        """The sum of the gradients of each row's ids, [d, E].
+
+        Args:
+            gradients: [k, E], of each of the k ids of all lookups.
+        """
+        firsts = self.groups.firsts[1:]
+        if not len(firsts):
+            return gradients[:0]
+        # Behind padding, of which one more was grouped than was looked up.
+        order = self.groups.order[int(firsts[0]) :] - 1
+        return Groups(self.groups.ids[1:], order, firsts - firsts[0]).sums(gradients)
 
 
 def distinct_rows(buckets: Buckets, ranks: int, lookups: Sequence[Tensor]) -> Distinct:
@@ -57,4 +72,5 @@ def distinct_rows(buckets: Buckets, ranks: int, lookups: Sequence[Tensor]) -> Di
         addresses - owner_begins,
         counts.tolist(),
         [own.view(found.shape) for own, found in zip(shaped, lookups, strict=True)],
+        groups,
     )

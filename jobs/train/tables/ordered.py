@@ -56,23 +56,22 @@ def lookup_gradients(
     """The gradients of lookups in one table whose layer keeps those of each id."""
     indices, values, places = [], [], []
     for lookup, own in zip(lookups, keys, strict=True):
-        gradient = lookup.gradient
-        if gradient.is_sparse:
-            # Padding has none; the others are in the order of the ids.
-            kept = lookup.indices.flatten() != PADDING_INDEX
-            indices.append(gradient._indices()[0] - 1)
-            values.append(gradient._values())
+        if lookup.rows.grad is not None:
+            found = lookup.indices.flatten()
+            kept = found != PADDING_INDEX
+            indices.append(found[kept] - 1)
+            values.append(lookup.gradients[kept])
             places.append(own.flatten()[kept])
     if not indices:
         return _nothing(lookups, distinct)
-    found = torch.cat(indices)
-    order = torch.argsort(found, stable=True)
-    ends = torch.tensor(distinct.of_owner, device=found.device).cumsum(0)
-    owners = torch.searchsorted(ends, found, right=True)
+    rows = torch.cat(indices)
+    order = torch.argsort(rows, stable=True)
+    ends = torch.tensor(distinct.of_owner, device=rows.device).cumsum(0)
+    owners = torch.searchsorted(ends, rows, right=True)
     of_rank = torch.bincount(owners, minlength=len(distinct.of_owner)).tolist()
     return LookupGradients(
         SentRows(torch.cat(values)[order], of_rank),
-        SentRows(distinct.places[found[order]], of_rank),
+        SentRows(distinct.places[rows[order]], of_rank),
         SentRows(torch.cat(places)[order], of_rank),
     )
 

@@ -36,9 +36,11 @@ class Lookup:
     rows: Tensor
 
     @property
-    def gradient(self) -> Tensor:
-        """Of `rows`; zeros where no gradient reached them."""
-        return torch.zeros_like(self.rows) if self.rows.grad is None else self.rows.grad
+    def gradients(self) -> Tensor:
+        """Of each id, [k, E]; zeros where no gradient reached them."""
+        if self.rows.grad is None:
+            return self.rows.new_zeros(self.ids.numel(), self.rows.shape[1])
+        return self.rows.grad._values()
 
 
 class ShardedEmbedding(nn.Module):
@@ -46,17 +48,14 @@ class ShardedEmbedding(nn.Module):
 
     Args:
         name: of the table.
-        keeps_lookups: whether the gradient has a row for each id that was looked up, not one for
-            each of the step's rows.
 
     Attributes:
         lookups: those that the next forward passes make, in order.
     """
 
-    def __init__(self, name: str, keeps_lookups: bool) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self._keeps_lookups = keeps_lookups
         self.lookups: list[Lookup] = []
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -73,9 +72,8 @@ class ShardedEmbedding(nn.Module):
                 "set train.tables to replicated, or add the method",
             )
         found = self.lookups.pop(0)
-        return F.embedding(
-            found.indices, found.rows, padding_idx=PADDING_INDEX, sparse=self._keeps_lookups
-        )
+        # Sparse: the gradient has a row for each id, padding too, in the order of the ids.
+        return F.embedding(found.indices, found.rows, sparse=True)
 
 
 @dataclass
@@ -140,7 +138,7 @@ def shard(
         if not isinstance(source, EmbeddingTable):
             raise _refused(name, "is made by another layer than this project's")
         path = name.removesuffix(".weight")
-        layer = ShardedEmbedding(path, settings.table_sums == "batch")
+        layer = ShardedEmbedding(path)
         parent, _, key = path.rpartition(".")
         model.get_submodule(parent)._modules[key] = layer
         buckets = Buckets(source.num_embeddings, settings.table_buckets)

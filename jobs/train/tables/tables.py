@@ -4,6 +4,9 @@ Each rank tells the owners of rows which ones its batches look up, each once; th
 the forward and the backward pass run on them as on a small table; the gradients go to the owners,
 which add them up and update their pieces. All tables share these exchanges, and every rank takes
 part in each, with empty pieces where it has only padding or touches no row of a table.
+
+Which rows a step looks up is told one step ahead. Their values are not sent ahead, because the step
+between changes them.
 """
 
 from __future__ import annotations
@@ -21,7 +24,30 @@ from jobs.train.exchange.rows import Groups, TableRows, grouped
 from jobs.train.tables.distinct import Distinct, distinct_rows
 from jobs.train.tables.ordered import lookup_gradients, lookup_keys
 from jobs.train.tables.table import Lookup, ShardedTable
-from jobs.train.tables.wire import SentRows, start_rows, told_places
+from jobs.train.tables.wire import PendingPlaces, SentRows, start_places, start_rows
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What this rank looks up in the tables, which their owners are being told.
+
+    Attributes:
+        batches: that look it up.
+        ids: for each table, those of each lookup.
+        keys: for each table, the places of these ids in the global batch's order, if that counts.
+        distinct: for each table, its rows.
+        places: that the ranks look up in this rank's pieces.
+    """
+
+    batches: tuple[Batch, ...]
+    ids: list[list[Tensor]]
+    keys: list[list[Tensor]]
+    distinct: list[Distinct]
+    places: PendingPlaces
+
+    def is_of(self, batches: Sequence[Batch]) -> bool:
+        """Whether these very batches look it up."""
+        return list(map(id, self.batches)) == list(map(id, batches))
 
 
 @dataclass(frozen=True)
@@ -64,6 +90,7 @@ class Tables:
         self.tables = list(tables)
         self._model, self._exchange, self._sent_dtype = model, exchange, sent_dtype
         self._by_batch = by_batch
+        self._ahead: _Asked | None = None
         self._step: list[_Step] = []
         self._order: Pending[list[SentRows]] | None = None
         self._gradients: Pending[list[SentRows]] | None = None
@@ -71,37 +98,54 @@ class Tables:
     # Not what a validation's inference mode makes: Horovod cannot send that.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def fetch(self, batches: Sequence[Batch]) -> None:
+    def fetch(self, batches: Sequence[Batch], following: Sequence[Batch] = ()) -> None:
         """Fetches the rows that forward passes over the batches look up; all ranks call this.
 
         Args:
             batches: on the CPU; those with only padding look up nothing.
+            following: those of the next call, where they are known: on all ranks or on none. Their
+                owners are told meanwhile which rows they look up.
         """
         if not self.tables:
             return
-        ids, keys = self._found(batches)
-        size = self._exchange.size
-        distinct = [
-            distinct_rows(table.buckets, size, own)
-            for table, own in zip(self.tables, ids, strict=True)
-        ]
-        asked = told_places(
-            self._exchange, [SentRows(own.places, own.of_owner) for own in distinct]
-        )
+        if self._ahead is not None and not self._ahead.is_of(batches):
+            self.forget()
+        asked, self._ahead = self._ahead or self._ask(batches), None
+        places = asked.places.result()
         answers = [
             SentRows(table.piece.index_select(0, own.values), own.of_rank)
-            for table, own in zip(self.tables, asked, strict=True)
+            for table, own in zip(self.tables, places, strict=True)
         ]
-        counts = [own.of_owner for own in distinct]
-        fetched = start_rows(self._exchange, "rows of tables", answers, counts).result()
+        counts = [own.of_owner for own in asked.distinct]
+        sent = start_rows(self._exchange, "rows of tables", answers, counts)
+        if following:
+            self._ahead = self._ask(following)
+        fetched = sent.result()
         self._step = [
             _Step(own, of, _lookups(table, rows.values, looked_up, own), of_keys)
             for own, of, table, rows, looked_up, of_keys in zip(
-                distinct, asked, self.tables, fetched, ids, keys, strict=True
+                asked.distinct, places, self.tables, fetched, asked.ids, asked.keys, strict=True
             )
         ]
         for table, known in zip(self.tables, self._step, strict=True):
             table.layer.lookups = list(known.lookups)
+
+    def forget(self) -> None:
+        """Ends the exchange that a step which does not come has begun; all ranks call this."""
+        if self._ahead is not None:
+            self._ahead.places.result()
+            self._ahead = None
+
+    def _ask(self, batches: Sequence[Batch]) -> _Asked:
+        """Starts to tell owners which rows the batches look up."""
+        ids, keys = self._found(batches)
+        distinct = [
+            distinct_rows(table.buckets, self._exchange.size, own)
+            for table, own in zip(self.tables, ids, strict=True)
+        ]
+        rows = [SentRows(own.places, own.of_owner) for own in distinct]
+        places = start_places(self._exchange, "rows to look up", rows)
+        return _Asked(tuple(batches), ids, keys, distinct, places)
 
     def _found(self, batches: Sequence[Batch]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """For each table the ids of each lookup, and their places in the global batch's order."""
@@ -140,7 +184,7 @@ class Tables:
         if self._by_batch:
             rows = self._of_lookups()
         else:
-            rows = [SentRows(_sums(known.lookups), known.distinct.of_owner) for known in self._step]
+            rows = [SentRows(_sums(known), known.distinct.of_owner) for known in self._step]
         counts = [known.asked.of_rank for known in self._step]
         self._gradients = start_rows(
             self._exchange, "gradients of tables", rows, counts, self._sent_dtype
@@ -152,7 +196,8 @@ class Tables:
         found = [
             lookup_gradients(known.lookups, known.keys, known.distinct) for known in self._step
         ]
-        asked = told_places(self._exchange, [own.places for own in found])
+        places = [own.places for own in found]
+        asked = start_places(self._exchange, "places of gradients", places).result()
         counts = [own.of_rank for own in asked]
         keys = [own.keys for own in found]
         self._order = start_rows(self._exchange, "order of gradients", keys, counts)
@@ -214,6 +259,6 @@ def _lookups(
     ]
 
 
-def _sums(lookups: Sequence[Lookup]) -> Tensor:
+def _sums(known: _Step) -> Tensor:
     """This rank's gradient of the fetched rows, [d, E]."""
-    return torch.stack([lookup.gradient for lookup in lookups]).sum(0)[1:]
+    return known.distinct.sums(torch.cat([lookup.gradients for lookup in known.lookups]))

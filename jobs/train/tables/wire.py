@@ -75,26 +75,40 @@ def start_rows(
     return PendingTables(exchange.start_alltoall(name, messages), counts, widths)
 
 
-def told_places(exchange: Exchange, rows: Sequence[SentRows]) -> list[SentRows]:
-    """Tells ranks places in their pieces of all tables, and returns those that they tell this one.
+@dataclass(frozen=True)
+class PendingPlaces(Pending[list[SentRows]]):
+    """For each table the places in this rank's piece that all ranks tell it, int64 [k].
+
+    Attributes:
+        messages: of all tables, from each rank: how many places of each table, then these.
+        tables: how many there are.
+    """
+
+    messages: Pending[list[Tensor]]
+    tables: int
+
+    def result(self) -> list[SentRows]:
+        parts: list[list[Tensor]] = [[] for _ in range(self.tables)]
+        for message in self.messages.result():
+            lengths = message[: self.tables].tolist()
+            for own, part in zip(parts, torch.split(message[self.tables :], lengths), strict=True):
+                own.append(part)
+        return [SentRows(torch.cat(own).long(), [len(part) for part in own]) for own in parts]
+
+
+def start_places(exchange: Exchange, name: str, rows: Sequence[SentRows]) -> PendingPlaces:
+    """Starts to tell ranks places in their pieces of all tables.
 
     Args:
+        name: no other operation that is pending has it.
         rows: for each table, int32 [k].
-
-    Returns:
-        For each table, int64 [k].
     """
     counts = torch.tensor([own.of_rank for own in rows], dtype=torch.int32).t()
     messages = [
         torch.cat([of.to(message.device), message])
         for of, message in zip(counts, _messages(rows), strict=True)
     ]
-    parts: list[list[Tensor]] = [[] for _ in rows]
-    for message in exchange.start_alltoall("places in tables", messages).result():
-        lengths = message[: len(rows)].tolist()
-        for own, part in zip(parts, torch.split(message[len(rows) :], lengths), strict=True):
-            own.append(part)
-    return [SentRows(torch.cat(own).long(), [len(part) for part in own]) for own in parts]
+    return PendingPlaces(exchange.start_alltoall(name, messages), len(rows))
 
 
 def _messages(rows: Sequence[SentRows]) -> list[Tensor]:
