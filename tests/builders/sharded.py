@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from jobs.train.exchange.exchange import Exchange
 from jobs.train.step.step import Step
 from jobs.train.tables.table import ShardedTable, shard
 from tests.builders.batches import SPEC, pieces_of
-from tests.builders.reference import weights_of
+from tests.builders.reference import in_groups, weights_of
 
 BUCKETS = 5
 Part = tuple[dict[str, Tensor], list[ShardedTable]]
@@ -50,11 +51,12 @@ def piece_of(
 
 
 def run(step: Step, batches: list[Batch]) -> Step:
-    settings, exchange = step._settings, step.exchange
-    count = settings.accumulate_steps
-    for first in range(0, len(batches), count):
-        group = batches[first : first + count]
-        step.run(*(pieces_of(batch, exchange.size)[exchange.rank] for batch in group))
+    """Trains this rank's pieces of the batches; each step knows those of the next one."""
+    exchange = step.exchange
+    own = [pieces_of(batch, exchange.size)[exchange.rank] for batch in batches]
+    groups = in_groups(own, step._settings.accumulate_steps)
+    for group, following in itertools.zip_longest(groups, groups[1:], fillvalue=[]):
+        step.run(*group, following=following)
     return step
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,10 @@ from jobs.batch.batch import Batch
 from jobs.models.build import embedding_tables, row_losses
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.exchange.pending import Pending
 from jobs.train.step.step import Step
 from schemas.field import PADDING_ID
-from tests.builders.batches import batch_of, in_ranks
+from tests.builders.batches import batch_of, in_ranks, pieces_of
 from tests.builders.reference import BATCHES, settings_of, weights_of
 from tests.builders.sharded import (
     Part,
@@ -122,6 +124,44 @@ def test_a_rank_that_never_touches_a_table_takes_part(order: str, size: int) -> 
     settings = settings_of(table_sums=order)
     batches = untouched_by_rank_0(BATCHES, size)
     assert_close(trained("mlp", settings, size, batches), expected("mlp", settings, batches), 1e-10)
+
+
+class Recorded(Alone):
+    """Keeps the names of what is sent."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
+        self.names.append(name)
+        return super().start_alltoall(name, pieces)
+
+
+def test_owners_are_told_a_step_ahead_where_the_next_batches_are_known() -> None:
+    told, sent, back = "rows to look up", "rows of tables", "gradients of tables"
+    exchange = Recorded()
+    model, tables = piece_of("mlp", settings_of(), 0, 1, torch.float64)
+    run(Step(model, settings_of(), exchange, tables), BATCHES[:3])
+    assert exchange.names == [told, sent, told, back, sent, told, back, sent, back]
+
+
+@pytest.mark.parametrize("order", ["rank", "batch"])
+def test_steps_that_did_not_come_as_they_were_announced_change_nothing(order: str) -> None:
+    settings = settings_of(table_sums=order)
+    made = [piece_of("mlp", settings, rank, 3, torch.float64) for rank in range(3)]
+
+    def work(exchange: Exchange) -> Part:
+        model, tables = made[exchange.rank]
+        step = Step(model, settings, exchange, tables)
+        pieces = [pieces_of(batch, exchange.size)[exchange.rank] for batch in BATCHES]
+        for number, piece in enumerate(pieces):
+            step.run(piece, following=[pieces[number - 1]])
+        step.sharded.forget()
+        step.sharded.forget()
+        return part_of(step)
+
+    found, known = weights_of_all(in_ranks(work, 3)), trained("mlp", settings, 3, BATCHES)
+    assert all(torch.equal(found[name], weight) for name, weight in known.items())
 
 
 def losses_slope(step: Step, batch: Batch, weight: Tensor) -> Tensor:
