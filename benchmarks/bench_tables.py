@@ -80,7 +80,7 @@ def timed(ways: dict[str, Way], repeats: int, exchange: Exchange) -> dict[str, C
                 step, batches = ways[name]
                 exchange.start_sums([torch.zeros(1)]).result()
                 before, started = exchange.bytes_sent, time.perf_counter()
-                step.run(batches[number], following=[batches[(number + 1) % count]])
+                step.run(batches[number], upcoming=[batches[(number + 1) % count]])
                 found[name].bytes = exchange.bytes_sent - before
                 if turn:
                     found[name].ms.append(1000 * (time.perf_counter() - started))

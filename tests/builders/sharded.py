@@ -55,8 +55,8 @@ def run(step: Step, batches: list[Batch]) -> Step:
     exchange = step.exchange
     own = [pieces_of(batch, exchange.size)[exchange.rank] for batch in batches]
     groups = in_groups(own, step._settings.accumulate_steps)
-    for group, following in itertools.zip_longest(groups, groups[1:], fillvalue=[]):
-        step.run(*group, following=following)
+    for group, upcoming in itertools.zip_longest(groups, groups[1:], fillvalue=[]):
+        step.run(*group, upcoming=upcoming)
     return step
 
 

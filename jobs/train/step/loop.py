@@ -183,14 +183,14 @@ def _train(
     began, bytes_before = time.perf_counter(), step.exchange.bytes_sent
     waiting = began
     groups = _together(train.epoch(start.epoch, start.row), settings.accumulate_steps)
-    for batches, following in _with_next(groups, bool(step.sharded.tables)):
+    for batches, upcoming in _with_next(groups, bool(step.sharded.tables)):
         wait_s = time.perf_counter() - waiting
         # The step's rows of all ranks, so that all have the same learning rate.
         rows = min(settings.step_rows, total_rows - position.row)
         # The middle of the step, in rows since the beginning of training.
         middle = start.epoch * total_rows + position.row + rows / 2
         rate = schedule_factor(settings, middle, settings.epochs * total_rows)
-        done = step.run(*batches, rate=rate, following=following)
+        done = step.run(*batches, rate=rate, upcoming=upcoming)
         for batch in batches:
             ledger.add(batch)
         position = replace(
@@ -226,6 +226,6 @@ def _with_next(
     """Each group, with the one after it where that is to be known; none after the last."""
     held = next(groups, ())
     while held:
-        following = next(groups, ()) if is_known else ()
-        yield held, following
-        held = following if is_known else next(groups, ())
+        upcoming = next(groups, ()) if is_known else ()
+        yield held, upcoming
+        held = upcoming if is_known else next(groups, ())

@@ -108,16 +108,14 @@ class Step:
         # All, also those that are not trained, and buffers.
         exchange.broadcast(state_of(model).values())
 
-    def run(
-        self, *batches: Batch, rate: float = 1.0, following: Sequence[Batch] = ()
-    ) -> StepResult:
+    def run(self, *batches: Batch, rate: float = 1.0, upcoming: Sequence[Batch] = ()) -> StepResult:
         """One step over the rows of one batch, or of several together.
 
         Args:
             batches: this rank's pieces of global batches, on the CPU. To ask a GPU which rows are
                 padding would wait for all of its work.
             rate: factor on the learning rate, see `schedule_factor`.
-            following: the batches of the next step, where they are known: on all ranks or on none.
+            upcoming: the batches of the next step, where they are known: on all ranks or on none.
 
         Raises:
             Diverged: the loss or the gradient of the global batch is not finite.
@@ -125,7 +123,7 @@ class Step:
         """
         started, waited_s = time.perf_counter(), self.exchange.waited_s
         self.model.train()
-        self.sharded.fetch(batches, following)
+        self.sharded.fetch(batches, upcoming)
         loss_and_weight = self._backward_all(batches)
         sizes = self.sharded.start_gradients()
         dense = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._dense]

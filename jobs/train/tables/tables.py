@@ -98,12 +98,12 @@ class Tables:
     # Not what a validation's inference mode makes: Horovod cannot send that.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def fetch(self, batches: Sequence[Batch], following: Sequence[Batch] = ()) -> None:
+    def fetch(self, batches: Sequence[Batch], upcoming: Sequence[Batch] = ()) -> None:
         """Fetches the rows that forward passes over the batches look up; all ranks call this.
 
         Args:
             batches: on the CPU; those with only padding look up nothing.
-            following: those of the next call, where they are known: on all ranks or on none. Their
+            upcoming: those of the next call, where they are known: on all ranks or on none. Their
                 owners are told meanwhile which rows they look up.
         """
         if not self.tables:
@@ -118,8 +118,8 @@ class Tables:
         ]
         counts = [own.of_owner for own in asked.distinct]
         sent = start_rows(self._exchange, "rows of tables", answers, counts)
-        if following:
-            self._ahead = self._ask(following)
+        if upcoming:
+            self._ahead = self._ask(upcoming)
         fetched = sent.result()
         self._step = [
             _Step(own, of, _lookups(table, rows.values, looked_up, own), of_keys)

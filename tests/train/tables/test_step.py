@@ -155,7 +155,7 @@ def test_steps_that_did_not_come_as_they_were_announced_change_nothing(order: st
         step = Step(model, settings, exchange, tables)
         pieces = [pieces_of(batch, exchange.size)[exchange.rank] for batch in BATCHES]
         for number, piece in enumerate(pieces):
-            step.run(piece, following=[pieces[number - 1]])
+            step.run(piece, upcoming=[pieces[number - 1]])
         step.sharded.forget()
         step.sharded.forget()
         return part_of(step)
