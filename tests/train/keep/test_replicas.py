@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,8 +71,8 @@ def test_a_training_whose_replicas_part_ends_without_a_checkpoint(
     class Parts(Step):
         steps = 0
 
-        def run(self, *batches: object, rate: float = 1.0) -> StepResult:
-            done = super().run(*batches, rate=rate)  # type: ignore[arg-type]
+        def run(self, *batches: Any, **told: Any) -> StepResult:
+            done = super().run(*batches, **told)
             self.steps += 1
             if self.exchange.rank == 1 and self.steps == 2:
                 change_one_bit(next(self.model.parameters()))
