@@ -34,6 +34,7 @@ ORDER = [
     "jobs.etl.write",
     "jobs.etl",
     "jobs.batch",
+    "jobs.models.tables",
     "jobs.models",
     "jobs.registry",
     "jobs.train.order",

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jobs.base.errors import DataRefused
-from jobs.models.buckets import Buckets
 from jobs.models.build import Model, build_model
 from jobs.models.identity import Identity, refuse_changed_card, refuse_changed_source
 from jobs.models.mapped import mappable_tables, with_mapped
-from jobs.models.pieces import TABLES, StoredTable, TableFiles, write_table
 from jobs.models.spec import ModelSpec
+from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import TABLES, StoredTable, TableFiles, write_table
 from jobs.models.ties import set_state, state_of
 from jobs.stores.files import files_to_add, folder_to_write, local_file
 from jobs.stores.host import on_host

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from jobs.batch.batch import Batch
-from jobs.models.fresh import fresh_rows
 from jobs.models.spec import ModelSpec
+from jobs.models.tables.fresh import fresh_rows
 from schemas.field import PADDING_ID
 
 # Standardised inputs are cut here, so that one absurd value does not rule a batch's gradient.

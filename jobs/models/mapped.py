@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from jobs.models.build import embedding_tables
-from jobs.models.pieces import ROWS, TableFiles
+from jobs.models.tables.pieces import ROWS, TableFiles
 from jobs.models.ties import first_names
 
 M = TypeVar("M", bound=nn.Module)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from jobs.models.build import Model
 from jobs.models.mapped import mappable_tables
-from jobs.models.pieces import StoredTable
+from jobs.models.tables.pieces import StoredTable
 from jobs.models.ties import state_of
 from jobs.stores.errors import persistently
 from jobs.train.exchange.exchange import Exchange

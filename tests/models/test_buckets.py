@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.base.errors import ConfigError
-from jobs.models.buckets import Buckets
+from jobs.models.tables.buckets import Buckets
 
 tables = st.builds(Buckets, st.integers(0, 300), st.integers(1, 40))
 

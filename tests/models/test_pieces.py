@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from jobs.models.buckets import Buckets
 from jobs.models.mapped import MappedTable
-from jobs.models.pieces import (
+from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import (
     StoredTable,
     TableFiles,
     joined,

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 import fsspec
 
 from jobs.models.artifact import CARD, Cut, save_weights
-from jobs.models.pieces import StoredTable
 from jobs.models.spec import ModelSpec
+from jobs.models.tables.pieces import StoredTable
 from jobs.settings.settings import Settings
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.step.moments import moments_of

@@ -17,8 +17,8 @@ from typing import Any
 import fsspec
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
-from jobs.models.pieces import copy_buckets
+from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import copy_buckets
 from jobs.stores.tensors import Torn
 from jobs.train.keep.checkpoint import STAGED, Checkpoint, commit_of, listed, verified
 from jobs.train.keep.seal import COMMIT, Damaged, TablesSeal, read_part

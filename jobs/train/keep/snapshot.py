@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
-from jobs.models.pieces import ROWS
+from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import ROWS
 from jobs.models.ties import set_state, state_of
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep.replicas import check_replicas, sum_of_bits

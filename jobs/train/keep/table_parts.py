@@ -22,8 +22,8 @@ from typing import IO, Any
 import fsspec
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
-from jobs.models.pieces import TABLES, StoredTable, bucket_digests, piece_file, write_piece
+from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import TABLES, StoredTable, bucket_digests, piece_file, write_piece
 from jobs.stores.errors import persistently
 from jobs.stores.files import local_file, scheme_of, write_json, write_stream
 from jobs.stores.tensors import bytes_of, header_of, mapped, write_tensors

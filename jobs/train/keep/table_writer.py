@@ -16,8 +16,8 @@ from typing import Any
 
 import fsspec
 
-from jobs.models.buckets import Buckets
-from jobs.models.pieces import ROWS, StoredTable, joined
+from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import ROWS, StoredTable, joined
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep import checkpoint

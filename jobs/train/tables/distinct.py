@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
+from jobs.models.tables.buckets import Buckets
 from jobs.train.exchange.rows import Groups, grouped
 
 

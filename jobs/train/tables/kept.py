@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
-from jobs.models.pieces import ROWS
+from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import ROWS
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.exchange.rows import indices_of
 from jobs.train.tables.copies import (

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.base.errors import ConfigError
-from jobs.models.buckets import Buckets
 from jobs.models.build import Model, embedding_tables
 from jobs.models.layers import EmbeddingTable
+from jobs.models.tables.buckets import Buckets
 from jobs.settings.train import TrainSettings
 
 # Index of the row of zeros that stands for padding, among the rows of a step.

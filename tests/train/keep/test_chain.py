@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
+from jobs.models.tables.buckets import Buckets
 from jobs.train.keep import checkpoint
 from jobs.train.keep.chain import chain_of, prune, read_pieces, verified_chain
 from jobs.train.keep.checkpoint import Checkpoint, listed, of_moment, staged_at

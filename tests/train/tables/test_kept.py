@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
+from jobs.models.tables.buckets import Buckets
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import Snapshot

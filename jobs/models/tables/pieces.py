@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from jobs.models.buckets import Buckets
+from jobs.models.tables.buckets import Buckets
 from jobs.stores.tensors import Torn, bytes_of, header_of, mapped, write_tensors
 
 ROWS, TABLES = "rows", "tables"
