@@ -43,6 +43,7 @@ ORDER = [
     "jobs.train.tables",
     "jobs.train.step",
     "jobs.train.keep",
+    "jobs.train.warm",
     "jobs.train.launch",
     "jobs.train.watch",
     "jobs.train",

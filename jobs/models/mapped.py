@@ -51,7 +51,7 @@ def mappable_tables(model: nn.Module) -> dict[str, list[str]]:
 def with_mapped(build: Callable[[], M], tables: Mapping[str, TableFiles]) -> M:
     """Builds a model with mapped tables in the places of its own, which take no memory."""
     shapes = {(files.buckets.rows, *files.table.shapes[ROWS][1]) for files in tables.values()}
-    with _WithoutValues(shapes):
+    with WithoutValues(shapes):
         model = build()
     _replace(model, tables)
     if any(parameter.is_meta for parameter in model.parameters()):
@@ -70,7 +70,7 @@ def _replace(model: nn.Module, tables: Mapping[str, TableFiles]) -> None:
             setattr(model.get_submodule(parent), child, mapped_table)
 
 
-class _WithoutValues(TorchFunctionMode):
+class WithoutValues(TorchFunctionMode):
     """Tensors of some shapes are made without values, on the device meta."""
 
     def __init__(self, shapes: Collection[tuple[int, ...]]) -> None:

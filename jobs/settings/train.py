@@ -158,6 +158,12 @@ class TrainSettings(Section):
         """Rows of a step, all ranks together."""
         return self.batch_rows * self.accumulate_steps
 
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether models keep their optimizers' moments, which are as large as the weights: only
+        where a warm start may need them."""
+        return self.warm_start is not None
+
     def left_out(self, dataset: Dataset) -> tuple[str, ...]:
         """The fields of `leave_out`, each once, in the declaration's order.
 

@@ -40,11 +40,11 @@ from jobs.train.attempts import (
     resumed,
     trained,
 )
-from jobs.train.keep.warm_start import find_source
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import IdMaps
 from jobs.train.result import TrainResult
 from jobs.train.step.history import History
+from jobs.train.warm.source import find_source
 from jobs.train.watch.progress import Console, relayed
 from schemas.dataset import Dataset
 

@@ -6,25 +6,22 @@ It runs in a Horovod process, or in the driver where there is one rank only.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 
-from jobs.models.artifact import CARD
-from jobs.models.build import Model, build_model
-from jobs.settings.train import TrainSettings
+from jobs.models.build import build_model
+from jobs.models.folder import CARD
 from jobs.stores.files import read_json
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import Committer, RankMemory
 from jobs.train.keep.pause import Paused, Pausing
 from jobs.train.keep.together import together
-from jobs.train.keep.warm_start import warm, warm_moments
 from jobs.train.keep.writer import Writer
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.read.id_maps import MappedStream
 from jobs.train.read.kept import of_process
 from jobs.train.read.memory import RowMemory
-from jobs.train.start import asked_store, start_of
+from jobs.train.start import start_of
 from jobs.train.step.device import device_of_rank, exact_convolutions, step_threads
 from jobs.train.step.history import History, Position
 from jobs.train.step.loop import Commits, Reporter, fit, rung_at
@@ -45,7 +42,7 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
     settings = job.settings.train
     with step_threads(settings.threads_per_rank), exact_convolutions():
         reporter = _reporter(job, exchange, memory)
-        step = _step(job, exchange, memory, reporter)
+        step = step_of(job, exchange)
         train, validation = _streams(job, exchange, memory, reporter)
         position = start_of(job, step, memory, reporter)
         writer = memory.writer if exchange.rank == 0 or step.sharded.tables else None
@@ -63,32 +60,20 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
     return RankResult(exchange.rank, history, digest, train.fingerprint, recoveries, rung)
 
 
-def _step(job: TrainJob, exchange: Exchange, memory: RankMemory, reporter: Reporter) -> Step:
-    """The step at the beginning of training: with fresh weights, or those of the warm start."""
+def step_of(job: TrainJob, exchange: Exchange) -> Step:
+    """The step with fresh weights; those of sharded tables have none yet."""
     settings = job.settings.train
     torch.manual_seed(settings.seed)
     is_sharded = settings.tables == "sharded"
     model = build_model(settings.model, job.spec, job.settings.base, with_tables=not is_sharded)
-    tables = _pieces(model, settings, exchange) if is_sharded else []
-    source, origins = job.warm_start, {}
-    if source is not None:
-        origins = asked_store(job, model, exchange, partial(warm, model, job.spec, source))
-    model.to(device_of_rank())
+    device, tables = device_of_rank(), list[ShardedTable]()
+    if is_sharded:
+        tables = shard(model, settings, exchange.rank, exchange.size, device)
+    model.to(device)
     step = Step(model, settings, exchange, tables)
     # Each rank draws dropout masks of its own, as its rows are its own.
     torch.manual_seed(settings.seed + 1 + exchange.rank)
-    if source is not None and job.resume is None and memory.last is None:
-        moments = partial(warm_moments, step, source, origins, settings.optimizer)
-        reporter.say(asked_store(job, model, exchange, moments))
     return step
-
-
-def _pieces(model: Model, settings: TrainSettings, exchange: Exchange) -> list[ShardedTable]:
-    """This rank's fresh pieces of the tables of a model that was built without them."""
-    tables = shard(model, settings, exchange.rank, exchange.size, device_of_rank())
-    for table in tables:
-        table.fill(settings.seed)
-    return tables
 
 
 def _streams(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from jobs.models.build import Model
 from jobs.models.mapped import mappable_tables
 from jobs.models.tables.pieces import StoredTable
 from jobs.models.ties import state_of
@@ -30,6 +29,7 @@ from jobs.train.step.moments import parameter_names
 from jobs.train.step.rowledger import RowCount, RowLedger
 from jobs.train.step.step import Step
 from jobs.train.tables.copies import Holder, Pieces, told
+from jobs.train.warm.weights import warm, warm_moments
 
 R = TypeVar("R")
 
@@ -66,14 +66,14 @@ class _Found:
 def start_of(job: TrainJob, step: Step, memory: RankMemory, reporter: Reporter) -> Position:
     """Sets model and optimizers to the last snapshot or checkpoint, and returns the position.
 
-    Without either, a snapshot of the beginning is taken. Rank 0 has a writer afterwards; where
-    tables are sharded, all ranks have.
+    Without either, that is the beginning, of which a snapshot is taken. Rank 0 has a writer
+    afterwards; where tables are sharded, all ranks have.
 
     Raises:
         StoreHangs: the store takes too long.
     """
     exchange = step.exchange
-    ask = partial(asked_store, job, step.model, exchange)
+    ask = partial(_asked_store, job, step)
     holders = _holders(job, step, memory)
     found = ask(partial(_find, job, step, memory, is_lost=holders == []))
     if memory.writer is None:
@@ -89,6 +89,8 @@ def start_of(job: TrainJob, step: Step, memory: RankMemory, reporter: Reporter) 
             position = known.snapshot.position if known else Position()
             memory.goes_back(position, RowCount.of_shards(job.train_shards).rows)
             reporter.say(_said_lost(position, known is None, holders == []))
+    if known is None:
+        _set_beginning(job, step, reporter)
     _begin(step, memory, known)
     assert memory.last is not None
     return memory.last.position
@@ -134,6 +136,18 @@ def _from_memory(step: Step, last: Snapshot, holders: list[Holder] | None) -> _K
     return _Known(last, last.tables.regrouped(step.exchange, buckets_of(step), holders))
 
 
+def _set_beginning(job: TrainJob, step: Step, reporter: Reporter) -> None:
+    """Sets the step to what training begins with: the warm start's weights, or fresh rows."""
+    source, train, sharded = job.warm_start, job.settings.train, step.sharded.tables
+    if source is None:
+        for table in sharded:
+            table.fill(train.seed)
+        return
+    ask = partial(_asked_store, job, step)
+    origins = ask(partial(warm, step.model, job.spec, source, sharded))
+    reporter.say(ask(partial(warm_moments, step, source, origins, train.optimizer)))
+
+
 def _begin(step: Step, memory: RankMemory, known: _Known | None) -> None:
     """Sets the step to what is known, and makes it this rank's last commit."""
     before = memory.last.tables if memory.last else None
@@ -162,14 +176,16 @@ def _writer(job: TrainJob, step: Step, reporter: Reporter, written: list[str]) -
     return Writer(*given) if step.exchange.rank == 0 else None
 
 
-def asked_store(job: TrainJob, model: Model, exchange: Exchange, act: Callable[[], R]) -> R:
+def _asked_store(job: TrainJob, step: Step, act: Callable[[], R]) -> R:
     """What each rank's `act` reads from the store, when all have; see `together`."""
-    train, weights = job.settings.train, state_of(model).values()
+    train, tables = job.settings.train, step.sharded.tables
+    size = sum(of.nbytes for of in state_of(step.model).values())
+    size += sum(of.buckets.rows * of.dim * of.piece.itemsize for of in tables)
     return together(
-        exchange,
+        step.exchange,
         act,
         stall_s=train.stall_s,
-        limit_s=limit_s(train, sum(of.nbytes for of in weights)),
+        limit_s=limit_s(train, size),
         what=f"the store of {job.folder} is being read",
     )
 

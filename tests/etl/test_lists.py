@@ -27,9 +27,10 @@ from jobs.models.build import build_model, predict
 from jobs.models.spec import ModelSpec
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
-from jobs.train.keep.warm_start import find_source, warm
 from jobs.train.read.id_maps import MappedStream
 from jobs.train.read.stream import Stream
+from jobs.train.warm.source import find_source
+from jobs.train.warm.weights import warm
 from schemas.dataset import Column, Source, struct_type
 from schemas.field import FIRST_OOV_ID, NULL_ID, CategoricalList, Label, NumericList
 from tests.builders.baskets import BASKETS, LONGEST, baskets_of, write_baskets

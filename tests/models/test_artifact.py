@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from jobs.base.errors import DataRefused
-from jobs.models.artifact import load_model, load_moments, save_model, weights_digest
+from jobs.models.artifact import load_model, save_model
 from jobs.models.build import Model, build_model, predict
+from jobs.models.folder import weights_digest
+from jobs.models.stored import read_moments
 from tests.builders.batches import SPEC, batch_of
 
 
@@ -134,7 +136,7 @@ def test_a_model_is_the_same_on_a_store_without_local_files(
     written = {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()}
     assert {name: fs.cat_file(f"{path}/{name}") for name in written} == written
     assert len(fs.ls(path)) == len(written)
-    loaded = load_moments(url)
+    loaded = read_moments(url)
     assert (loaded is None) == (moments is None)
     assert load_model(url).digest == load_model(str(tmp_path / "best")).digest
 
@@ -152,4 +154,4 @@ def test_a_model_that_could_not_be_written_leaves_the_one_before(
     with pytest.raises(RuntimeError, match="share memory"):
         save_model(url, model, "wide_deep", SPEC, {}, {"a": whole, "b": whole[:2]})
     assert load_model(url).digest == digest
-    assert load_moments(url) is None
+    assert read_moments(url) is None

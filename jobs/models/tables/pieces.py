@@ -1,6 +1,7 @@
 """Embedding tables as files: a piece of a table each, which any number of ranks writes or reads.
 
-    tables/<table>/buckets-<rank>-of-<ranks>.safetensors
+    tables/<table>/buckets-<rank>-of-<ranks>.safetensors   its rows
+    moments/<table>/buckets-<rank>-of-<ranks>.safetensors  what the optimizer keeps of them
 
 Each file has tensors of the piece's rows, one after the other as in the piece. A bucket is a slice
 of them, so that whoever reads copies slices, or looks up rows in the mapped files. The digest of a
@@ -21,7 +22,9 @@ from torch import Tensor
 from jobs.models.tables.buckets import Buckets
 from jobs.stores.tensors import Torn, bytes_of, header_of, mapped, write_tensors
 
-ROWS, TABLES = "rows", "tables"
+ROWS = "rows"
+# Folders of rows (and of all that a checkpoint has of a table), and of moments.
+TABLES, MOMENT_TABLES = "tables", "moments"
 # Files of a table that one process writes whole are about so large.
 _FILE_BYTES = 1 << 30
 
@@ -36,6 +39,7 @@ class StoredTable:
         ranks: that wrote it, a file each.
         shapes: of each tensor, its dtype's name and the shape of a row.
         digests: of each tensor, those of the buckets, in order.
+        folder: TABLES, or MOMENT_TABLES.
     """
 
     name: str
@@ -44,6 +48,7 @@ class StoredTable:
     ranks: int
     shapes: Mapping[str, tuple[str, tuple[int, ...]]]
     digests: Mapping[str, tuple[str, ...]]
+    folder: str = TABLES
 
     @property
     def buckets(self) -> Buckets:
@@ -62,7 +67,11 @@ class StoredTable:
     @property
     def files(self) -> list[str]:
         """Their names, relative to the folder of the model or checkpoint."""
-        return [piece_file(self.name, rank, self.ranks) for rank in range(self.ranks)]
+        return [self.file(rank) for rank in range(self.ranks)]
+
+    def file(self, rank: int) -> str:
+        """The name of a rank's file."""
+        return piece_file(self.name, rank, self.ranks, self.folder)
 
     @property
     def row_bytes(self) -> int:
@@ -106,18 +115,25 @@ class StoredTable:
         return cls(**{**tree, "shapes": shapes, "digests": digests})
 
 
-def piece_file(table: str, rank: int, ranks: int) -> str:
+def piece_file(table: str, rank: int, ranks: int, folder: str = TABLES) -> str:
     """The name of the file with a rank's piece."""
-    return f"{TABLES}/{table}/buckets-{rank}-of-{ranks}.safetensors"
+    return f"{folder}/{table}/buckets-{rank}-of-{ranks}.safetensors"
 
 
 def write_piece(
-    file: IO[bytes], name: str, buckets: Buckets, rank: int, ranks: int, piece: Mapping[str, Tensor]
+    file: IO[bytes],
+    name: str,
+    buckets: Buckets,
+    rank: int,
+    ranks: int,
+    piece: Mapping[str, Tensor],
+    folder: str = TABLES,
 ) -> StoredTable:
     """Writes a rank's piece of a table.
 
     Args:
-        piece: tensors [rows of the piece, ...], contiguous and on the CPU; `rows` among them.
+        piece: tensors [rows of the piece, ...], contiguous and on the CPU.
+        folder: that the file is in, see `StoredTable`.
 
     Returns:
         The table with the digests of the rank's buckets alone; see `joined`.
@@ -129,6 +145,7 @@ def write_piece(
         ranks,
         {key: (_named(of.dtype), tuple(of.shape[1:])) for key, of in piece.items()},
         {key: tuple(bucket_digests(of, buckets, rank, ranks)) for key, of in piece.items()},
+        folder,
     )
     write_tensors(file, piece, own.header(rank))
     return own
@@ -206,7 +223,7 @@ class TableFiles:
                 for bucket, digest in zip(owned, found, strict=True):
                     if digest != table.digests[key][bucket]:
                         raise Torn(
-                            f"{piece_file(table.name, rank, table.ranks)}: {key} of bucket "
+                            f"{table.file(rank)}: {key} of bucket "
                             f"{bucket} have another checksum than they were written with"
                         )
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import fsspec
 
-from jobs.models.artifact import CARD, Cut, save_weights
+from jobs.models.artifact import Cut, save_weights
+from jobs.models.folder import CARD
 from jobs.models.spec import ModelSpec
 from jobs.models.tables.pieces import StoredTable
 from jobs.settings.settings import Settings
@@ -45,14 +46,12 @@ def save_best(
         names: see `parameter_names`.
         source: of the model.
         tables: see `mappable_tables`.
-        stored: sharded tables, whose files are in the model's folder already.
+        stored: sharded tables and their moments, whose files are in the model's folder already.
     """
     train, result = settings.train, snapshot.position.history.best
     assert result is not None
     card = {"base": settings.base, "epoch": result.epoch, "optimizer": train.optimizer}
-    # They are as large as the weights, so they are saved only where a warm start may need them.
-    wanted = train.warm_start is not None
-    moments = moments_of(snapshot.optimizer, names) if wanted else None
+    moments = moments_of(snapshot.optimizer, names) if train.keeps_moments else None
     folder = best_folder(run_folder, result.epoch)
     cut = Cut(tables, train.map_tables_mb << 20, train.table_buckets)
     save_weights(folder, snapshot.weights, train.model, spec, source, card, moments, cut, stored)

@@ -2,6 +2,7 @@
 
 <folder>/tables/<table>/buckets-<rank>-of-<ranks>.safetensors  all rows of a piece, or
          tables/<table>/touched-<rank>-of-<ranks>.safetensors  those that changed
+         moments/<table>/buckets-<rank>-of-<ranks>.safetensors of a model: the rows' moments
          part-<nanoseconds>-<rank>.json                        what the rank wrote, digests too
 """
 
@@ -43,6 +44,7 @@ class TablePiece:
         tensors: [k, ...], contiguous and on the CPU: `rows`, and moments.
         places: int64 [k], the indices of these rows in the piece, where only those are written that
             changed since the checkpoint before; None where all are.
+        folder: of a file with all rows, see `StoredTable`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TablePiece:
     ranks: int
     tensors: Mapping[str, Tensor]
     places: Tensor | None = None
+    folder: str = TABLES
 
 
 def write_part(folder: str, moment_ns: int, rank: int, pieces: Sequence[TablePiece]) -> None:
@@ -68,8 +71,11 @@ def write_part(folder: str, moment_ns: int, rank: int, pieces: Sequence[TablePie
 
 
 def _written_whole(folder: str, piece: TablePiece) -> dict[str, Any]:
-    with _writing(f"{folder}/{piece_file(piece.name, piece.rank, piece.ranks)}") as file:
-        table = write_piece(file, piece.name, piece.buckets, piece.rank, piece.ranks, piece.tensors)
+    place = piece.name, piece.rank, piece.ranks
+    with _writing(f"{folder}/{piece_file(*place, piece.folder)}") as file:
+        table = write_piece(
+            file, piece.name, piece.buckets, piece.rank, piece.ranks, piece.tensors, piece.folder
+        )
     return {"whole": table.to_json()}
 
 
@@ -160,7 +166,7 @@ def whole_files(url: str, parts: Parts) -> Iterator[tuple[int, StoredTable, dict
     for rank, part in enumerate(parts):
         for tree in (entry["whole"] for entry in part[TABLES] if "whole" in entry):
             table = StoredTable.from_json(tree)
-            with _local(f"{url}/{piece_file(table.name, rank, table.ranks)}") as path:
+            with _local(f"{url}/{table.file(rank)}") as path:
                 yield rank, table, mapped(path, table.header(rank))
 
 
@@ -194,7 +200,7 @@ def verify_parts(url: str, parts: Parts) -> None:
         for key, values in tensors.items():
             found = tuple(bucket_digests(values, table.buckets, rank, table.ranks))
             if found != table.digests[key]:
-                file = piece_file(table.name, rank, table.ranks)
+                file = table.file(rank)
                 raise Damaged(f"{file} has another checksum than it was written with")
     for rank, about, tensors in touched_files(url, parts):
         if _digest(tensors) != about["sha256"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 
 from jobs.models.tables.buckets import Buckets
-from jobs.models.tables.pieces import ROWS, StoredTable, joined
+from jobs.models.tables.pieces import MOMENT_TABLES, ROWS, StoredTable, joined
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.keep import checkpoint
@@ -203,16 +203,22 @@ class TablesWriter(Writer):
         best = task.snapshot.position.history.best
         assert best is not None
         folder, kept = best_folder(self._folder, best.epoch), task.kept
-        pieces = [
-            TablePiece(name, self._buckets[name], kept.rank, kept.ranks, {ROWS: tensors[ROWS]})
-            for name, tensors in sorted(kept.own.items())
-        ]
+        pieces = list(self._model_pieces(kept))
         if kept.rank > 0:
             write_part(folder, task.plan.moment_ns, kept.rank, pieces)
             return
         texts = self._parts_of_all(folder, task.plan, pieces)
         self._save_model(task.snapshot, [joined(parts) for parts in stored_tables_of(texts)])
         remove_parts(folder)
+
+    def _model_pieces(self, kept: KeptTables) -> Iterator[TablePiece]:
+        """What a model has of this rank's pieces: rows, and moments if they are kept."""
+        for name, tensors in sorted(kept.own.items()):
+            moments = {key: of for key, of in tensors.items() if key != ROWS}
+            place = name, self._buckets[name], kept.rank, kept.ranks
+            yield TablePiece(*place, {ROWS: tensors[ROWS]})
+            if moments and self._settings.keeps_moments:
+                yield TablePiece(*place, moments, folder=MOMENT_TABLES)
 
     def abandon(self) -> None:
         """Gives up what lost ranks had parts of, and waits until nothing is being written."""

@@ -18,12 +18,12 @@ from jobs.settings.settings import Settings
 from jobs.train.keep.best import best_folder
 from jobs.train.keep.checkpoint import Checkpoint
 from jobs.train.keep.commits import Recovery
-from jobs.train.keep.warm_start import WarmStart
 from jobs.train.order.fingerprint import fingerprint_of
 from jobs.train.read.id_maps import IdMaps, MappedStream
 from jobs.train.read.memory import RowMemory
 from jobs.train.read.stream import Stream
 from jobs.train.step.history import History, Rung
+from jobs.train.warm.source import WarmStart
 from schemas.dataset import Dataset
 
 

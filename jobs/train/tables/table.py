@@ -105,6 +105,11 @@ class ShardedTable:
         return self.source.weight.dtype
 
     @property
+    def ids(self) -> Tensor:
+        """Those of its rows, int64 [rows owned]."""
+        return self.buckets.ids(self.rank, self.ranks)
+
+    @property
     def dim(self) -> int:
         """Values of a row."""
         return self.piece.shape[1]
@@ -112,8 +117,7 @@ class ShardedTable:
     @torch.no_grad()
     def fill(self, seed: int) -> None:
         """Sets the piece to the table's fresh rows."""
-        ids = self.buckets.ids(self.rank, self.ranks)
-        self.piece.copy_(self.source.fresh(seed, self.name, ids))
+        self.piece.copy_(self.source.fresh(seed, self.name, self.ids))
 
 
 def shard(
@@ -127,12 +131,6 @@ def shard(
     Raises:
         ConfigError: a table cannot be sharded, or there are more ranks than buckets.
     """
-    if settings.warm_start is not None:
-        raise ConfigError(
-            "train.tables is sharded and train.warm_start is set",
-            "one of them: sharded tables start with fresh rows",
-            "leave train.warm_start empty, or set train.tables to replicated",
-        )
     tables = []
     for name, source in list(embedding_tables(model)):
         if not isinstance(source, EmbeddingTable):

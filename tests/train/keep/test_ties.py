@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
 from jobs.lake.examples import Examples
-from jobs.models.artifact import WEIGHTS, load_model, save_model
+from jobs.models.artifact import load_model, save_model
 from jobs.models.build import build_model, predict
+from jobs.models.folder import WEIGHTS
 from jobs.models.spec import ModelSpec
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory

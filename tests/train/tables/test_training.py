@@ -195,11 +195,10 @@ def test_short_rows_are_kept_gone_on_with_stored_and_looked_up(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"warm_start": "champion"}, r"train\.warm_start"),
         ({"workers": 8}, r"train\.table_buckets"),
         ({"tables": "replicated", "table_dtype": "float16"}, r"train\.table_dtype"),
     ],
-    ids=["warm start", "more ranks than buckets", "short rows of whole tables"],
+    ids=["more ranks than buckets", "short rows of whole tables"],
 )
 def test_what_sharded_tables_cannot_do_is_refused_before_ranks_start(
     changes: dict[str, Any], named: str, examples: Examples, tmp_path: Path

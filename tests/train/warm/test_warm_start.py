@@ -19,19 +19,23 @@ from jobs.etl.encode.encoder import Encoder
 from jobs.etl.encode.vocabulary import stage_vocabularies
 from jobs.etl.fit.states import state_entries
 from jobs.lake.state import load_state
-from jobs.models.artifact import MOMENTS, load_model, load_moments, save_model
+from jobs.models.artifact import load_model, save_model
 from jobs.models.build import Model, build_model, predict
+from jobs.models.folder import MOMENTS
 from jobs.models.spec import ModelSpec
+from jobs.models.stored import read_moments
 from jobs.settings.load import load_settings
 from jobs.settings.train import TrainSettings
 from jobs.train import job
 from jobs.train.exchange.exchange import Alone
 from jobs.train.keep.snapshot import take
-from jobs.train.keep.warm_start import WarmStart, warm, warm_moments
 from jobs.train.step.history import Position
 from jobs.train.step.moments import moments_of, parameter_names
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
+from jobs.train.warm.origins import Origin
+from jobs.train.warm.source import WarmStart
+from jobs.train.warm.weights import warm, warm_moments
 from tests.builders.batches import SPEC, batch_of
 from tests.builders.devices import DEVICES
 from tests.builders.lakes import lake_of, run_etl
@@ -88,9 +92,9 @@ def test_the_new_model_scores_as_its_source_before_its_first_step(
         != ModelSpec.of(VISITS, load_state(lake_of(raw), after.state), settings.train).means
     ), "the statistics moved"
 
-    assert load_moments(folder) is None
-    kept = load_moments(result.folder)
-    assert kept and any("embeddings" in name for name in kept), "for the next warm start"
+    assert read_moments(folder) is None
+    kept = read_moments(result.folder)
+    assert kept and any("embeddings" in name for name in kept.tensors), "for the next"
 
     expected = scores(raw, folder, FIRST)
     found = scores(raw, result.folder, SECOND)
@@ -153,7 +157,7 @@ def grown(
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "wide_deep", "dlrm", "dcn_v2", "tests.train.keep.test_warm_start:OwnTables"]
+    "name", ["mlp", "wide_deep", "dlrm", "dcn_v2", "tests.train.warm.test_warm_start:OwnTables"]
 )
 @pytest.mark.parametrize("least_table_bytes", [None, 0])
 def test_tables_of_every_model_grow(
@@ -172,6 +176,16 @@ def moments_in(step: Step) -> dict[str, Tensor]:
     return moments_of(snapshot.optimizer, parameter_names(step))
 
 
+def new_rows(origin: Origin) -> Tensor:
+    """Bool [rows of the table], those of values that the source does not know."""
+    is_new = torch.ones(origin.rows, dtype=torch.bool)
+    origin.copy(
+        torch.arange(origin.rows), is_new, lambda _, rows: torch.zeros(len(rows)), with_new=False
+    )
+    assert int(is_new.sum()) == origin.new
+    return is_new
+
+
 def stepped(step: Step, seed: int) -> Batch:
     """Takes a step over ids that the smaller tables have too."""
     batch = batch_of(60, seed=seed)
@@ -182,7 +196,7 @@ def stepped(step: Step, seed: int) -> Batch:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 @pytest.mark.parametrize(
-    "name", ["wide_deep", "dlrm", "tests.train.keep.test_warm_start:OwnTables"]
+    "name", ["wide_deep", "dlrm", "tests.train.warm.test_warm_start:OwnTables"]
 )
 def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
     name: str, optimizer: str, device: str, tmp_path: Path
@@ -196,7 +210,7 @@ def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
     origins = warm(after, replace(SPEC, table_rows=GROWN), start)
     after.to(device)
     step, fresh = Step(after, settings, Alone()), Step(deepcopy(after), settings, Alone())
-    assert [int(origin.new.sum()) for origin in origins.values()].count(3) >= 1
+    assert [origin.new for origin in origins.values()].count(3) >= 1
     assert "weights and moments go on" in warm_moments(step, start, origins, optimizer)
     assert "those of sgd2 begin at zero" in warm_moments(fresh, start, origins, "sgd2")
 
@@ -204,7 +218,7 @@ def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
     for table, origin in origins.items():
         for key in ("sum", "exp_avg", "exp_avg_sq"):
             rows = state.get(f"{table}/{key}")
-            assert rows is None or not rows[origin.new].any()
+            assert rows is None or not rows[new_rows(origin)].any()
             assert rows is None or rows.any()
     for both in (source, step, fresh):
         batch = stepped(both, 2).to(device)
@@ -219,10 +233,10 @@ def test_damaged_moments_are_refused(tmp_path: Path) -> None:
     path = tmp_path / MOMENTS
     path.write_bytes(path.read_bytes()[:-1] + b"7")
     with pytest.raises(DataRefused, match=r"optimizer\.safetensors .* have digest"):
-        load_moments(str(tmp_path))
+        read_moments(str(tmp_path))
     path.unlink()
     with pytest.raises(DataRefused, match=r"optimizer\.safetensors"):
-        load_moments(str(tmp_path))
+        read_moments(str(tmp_path))
 
 
 class OneTable(nn.Module):
@@ -235,4 +249,4 @@ class OneTable(nn.Module):
 
 def test_a_table_that_belongs_to_no_field_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"net\.table.* from 62 to 65 rows"):
-        grown("tests.train.keep.test_warm_start:OneTable", tmp_path / "model")
+        grown("tests.train.warm.test_warm_start:OneTable", tmp_path / "model")

@@ -1,0 +1,1 @@
+"""Warm start: training begins with the weights and moments of a registered model."""
