@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -37,16 +37,18 @@ class _Place:
     Attributes:
         file: of those that are not in files of their own.
         digest, dense, tables: keys of the digest of all, of that of the file, and of the tables.
+        copies: kind of those that a host keeps of tables' files.
     """
 
     file: str
     digest: str
     dense: str
     tables: str
+    copies: Literal["copies", "moments"]
 
 
-_WEIGHTS = _Place(WEIGHTS, "weights_digest", "dense_digest", "tables")
-_MOMENTS = _Place(MOMENTS, "moments_digest", "dense_moments_digest", "moment_tables")
+_WEIGHTS = _Place(WEIGHTS, "weights_digest", "dense_digest", "tables", "copies")
+_MOMENTS = _Place(MOMENTS, "moments_digest", "dense_moments_digest", "moment_tables", "moments")
 
 
 def card_of_weights(dense: str, tables: Sequence[StoredTable]) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def _opened(folder_url: str, card: Mapping[str, Any], place: _Place) -> dict[str
             of.verify()
 
     try:
-        return opened(on_host(folder_url, files, card[place.digest], verify))
+        return opened(on_host(folder_url, files, card[place.digest], verify, place.copies))
     except (FileNotFoundError, Torn) as error:
         raise DataRefused(
             f"the model in {folder_url} is damaged: {error}",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -23,8 +23,9 @@ from jobs.stores.errors import persistently
 GUARD_TIMEOUT_S = 120.0
 # Copying and checking a GiB takes no longer, as `train.checkpoint_timeout_s`.
 _GIB_TIMEOUT_S = 600.0
-# Of a host: the champion's, and the challenger's.
-_COPIES = 2
+# Copies that a host keeps of each kind: the champion's and the challenger's tables, and the moments
+# that a training starts with.
+_MOST = {"copies": 2, "moments": 1}
 
 
 @contextmanager
@@ -61,7 +62,11 @@ def _taken(file: int) -> bool:
 
 
 def on_host(
-    url: str, files: Mapping[str, int], digest: str, verify: Callable[[Path], None]
+    url: str,
+    files: Mapping[str, int],
+    digest: str,
+    verify: Callable[[Path], None],
+    kind: Literal["copies", "moments"] = "copies",
 ) -> Path:
     """The local folder of files, checked by one process of the host for all of them.
 
@@ -73,6 +78,7 @@ def on_host(
         files: their names in it, and sizes in bytes.
         digest: of what they must hold.
         verify: raises where the files in a local folder are not that.
+        kind: of which those used last stay.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,7 +93,7 @@ def on_host(
                 verify(Path(path))
                 checked.touch()
         return Path(path)
-    copy = _shared("copies") / digest
+    copy = _shared(kind) / digest
     with guarded(copy.with_suffix(".guard"), limit_s):
         if not copy.exists():
             staged = copy.with_suffix(".tmp")
@@ -95,7 +101,7 @@ def on_host(
             verify(staged)
             staged.rename(copy)
         os.utime(copy)
-        _forget_others(copy.parent)
+        _forget_others(copy.parent, _MOST[kind])
     return copy
 
 
@@ -132,8 +138,8 @@ def _as_they_are(folder: Path, files: Mapping[str, int], digest: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _forget_others(folder: Path) -> None:
+def _forget_others(folder: Path, most: int) -> None:
     """Whoever has mapped the files of a copy keeps them, although they have no name any more."""
     copies = [path for path in folder.iterdir() if path.is_dir() and not path.suffix]
-    for old in sorted(copies, key=lambda path: path.stat().st_mtime)[:-_COPIES]:
+    for old in sorted(copies, key=lambda path: path.stat().st_mtime)[:-most]:
         shutil.rmtree(old, ignore_errors=True)
