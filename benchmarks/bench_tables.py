@@ -52,6 +52,7 @@ Way = tuple[Step, Sequence[Batch]]
 def sharded_step(spec: ModelSpec, settings: TrainSettings, exchange: Exchange) -> Step:
     torch.manual_seed(1)
     model = build_model("dlrm", spec, with_tables=False)
+    settings = settings.model_copy(update={"tables": "sharded"})
     tables = shard(model, settings, exchange.rank, exchange.size, torch.device("cpu"))
     for table in tables:
         # Quicker than fresh rows, and as good to measure with.

@@ -16,9 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from schemas.checks import problems
-from schemas.field import (
-    Field,
-)
+from schemas.field import OF_TRAINING, Field
 from schemas.parts import Parts
 from schemas.source import Column, Join, Source, struct_type
 from schemas.stored import ROW_ID, StoredColumn, stored_columns
@@ -101,12 +99,15 @@ def _digest(plain: Any) -> str:
 def _plain(value: Any) -> Any:
     """Dataclasses to JSON values, with the kinds' names, so that equal text means equal meaning.
 
-    What is as by default is left out, so that an option that a release adds changes no digest.
+    What is as by default is left out, so that an option that a release adds changes no digest, and
+    what no example follows from.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        given = {part.name: getattr(value, part.name) for part in dataclass_fields(value)}
-        defaults = {part.name: part.default for part in dataclass_fields(value)}
-        parts = {name: _plain(given[name]) for name in given if given[name] != defaults[name]}
+        parts = {
+            part.name: _plain(getattr(value, part.name))
+            for part in dataclass_fields(value)
+            if part.metadata != OF_TRAINING and getattr(value, part.name) != part.default
+        }
         return {"kind": type(value).__name__, **parts}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -11,7 +11,7 @@ value to the kind's type and applies the transforms.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from schemas.source import quoted
 from schemas.text import TextTransform
@@ -25,6 +25,11 @@ FIRST_OOV_ID = 2
 SEPARATOR = "\x1f"
 
 Task: TypeAlias = Literal["binary", "regression", "multiclass"]
+
+# Where training has a field's embedding table; empty where `train.tables` decides.
+TablePlace: TypeAlias = Literal["", "replicated", "sharded"]
+# Marks what no example follows from: a declaration with another value has the same digest.
+OF_TRAINING = {"of_training": True}
 
 Transform: TypeAlias = "Log1p | Clip | Scale | Cyclic"
 
@@ -117,7 +122,8 @@ class WithIds(Field):
 
     A value gets an id once it was seen `min_count` times in train rows; at most `max_size` values
     do. Others are hashed into `oov_buckets`. `embedding_dim` 0 lets the model's rule decide.
-    Fields with the same `vocabulary` count and number values together.
+    Fields with the same `vocabulary` count and number values together. `table` says where training
+    has the embedding table: whole on each rank, or in pieces; left empty, `train.tables` does.
     """
 
     min_count: int = 1
@@ -125,8 +131,14 @@ class WithIds(Field):
     oov_buckets: int = 1
     embedding_dim: int = 0
     vocabulary: str = ""
+    table: TablePlace = field(default="", metadata=OF_TRAINING)
 
     def __post_init__(self) -> None:
+        if self.table not in get_args(TablePlace):
+            kind = type(self).__name__
+            raise ValueError(
+                f"{kind} {self.name!r}: table is {self.table!r}; it may be replicated or sharded"
+            )
         lowest = {"min_count": 1, "max_size": 0, "oov_buckets": 1, "embedding_dim": 0}
         for name, low in lowest.items():
             if (value := getattr(self, name)) < low:

@@ -129,9 +129,10 @@ def save_weights(
         card |= card_of_moments(weights_digest(moments), of_moments)
         tensors[MOMENTS] = dict(moments)
     with (files_to_add if stored else folder_to_write)(folder_url, last=CARD) as folder:
-        tables = [table for table in stored if table.folder == TABLES] or [
-            write_table(folder, key, weights[key], cut.buckets) for key in sorted(apart) if cut
-        ]
+        tables = [table for table in stored if table.folder == TABLES]
+        if cut is not None:
+            tables += [write_table(folder, name, weights[name], cut.buckets) for name in apart]
+        tables.sort(key=lambda table: table.name)
         card |= card_of_weights(weights_digest(dense), tables)
         (folder / CARD).write_text(json.dumps({**extra, **card}, indent=1, sort_keys=True))
         for file, of in tensors.items():

@@ -34,9 +34,11 @@ class CNN(nn.Module):
             self.blocks.extend(_block(inputs, channels))
             inputs, height, width = channels, -(-height // 2), -(-width // 2)
         self.inputs = InputLayer(spec)
-        self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
+        self.embeddings = Embeddings(
+            spec.table_rows, spec.embedding_dims, EMBEDDING_STD, spec.table_places
+        )
         self.number_lists = NumberLists(spec)
-        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD, spec.list_places)
         parts = (self.inputs, self.number_lists, self.embeddings, self.pooled)
         num_inputs = inputs * height * width + sum(part.num_outputs for part in parts)
         self.mlp = mlp(num_inputs, spec.hidden, spec.dropout, spec.num_logits)

@@ -33,9 +33,11 @@ class DLRM(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.inputs = InputLayer(spec)
-        self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
+        self.embeddings = Embeddings(
+            spec.table_rows, spec.embedding_dims, EMBEDDING_STD, spec.table_places
+        )
         self.number_lists = NumberLists(spec)
-        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD, spec.list_places)
         dims = (*spec.embedding_dims, *self.pooled.dims)
         dim = max(dims, default=spec.bottom_hidden[-1])
         self.projections = nn.ModuleList(
@@ -61,7 +63,7 @@ class DLRM(nn.Module):
             bottom = self.bottom(torch.cat(numbers, dim=1))
             features.append(bottom)
             vectors.append(bottom.unsqueeze(1))
-        found = self.embeddings.by_table(batch.sparse)
+        found = self.embeddings.by_dim(batch.sparse)
         found += [vector.unsqueeze(1) for vector in self.pooled.by_list(batch)]
         vectors += [project(v) for project, v in zip(self.projections, found, strict=True)]
         stacked = torch.cat(vectors, dim=1)
@@ -84,9 +86,11 @@ class DCNv2(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.inputs = InputLayer(spec)
-        self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
+        self.embeddings = Embeddings(
+            spec.table_rows, spec.embedding_dims, EMBEDDING_STD, spec.table_places
+        )
         self.number_lists = NumberLists(spec)
-        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD, spec.list_places)
         parts = (self.inputs, self.number_lists, self.embeddings, self.pooled)
         size = sum(part.num_outputs for part in parts)
         self.crosses = nn.ModuleList(nn.Linear(size, size) for _ in range(spec.cross_layers))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jobs.batch.batch import Batch
 from jobs.models.spec import ModelSpec
 from jobs.models.tables.fresh import fresh_rows
-from schemas.field import PADDING_ID
+from schemas.field import PADDING_ID, TablePlace
 
 # Standardised inputs are cut here, so that one absurd value does not rule a batch's gradient.
 MOST_DEVIATIONS = 10.0
@@ -47,31 +47,51 @@ class Embeddings(nn.Module):
     """Embeddings of categorical fields, with sparse gradients; padding (id 0) stays zero.
 
     The fields of one dimension share a table, one field's ids after the other's, so that a step
-    looks up, coalesces, sends and updates them at once. Row 0 is the padding of them all.
+    looks up, coalesces, sends and updates them at once. Row 0 is the padding of them all. Fields
+    whose tables the declaration puts at different places have one each place.
+
+    Args:
+        table_rows, dims: [C], shape of each field's embedding.
+        std: of fresh values.
+        places: [C], see `ModelSpec.table_places`.
 
     Attributes:
-        tables: one for each dimension, in order of the first field that has it.
+        tables: one for each dimension and place, in order of the first field that has them.
         columns: of each table, the fields in it.
-        dims: of each table.
+        dims: each dimension once, in order of the first field that has it.
         num_outputs: dimensions of all fields.
     """
 
     limits: Tensor
 
-    def __init__(self, table_rows: Sequence[int], dims: Sequence[int], std: float) -> None:
+    def __init__(
+        self,
+        table_rows: Sequence[int],
+        dims: Sequence[int],
+        std: float,
+        places: Sequence[TablePlace] = (),
+    ) -> None:
         super().__init__()
         self.dims = list(dict.fromkeys(dims))
-        self.columns = [[c for c, own in enumerate(dims) if own == dim] for dim in self.dims]
+        # Of each field, what it shares with the others in its table.
+        declared: Sequence[TablePlace] = places or [""] * len(dims)
+        kinds = list(zip(dims, declared, strict=True))
+        tables = list(dict.fromkeys(kinds))
+        self.columns = [[c for c, own in enumerate(kinds) if own == kind] for kind in tables]
+        self._tables_of = [[t for t, (own, _) in enumerate(tables) if own == d] for d in self.dims]
         self.tables = nn.ModuleList()
         self._firsts = [0] * len(dims)
-        for number, (columns, dim) in enumerate(zip(self.columns, self.dims, strict=True)):
+        for number, (columns, (dim, place)) in enumerate(zip(self.columns, tables, strict=True)):
             end = 1
             for c in columns:
                 self._firsts[c], end = end, end + table_rows[c] - 1
-            self.tables.append(embedding_table(end, dim, std))
+            self.tables.append(embedding_table(end, dim, std, place))
             # Id i of a field is row `offset + i`: its ids begin with 1.
             offsets = torch.tensor([self._firsts[c] - 1 for c in columns])
             self.register_buffer(f"offsets_{number}", offsets, persistent=False)
+        for number, of_dim in enumerate(self._tables_of):
+            found = torch.tensor([c for t in of_dim for c in self.columns[t]])
+            self.register_buffer(f"order_{number}", found.argsort(), persistent=False)
         self.register_buffer("limits", torch.tensor(table_rows, dtype=torch.int64), False)
         self.num_outputs = sum(dims)
 
@@ -80,8 +100,8 @@ class Embeddings(nn.Module):
         table = next(t for t, columns in enumerate(self.columns) if column in columns)
         return table, self._firsts[column]
 
-    def by_table(self, sparse: Tensor) -> list[Tensor]:
-        """Ids [B, C] -> for each table [B, its fields, E].
+    def by_dim(self, sparse: Tensor) -> list[Tensor]:
+        """Ids [B, C] -> for each dimension [B, its fields, E], wherever their tables are.
 
         Raises:
             ValueError: an id is outside its field's table.
@@ -89,10 +109,17 @@ class Embeddings(nn.Module):
         # The shared table would give another field's row. Export traces no such branch.
         if not torch.compiler.is_compiling() and len(sparse):
             self._check(sparse)
-        return [table(rows) for table, rows in zip(self.tables, self._rows(sparse), strict=True)]
+        found = [table(rows) for table, rows in zip(self.tables, self._rows(sparse), strict=True)]
+        return [self._joined([found[t] for t in of], n) for n, of in enumerate(self._tables_of)]
+
+    def _joined(self, found: list[Tensor], number: int) -> Tensor:
+        """The fields of a dimension, of its tables, in their order."""
+        if len(found) == 1:
+            return found[0]
+        return torch.cat(found, dim=1).index_select(1, self.get_buffer(f"order_{number}"))
 
     def lookups(self, batch: Batch) -> Iterator[tuple[nn.Module, Tensor]]:
-        """The tables, each with the rows [B, its fields] that `by_table` looks up in it."""
+        """The tables, each with the rows [B, its fields] that `by_dim` looks up in it."""
         yield from zip(self.tables, self._rows(batch.sparse), strict=True)
 
     def _rows(self, sparse: Tensor) -> Iterator[Tensor]:
@@ -110,10 +137,10 @@ class Embeddings(nn.Module):
             )
 
     def forward(self, sparse: Tensor) -> Tensor:
-        """Ids [B, C] -> [B, dimensions of all fields], table by table."""
+        """Ids [B, C] -> [B, dimensions of all fields], one dimension's after the other's."""
         if not self.tables:
             return sparse.new_zeros((sparse.shape[0], 0), dtype=torch.get_default_dtype())
-        return torch.cat([found.flatten(1) for found in self.by_table(sparse)], dim=1)
+        return torch.cat([found.flatten(1) for found in self.by_dim(sparse)], dim=1)
 
 
 _without_tables: ContextVar[bool] = ContextVar("without_tables", default=False)
@@ -134,12 +161,13 @@ class EmbeddingTable(nn.Embedding):
 
     Attributes:
         std: of its fresh values.
+        place: where the declaration says that training has it.
     """
 
-    def __init__(self, rows: int, dim: int, std: float) -> None:
+    def __init__(self, rows: int, dim: int, std: float, place: TablePlace = "") -> None:
         device = "meta" if _without_tables.get() else None
         super().__init__(rows, dim, padding_idx=PADDING_ID, sparse=True, device=device)
-        self.std = std
+        self.std, self.place = std, place
 
     def reset_parameters(self) -> None:
         """Nothing: the values follow from the table's name, which its maker does not know."""
@@ -156,12 +184,12 @@ class EmbeddingTable(nn.Embedding):
         self.weight = nn.Parameter(empty if empty.is_meta else self.fresh(seed, name, ids))
 
 
-def embedding_table(rows: int, dim: int, std: float) -> nn.Embedding:
+def embedding_table(rows: int, dim: int, std: float, place: TablePlace = "") -> nn.Embedding:
     """A table with random values of a standard deviation, and zeros for padding.
 
     Inside `without_tables` it has no values, and `EmbeddingTable.fill` gives it some.
     """
-    table = EmbeddingTable(rows, dim, std)
+    table = EmbeddingTable(rows, dim, std, place)
     if not table.weight.is_meta:
         nn.init.normal_(table.weight, std=std) if std else nn.init.zeros_(table.weight)
         with torch.no_grad():

@@ -11,6 +11,7 @@ from jobs.batch.batch import Batch
 from jobs.batch.tensors import LENGTH
 from jobs.models.layers import MOST_DEVIATIONS, embedding_table
 from jobs.models.spec import ModelSpec
+from schemas.field import TablePlace
 
 
 class NumberLists(nn.Module):
@@ -45,12 +46,21 @@ class PooledEmbeddings(nn.Module):
     Args:
         shapes: rows and dimension of each list's table.
         std: of the fresh weights.
+        places: see `ModelSpec.list_places`.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], std: float) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        std: float,
+        places: Mapping[str, TablePlace] | None = None,
+    ) -> None:
         super().__init__()
         self.names = sorted(shapes)
-        self.tables = nn.ModuleList(embedding_table(*shapes[name], std) for name in self.names)
+        placed = places or {}
+        self.tables = nn.ModuleList(
+            embedding_table(*shapes[name], std, placed.get(name, "")) for name in self.names
+        )
         self.dims = [shapes[name][1] for name in self.names]
         self.num_outputs = sum(self.dims)
 

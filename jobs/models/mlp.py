@@ -20,9 +20,11 @@ class MLP(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.inputs = InputLayer(spec)
-        self.embeddings = Embeddings(spec.table_rows, spec.embedding_dims, EMBEDDING_STD)
+        self.embeddings = Embeddings(
+            spec.table_rows, spec.embedding_dims, EMBEDDING_STD, spec.table_places
+        )
         self.number_lists = NumberLists(spec)
-        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD)
+        self.pooled = PooledEmbeddings(spec.id_lists, EMBEDDING_STD, spec.list_places)
         parts = (self.inputs, self.number_lists, self.embeddings, self.pooled)
         num_inputs = sum(part.num_outputs for part in parts)
         self.mlp = mlp(num_inputs, spec.hidden, spec.dropout, spec.num_logits)
@@ -48,9 +50,11 @@ class WideDeep(nn.Module):
         super().__init__()
         self.deep = MLP(spec)
         shapes = {name: (rows, spec.num_logits) for name, (rows, _) in spec.id_lists.items()}
-        self.wide_lists = PooledEmbeddings(shapes, std=0.0)
+        self.wide_lists = PooledEmbeddings(shapes, 0.0, spec.list_places)
         self.num_fields = len(spec.table_rows) + len(shapes)
-        self.wide = Embeddings(spec.table_rows, [spec.num_logits] * len(spec.table_rows), std=0.0)
+        self.wide = Embeddings(
+            spec.table_rows, [spec.num_logits] * len(spec.table_rows), 0.0, spec.table_places
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B], or [B, classes]."""

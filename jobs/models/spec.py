@@ -10,7 +10,7 @@ from typing import Any
 from jobs.lake.state import State
 from jobs.settings.train import TrainSettings
 from schemas.dataset import Dataset
-from schemas.field import CategoricalList, NumericList, Task, WithIds
+from schemas.field import CategoricalList, NumericList, TablePlace, Task, WithIds
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class ModelSpec:
         id_lists: of each list of ids, rows and dimension of its embedding table.
         number_lists: of each list of numbers, mean and deviation of its elements.
         left_out: fields of the declaration that the model does not see, in its order.
+        table_places: [C], where the declaration says that training has each table; empty where it
+            says so of none.
+        list_places: the same of those lists of ids of which it says so.
         means, stds: [D] of the stored numeric values.
         table_rows, embedding_dims: [C] shape of each embedding table.
         tensor_shapes: of each tensor field, without the batch axis.
@@ -52,6 +55,8 @@ class ModelSpec:
     id_lists: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     number_lists: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    table_places: tuple[TablePlace, ...] = ()
+    list_places: Mapping[str, TablePlace] = field(default_factory=dict)
 
     @property
     def num_logits(self) -> int:
@@ -108,6 +113,12 @@ class ModelSpec:
                 if f.name in seen
             },
             left_out=left_out,
+            table_places=tuple(places) if any(places := [f.table for f in categorical]) else (),
+            list_places={
+                f.name: f.table
+                for f in dataset.of_kind(CategoricalList)
+                if f.name in seen and f.table
+            },
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +128,7 @@ class ModelSpec:
     def from_json(cls, tree: Mapping[str, Any]) -> ModelSpec:
         lists = {name: tuple(value) for name, value in tree.items() if isinstance(value, list)}
         maps = {
-            name: {key: tuple(pair) for key, pair in value.items()}
+            name: {key: of if isinstance(of, str) else tuple(of) for key, of in value.items()}
             for name, value in tree.items()
             if isinstance(value, dict)
         }

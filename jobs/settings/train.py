@@ -84,8 +84,8 @@ class TrainSettings(Section):
     )
     tables: Literal["replicated", "sharded", "auto"] = Field(
         "replicated",
-        description="where embedding tables are: whole on each rank, in pieces, or in pieces "
-        "where whole ones do not fit memory_mb",
+        description="where embedding tables are whose fields do not say: whole on each rank, in "
+        "pieces, or in pieces where whole ones do not fit memory_mb",
     )
     table_buckets: int = Field(
         1_024, ge=1, description="of a sharded table; at least the most ranks ever used"

@@ -152,9 +152,12 @@ def files_to_add(url: str, last: str) -> Iterator[Path]:
     """
     with TemporaryDirectory(prefix="millstream-") as local:
         yield Path(local)
-        for file in sorted(Path(local).iterdir(), key=lambda file: file.name == last):
-            with file.open("rb") as content, write_stream(f"{url}/{file.name}") as written:
-                shutil.copyfileobj(content, written, 2**24)
+        files = [path for path in Path(local).rglob("*") if path.is_file()]
+        names = [str(path.relative_to(local)) for path in files]
+        for name in sorted(names, key=lambda name: (name == last, name)):
+            content = Path(local, name)
+            with content.open("rb") as read, write_stream(f"{url}/{name}") as written:
+                shutil.copyfileobj(read, written, 2**24)
 
 
 def write_folder(url: str, files: Mapping[str, bytes]) -> None:

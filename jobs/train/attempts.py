@@ -30,7 +30,7 @@ from jobs.train.launch.ranks import launch
 from jobs.train.need import MemoryNeed
 from jobs.train.rank import train_rank
 from jobs.train.step.step import refuse_unfit
-from jobs.train.tables.table import shard
+from jobs.train.tables.table import may_shard, refuse_ignored_places, shard
 
 R = TypeVar("R")
 log = logging.getLogger("millstream.train")
@@ -74,9 +74,10 @@ def choose_tables(job: TrainJob) -> TrainJob:
     fits = need.fits(job.settings) and train.table_dtype == "float32"
     chosen = whole if fits else _with_tables(job, "sharded")
     log.info(
-        "train.tables is auto: %s, since a rank with all tables may take %s, and "
+        "train.tables is auto: %s, since a rank %s may take %s, and "
         "train.memory_mb is %s, train.table_dtype %s",
         chosen.settings.train.tables,
+        need.title,
         need.text(),
         train.memory_mb or "not set",
         train.table_dtype,
@@ -106,10 +107,12 @@ def refuse_unfit_job(job: TrainJob) -> MemoryNeed | None:
     with torch.device("meta"), _Undrawn():
         try:
             model = build_model(settings.model, job.spec, job.settings.base)
-            refuse_unfit(settings, model)
+            refuse_ignored_places(model, job.spec)
+            sharded = may_shard(settings, job.spec)
+            refuse_unfit(settings, model, sharded)
             need = MemoryNeed.of(model, job.settings)
             need.refuse_excess(job.settings)
-            if settings.tables == "sharded":
+            if sharded:
                 shard(model, settings, 0, settings.workers, torch.device("meta"))
             return need
         except MillstreamError:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jobs.base.errors import ConfigError
 from jobs.models.build import embedding_tables
 from jobs.settings.settings import Settings
+from jobs.settings.train import TrainSettings
+from jobs.train.tables.table import place_of
 
 # Tensors that the optimizer keeps beside each parameter.
 _MOMENTS = {"sgd": 0, "adagrad": 1, "row_adagrad": 1, "adam": 2}
@@ -23,16 +26,18 @@ class MemoryNeed:
     """Bytes of rank 0, which may be any: it writes what is kept. See `docs/cluster.md`.
 
     Attributes:
-        tables, layers: the weights of the embedding tables, and the other ones.
+        tables, layers: the weights of whole embedding tables, and the other ones.
         table_moments, layer_moments: the optimizer's tensors for these.
+        shared: the weights and moments of sharded tables, all ranks together.
         stream: of the rows that are read.
-        ranks: that share the tables; None where each has all of them.
+        ranks: that share tables; None where each has all of them.
     """
 
     tables: int
     layers: int
     table_moments: int
     layer_moments: int
+    shared: int
     stream: int
     ranks: int | None = None
 
@@ -40,17 +45,20 @@ class MemoryNeed:
     def of(cls, model: nn.Module, settings: Settings) -> MemoryNeed:
         """The need of a model, which may be without values."""
         train = settings.train
-        tables = {id(table.weight): table.weight for _, table in embedding_tables(model)}.values()
-        layers = sum(of.nbytes for of in model.parameters()) - sum(of.nbytes for of in tables)
+        tables = {id(table.weight): table for _, table in embedding_tables(model)}.values()
+        sharded = [t.weight for t in tables if place_of(t, train) == "sharded"]
+        whole = [t.weight for t in tables if place_of(t, train) != "sharded"]
+        layers = sum(of.nbytes for of in model.parameters()) - _bytes([*sharded, *whole])
         moments = _MOMENTS[train.optimizer]
-        values = [len(of) if train.optimizer == "row_adagrad" else of.numel() for of in tables]
+        row_bytes = getattr(torch, train.table_dtype).itemsize
         return cls(
-            tables=sum(of.numel() for of in tables) * getattr(torch, train.table_dtype).itemsize,
+            tables=_bytes(whole),
             layers=layers,
-            table_moments=sum(values) * moments * _MOMENT_BYTES,
+            table_moments=_moment_bytes(whole, train),
             layer_moments=layers * moments,
+            shared=sum(of.numel() for of in sharded) * row_bytes + _moment_bytes(sharded, train),
             stream=settings.stream.memory_mb << 20,
-            ranks=train.workers if train.tables == "sharded" else None,
+            ranks=train.workers if sharded else None,
         )
 
     @property
@@ -61,11 +69,11 @@ class MemoryNeed:
     def _parts(self) -> dict[str, int]:
         """Beside weights and moments there are three snapshots of them (the last commit, the one
         being written, the best epoch's that waits), and the file that is being written, twice."""
-        is_whole = self.ranks is None
-        weights = self.layers + (self.tables if is_whole else 0)
-        moments = self.layer_moments + (self.table_moments if is_whole else 0)
+        weights = self.layers + self.tables
+        moments = self.layer_moments + self.table_moments
         return {
-            **({"tables": self.tables} if self.ranks is None else self._pieces(self.ranks)),
+            **({"tables": self.tables} if self.tables or self.ranks is None else {}),
+            **(self._pieces(self.ranks) if self.ranks is not None else {}),
             "other weights": self.layers,
             "moments": moments,
             "three snapshots of these": 3 * (weights + moments),
@@ -76,13 +84,13 @@ class MemoryNeed:
 
     def _pieces(self, ranks: int) -> dict[str, int]:
         """Of sharded tables; most is held while the pieces of a lost rank are dealt out."""
-        state = self.tables + self.table_moments
+        state = self.shared
         if ranks == 1:
-            return {"tables and their moments": state, "a copy of these": state}
+            return {"sharded tables and their moments": state, "a copy of these": state}
         left = ranks - 1
         copies = 2 if left > 1 else 1
         return {
-            "copies of two pieces of the tables and their moments": -(-2 * state // ranks),
+            "copies of two pieces of sharded tables and their moments": -(-2 * state // ranks),
             "a piece and its copies with a rank fewer": -(-(1 + copies) * state // left),
         }
 
@@ -114,7 +122,17 @@ class MemoryNeed:
 
     @property
     def title(self) -> str:
-        return "with all tables" if self.ranks is None else f"of {self.ranks} that share the tables"
+        return "with all tables" if self.ranks is None else f"of {self.ranks} that share tables"
+
+
+def _bytes(weights: Iterable[Tensor]) -> int:
+    return sum(of.nbytes for of in weights)
+
+
+def _moment_bytes(weights: Iterable[Tensor], train: TrainSettings) -> int:
+    of_a_row = train.optimizer == "row_adagrad"
+    values = sum(len(of) if of_a_row else of.numel() for of in weights)
+    return values * _MOMENTS[train.optimizer] * _MOMENT_BYTES
 
 
 def _mb(size: int) -> int:

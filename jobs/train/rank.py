@@ -27,7 +27,12 @@ from jobs.train.step.history import History, Position
 from jobs.train.step.loop import Commits, Reporter, fit, rung_at
 from jobs.train.step.rowledger import RowCount
 from jobs.train.step.step import Step
-from jobs.train.tables.table import ShardedTable, shard
+from jobs.train.tables.table import (
+    ShardedTable,
+    may_shard,
+    refuse_ignored_places,
+    shard,
+)
 from jobs.train.watch.progress import Console, Notes, Silent
 from jobs.train.watch.watch import Watch
 
@@ -61,13 +66,14 @@ def train_rank(job: TrainJob, exchange: Exchange, memory: RankMemory) -> RankRes
 
 
 def step_of(job: TrainJob, exchange: Exchange) -> Step:
-    """The step with fresh weights; those of sharded tables have none yet."""
+    """The step with fresh weights; sharded tables have none yet."""
     settings = job.settings.train
     torch.manual_seed(settings.seed)
-    is_sharded = settings.tables == "sharded"
-    model = build_model(settings.model, job.spec, job.settings.base, with_tables=not is_sharded)
+    sharded = may_shard(settings, job.spec)
+    model = build_model(settings.model, job.spec, job.settings.base, with_tables=not sharded)
+    refuse_ignored_places(model, job.spec)
     device, tables = device_of_rank(), list[ShardedTable]()
-    if is_sharded:
+    if sharded:
         tables = shard(model, settings, exchange.rank, exchange.size, device)
     model.to(device)
     step = Step(model, settings, exchange, tables)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, build_model
+from jobs.models.spec import ModelSpec
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
 from jobs.train.step.step import Step
@@ -32,22 +33,40 @@ def untouched_by_rank_0(batches: Sequence[Batch], size: int) -> list[Batch]:
     return found
 
 
-def replicated(name: str, settings: TrainSettings, exchange: Exchange, dtype: torch.dtype) -> Step:
+def replicated(
+    name: str,
+    settings: TrainSettings,
+    exchange: Exchange,
+    dtype: torch.dtype,
+    spec: ModelSpec = SPEC,
+) -> Step:
     torch.manual_seed(3)
-    return Step(build_model(name, SPEC).to(dtype), settings, exchange)
+    return Step(build_model(name, spec).to(dtype), settings, exchange)
 
 
 def piece_of(
-    name: str, settings: TrainSettings, rank: int, size: int, dtype: torch.dtype
+    name: str,
+    settings: TrainSettings,
+    rank: int,
+    size: int,
+    dtype: torch.dtype,
+    spec: ModelSpec = SPEC,
+    tables: str = "sharded",
 ) -> tuple[Model, list[ShardedTable]]:
-    """A fresh model with the tables' pieces of one of `size` ranks."""
+    """A fresh model with the pieces that one of `size` ranks has of its sharded tables.
+
+    Args:
+        tables: `train.tables`.
+    """
     torch.manual_seed(3)
-    model = build_model(name, SPEC, with_tables=False).to(dtype)
-    settings = settings.model_copy(update={"table_buckets": BUCKETS})
-    tables = shard(model, settings, rank, size, torch.device("cpu"))
-    for table in tables:
-        table.fill(torch.initial_seed())
-    return model, tables
+    model = build_model(name, spec, with_tables=False).to(dtype)
+    settings = settings.model_copy(
+        update={"table_buckets": BUCKETS, "tables": tables, "seed": torch.initial_seed()}
+    )
+    pieces = shard(model, settings, rank, size, torch.device("cpu"))
+    for piece in pieces:
+        piece.fill(settings.seed)
+    return model.to(dtype), pieces
 
 
 def run(step: Step, batches: list[Batch]) -> Step:

@@ -45,15 +45,16 @@ def test_the_sum_is_that_of_the_documentation(optimizer: str, moments: int) -> N
 def test_short_rows_and_one_moment_a_row_need_less() -> None:
     need = need_of(settings_of(optimizer="row_adagrad", tables="sharded", table_dtype="float16"))
     rows = 1_000_000 + 7 + 5 - 2
-    assert need.tables == 2 * 16 * rows
-    assert need.table_moments == 4 * rows
+    assert (need.tables, need.table_moments) == (0, 0)
+    assert need.shared == 2 * 16 * rows + 4 * rows
     assert need.layer_moments == need.layers
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 16])
 def test_a_rank_that_shares_tables_needs_its_share(ranks: int) -> None:
     need = need_of(settings_of(optimizer="adam", tables="sharded", workers=ranks))
-    state, layers = 3 * need.tables, need.layers
+    state, layers = need.shared, need.layers
+    assert state == 3 * need_of(settings_of(optimizer="adam")).tables
     # While the pieces of a lost rank are dealt out: two copies, then a piece and its copies.
     pieces = {1: 2.0, 2: 1.0 + 2.0, 3: 2 / 3 + 3 / 2, 16: 2 / 16 + 3 / 15}[ranks] * state
     assert abs(need.total - pieces - 16 * layers - (2_048 << 20) - (1 << 30)) < 4

@@ -81,7 +81,7 @@ class Step:
         exchange: Exchange,
         sharded: Sequence[ShardedTable] = (),
     ) -> None:
-        refuse_unfit(settings, model)
+        refuse_unfit(settings, model, bool(sharded))
         self.model = model
         self.exchange = exchange
         self._settings = settings
@@ -245,8 +245,11 @@ _MOST_ROWS = 2**31 - 1
 _SENT_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def refuse_unfit(settings: TrainSettings, model: Model) -> None:
+def refuse_unfit(settings: TrainSettings, model: Model, sharded: bool) -> None:
     """Checks the model's parameters, and the settings that only some tasks have.
+
+    Args:
+        sharded: whether some of its tables are.
 
     Raises:
         ConfigError: a table has too many rows, parameters overlap, or a setting is not for the
@@ -267,7 +270,7 @@ def refuse_unfit(settings: TrainSettings, model: Model) -> None:
         )
         if getattr(settings, name) != neutral and model.task not in tasks
     ]
-    if settings.table_dtype != "float32" and settings.tables == "replicated":
+    if settings.table_dtype != "float32" and settings.tables == "replicated" and not sharded:
         raise ConfigError(
             f"train.table_dtype is {settings.table_dtype}, and train.tables is replicated",
             "sharded tables, which are those that do not fit",

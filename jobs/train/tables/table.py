@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from jobs.base.errors import ConfigError
 from jobs.models.build import Model, embedding_tables
 from jobs.models.layers import EmbeddingTable
+from jobs.models.spec import ModelSpec
 from jobs.models.tables.buckets import Buckets
 from jobs.settings.train import TrainSettings
 
@@ -120,10 +121,41 @@ class ShardedTable:
         self.piece.copy_(self.source.fresh(seed, self.name, self.ids))
 
 
+def may_shard(settings: TrainSettings, spec: ModelSpec) -> bool:
+    """Whether a model of a spec has sharded tables, if it has any."""
+    return "sharded" in {settings.tables, *spec.table_places, *spec.list_places.values()}
+
+
+def refuse_ignored_places(model: Model, spec: ModelSpec) -> None:
+    """Refuses a model that does not put its tables where the declaration says.
+
+    Raises:
+        ConfigError: names where no table is.
+    """
+    wanted = {*spec.table_places, *spec.list_places.values()}
+    found = {getattr(table, "place", "") for _, table in embedding_tables(model)}
+    if missing := wanted - found - {""}:
+        raise ConfigError(
+            f"the declaration has fields with table={min(missing)!r}, but no table of train.model "
+            "is made so",
+            "tables of jobs.models.layers and lists that are given spec.table_places and "
+            "spec.list_places",
+            "give them, or leave `table` out of the declaration",
+        )
+
+
+def place_of(table: nn.Module, settings: TrainSettings) -> str:
+    """Where a table is: replicated or sharded, as the declaration says, or else the settings."""
+    declared = table.place if isinstance(table, EmbeddingTable) else ""
+    return declared or settings.tables
+
+
 def shard(
     model: Model, settings: TrainSettings, rank: int, ranks: int, device: torch.device
 ) -> list[ShardedTable]:
-    """Replaces the embedding tables of a model that was built without their values.
+    """Replaces the sharded tables of a model that was built without values of its tables.
+
+    The others get their fresh values.
 
     Args:
         device: for the pieces, whose values are undefined.
@@ -133,6 +165,10 @@ def shard(
     """
     tables = []
     for name, source in list(embedding_tables(model)):
+        if place_of(source, settings) == "replicated":
+            if isinstance(source, EmbeddingTable):
+                source.fill(settings.seed, name)
+            continue
         if not isinstance(source, EmbeddingTable):
             raise _refused(name, "is made by another layer than this project's")
         path = name.removesuffix(".weight")

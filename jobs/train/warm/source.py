@@ -31,7 +31,7 @@ log = logging.getLogger("millstream.train")
 # Parts of a model's spec that may differ from its source's. The others decide shapes of layers.
 _FREE = {
     *("state", "means", "stds", "table_rows", "embedding_dims", "dropout"),
-    *("id_lists", "number_lists"),
+    *("id_lists", "number_lists", "table_places", "list_places"),
 }
 
 

@@ -26,7 +26,11 @@ EQUAL = replace(SPEC, embedding_dims=(4, 4, 4), bottom_hidden=(6,))
 @pytest.mark.parametrize("optimizer", sorted(RATES))
 def test_fifty_steps_end_with_torchrecs_weights(optimizer: str, tmp_path: Path) -> None:
     settings = settings_of(
-        optimizer=optimizer, learning_rate=RATES[optimizer], weight_decay=0.0, table_buckets=3
+        optimizer=optimizer,
+        learning_rate=RATES[optimizer],
+        weight_decay=0.0,
+        table_buckets=3,
+        tables="sharded",
     )
     torch.manual_seed(1)
     model = build_model("dlrm", EQUAL, with_tables=False)

@@ -162,6 +162,22 @@ def test_any_ranks_begin_with_the_bits_of_whole_tables(
         assert_same(begun(grown(job, start, tmp_path, tables="sharded"), ranks), known)
 
 
+@pytest.mark.parametrize("name", ["sharded by 2", "whole"])
+def test_tables_that_the_declaration_puts_elsewhere_begin_as_they_were(
+    name: str, source_of: Callable[[str], tuple[TrainJob, WarmStart]], tmp_path: Path
+) -> None:
+    job, start = source_of(name)
+    after = grown(job, start, tmp_path, tables="replicated")
+    after = replace(after, spec=replace(after.spec, table_places=("", "sharded", "")))
+    assert after.warm_start is not None
+    known = begun(after, 3)
+    before = load_model(start.folder, map_files=False).model.state_dict()
+    expected = scores(job, before, after.warm_start.id_maps["site"])
+    assert torch.equal(scores(after, known, None), expected)
+    assert {key for key in known if key.endswith("/exp_avg_sq") and known[key].any()}
+    assert_same(begun(after, 1), known)
+
+
 def test_new_rows_copy_their_oov_bucket_and_have_no_moments(
     source_of: Callable[[str], tuple[TrainJob, WarmStart]], tmp_path: Path
 ) -> None:

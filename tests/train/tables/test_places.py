@@ -1,0 +1,148 @@
+"""Fields whose tables the declaration puts at a place: some sharded, some whole, in one model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.base.errors import ConfigError
+from jobs.batch.batch import Batch
+from jobs.models.artifact import load_model
+from jobs.models.build import build_model, predict
+from jobs.models.spec import ModelSpec
+from jobs.train.attempts import choose_tables, refuse_unfit_job
+from jobs.train.exchange.exchange import Alone, Exchange
+from jobs.train.keep.commits import RankMemory
+from jobs.train.launch.rank_job import TrainJob
+from jobs.train.need import MemoryNeed
+from jobs.train.rank import train_rank
+from jobs.train.step.step import Step
+from tests.builders.batches import SPEC, batch_of, in_ranks
+from tests.builders.examples import CLICKS, write_examples
+from tests.builders.reference import BATCHES, settings_of, weights_of
+from tests.builders.sharded import Part, part_of, piece_of, replicated, run, weights_of_all
+from tests.builders.training import PLACES, job_of
+from tests.builders.visits import VISITS
+
+EQUAL = replace(SPEC, embedding_dims=(4, 4, 3))
+PLACED = replace(EQUAL, table_places=("replicated", "sharded", ""))
+
+
+@pytest.mark.parametrize("name", ["mlp", "wide_deep", "dlrm", "dcn_v2"])
+def test_a_place_changes_no_score(name: str) -> None:
+    whole, placed = build_model(name, EQUAL), build_model(name, PLACED)
+    layers = {n: w for n, w in whole.state_dict().items() if ".tables." not in n}
+    assert layers.keys() == {n for n in placed.state_dict() if ".tables." not in n}
+    found = dict(placed.state_dict()) | layers
+    for layer in {n.split(".tables.")[0] for n in whole.state_dict() if ".tables." in n}:
+        ours, theirs = placed.get_submodule(layer), whole.get_submodule(layer)
+        for c, rows in enumerate(EQUAL.table_rows):
+            (own, first), (of, begin) = ours.place(c), theirs.place(c)
+            source = theirs.tables[of].weight.detach()[begin : begin + rows - 1]
+            found[f"{layer}.tables.{own}.weight"][first : first + rows - 1] = source
+    placed.load_state_dict(found)
+    batch = batch_of(50, seed=3)
+    assert torch.equal(predict(placed, batch), predict(whole, batch))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+@pytest.mark.parametrize("changes", [{}, {"clip_norm": 0.05}, {"table_sums": "batch"}], ids=str)
+def test_mixed_tables_train_as_whole_ones(tables: str, changes: dict[str, Any], size: int) -> None:
+    settings = settings_of(optimizer="adam", **changes)
+    made = [
+        piece_of("wide_deep", settings, rank, size, torch.float64, PLACED, tables)
+        for rank in range(size)
+    ]
+    assert len(made[0][1]) == (4 if tables == "sharded" else 2), "of the deep and the wide part"
+
+    def work(exchange: Exchange) -> Part:
+        model, pieces = made[exchange.rank]
+        return part_of(run(Step(model, settings, exchange, pieces), BATCHES))
+
+    found = weights_of_all([work(Alone())] if size == 1 else in_ranks(work, size))
+    step = run(replicated("wide_deep", settings, Alone(), torch.float64, PLACED), BATCHES)
+    known = weights_of(step.model)
+    assert found.keys() == known.keys()
+    for name, weight in known.items():
+        assert torch.allclose(found[name], weight, rtol=0, atol=1e-10), name
+
+
+# Trainings
+
+
+def placed_job(folder: Path, *, name: str = "wide_deep", **train: Any) -> TrainJob:
+    examples = write_examples(folder / "lake", PLACES)
+    job = job_of(examples, folder / "run", model=name, table_buckets=7, **train)
+    return replace(job, spec=replace(job.spec, table_places=("replicated", "sharded", "")))
+
+
+@pytest.mark.usefixtures("models_one_by_one")
+def test_a_training_of_both_stores_the_model_of_whole_tables(tmp_path: Path) -> None:
+    settings = {"optimizer": "sgd", "learning_rate": 0.5, "map_tables_mb": 0}
+    kept: list[tuple[dict[str, Tensor], set[int]]] = []
+    for ranks, tables in ((2, "replicated"), (1, "sharded")):
+        job = placed_job(tmp_path / tables, tables=tables, **settings)
+
+        def work(exchange: Exchange, job: TrainJob = job) -> Any:
+            return train_rank(job, exchange, RankMemory())
+
+        first = work(Alone()) if ranks == 1 else in_ranks(work, ranks)[0]
+        folder = job.best_folder(first.history.best.epoch)
+        files = {of.table.ranks for of in load_model(folder).tables.values()}
+        kept.append((load_model(folder, map_files=False).model.state_dict(), files))
+    assert [files for _, files in kept] == [{1, 2}, {1}], "files of a rank, and of one alone"
+    for name, weight in kept[0][0].items():
+        assert torch.allclose(kept[1][0][name], weight, rtol=0, atol=1e-5), name
+
+
+def test_the_field_s_word_goes_before_that_of_the_settings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "millstream.train")
+    needs = {}
+    for most in (4_000, 3_350):
+        job = placed_job(tmp_path / str(most), tables="auto", memory_mb=most)
+        rows = (100_000, 200_000, 1_000_000)
+        job = choose_tables(replace(job, spec=replace(job.spec, table_rows=rows)))
+        needs[most] = refuse_unfit_job(job)
+        assert job.settings.train.tables == ("replicated" if most == 4_000 else "sharded")
+    for need in needs.values():
+        assert isinstance(need, MemoryNeed) and need.ranks == 2
+        # Of four values in the deep part, and one in the wide one, with Adam's moments.
+        assert need.shared >= 3 * 4 * 5 * 199_999
+        assert need.tables >= 4 * 5 * 99_999, "it stays whole, fits or not"
+
+
+class OwnTable(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.table = nn.Embedding(spec.table_rows[1], 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.table(batch.sparse[:, 1]).squeeze(1)
+        return logits
+
+
+def test_a_model_that_ignores_places_is_refused(tmp_path: Path) -> None:
+    job = placed_job(tmp_path, name="tests.train.tables.test_places:OwnTable")
+    with pytest.raises(ConfigError, match=r"table='replicated', but no table of train\.model"):
+        refuse_unfit_job(job)
+    with pytest.raises(ConfigError, match=r"table='replicated', but no table of train\.model"):
+        train_rank(job, Alone(), RankMemory())
+
+
+def test_a_place_changes_no_digest_of_the_declaration() -> None:
+    fields = tuple(replace(f, table="sharded") if f.name == "shop_id" else f for f in VISITS.fields)
+    placed = replace(VISITS, fields=fields)
+    assert placed.digest == VISITS.digest
+    assert placed.field_digests == VISITS.field_digests
+    (ad,) = (f for f in CLICKS.categorical if f.name == "ad")
+    with pytest.raises(ValueError, match="'ad': table is 'anywhere'; it may be replicated or"):
+        replace(ad, table="anywhere")
