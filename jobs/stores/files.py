@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -158,13 +158,6 @@ def files_to_add(url: str, last: str) -> Iterator[Path]:
             content = Path(local, name)
             with content.open("rb") as read, write_stream(f"{url}/{name}") as written:
                 shutil.copyfileobj(read, written, 2**24)
-
-
-def write_folder(url: str, files: Mapping[str, bytes]) -> None:
-    """Writes a folder of small files, the last one of which is shown last: `folder_to_write`."""
-    with folder_to_write(url, list(files)[-1]) as folder:
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
 
 
 @contextmanager

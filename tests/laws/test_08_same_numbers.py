@@ -79,7 +79,7 @@ def _by_file(
 ) -> np.ndarray:
     """Scores by an exported file, of the values that a shard holds."""
     export_version(lake, model, VISITS, format_, folder)
-    content = Path(folder, FILES[format_]).read_bytes()
+    path = Path(folder, FILES[format_])
     dense = rows[[f.name for f in VISITS.numeric]].to_numpy(np.float32)
     sparse = rows[[f.name for f in VISITS.categorical]].to_numpy(np.int64)
     inputs = {"dense": torch.from_numpy(dense), "sparse": torch.from_numpy(sparse)}
@@ -88,7 +88,7 @@ def _by_file(
         "dense": torch.tensor(np.array(example["inputs"]["dense"], np.float32)),
         "sparse": torch.tensor(example["inputs"]["sparse"]),
     }
-    assert np.abs(run(content, format_, given) - np.array(example["score"])).max() <= 1e-5
+    assert np.abs(run(path, format_, given) - np.array(example["score"])).max() <= 1e-5
     vocabulary = pd.read_parquet(Path(folder, "vocabulary.parquet"))
     assert {"a", "b"} <= set(vocabulary[vocabulary["field"] == "shop_id"]["value"])
-    return run(content, format_, inputs)
+    return run(path, format_, inputs)

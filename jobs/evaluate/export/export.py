@@ -3,29 +3,30 @@
 The file takes what a shard holds, by name: `dense` float32 [b, D] with NaN where a number is
 missing, `sparse` int64 [b, C] of ids, and each tensor field; and gives `score` float32 [b]. The
 number of rows b is free. Beside it lie the state that the ids come from and an example request with
-the scores that must come out.
+the scores that must come out. Weights that are too large for a file of ONNX lie beside it, too, in
+`model.onnx.data`, which ONNX Runtime maps.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
 from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any, Literal
 
 import fsspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
@@ -40,9 +41,10 @@ from jobs.lake.lake import Lake
 from jobs.lake.state import load_state
 from jobs.models.artifact import LoadedModel
 from jobs.models.build import Model, predict, scores_of
+from jobs.models.folder import CARD
 from jobs.models.spec import ModelSpec
 from jobs.registry.version import ModelVersion
-from jobs.stores.files import write_folder, write_whole
+from jobs.stores.files import folder_to_write, write_whole
 from schemas.dataset import Dataset
 
 Format = Literal["onnx", "torchscript"]
@@ -54,7 +56,7 @@ TOLERANCE = 1e-5
 # Where scores are large beside their spread, float32 itself is no finer than this share of them.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 _EXAMPLE_ROWS = 5
-# Of a message of protobuf, which such a file is.
+# Of a message of protobuf, which such a file is. Larger weights lie beside it.
 MOST_ONNX_BYTES = 2**31
 # Torch's exporter is one for all threads.
 _EXPORTING = Lock()
@@ -94,15 +96,13 @@ def example_inputs(
     return inputs
 
 
-def export(
-    loaded: LoadedModel, dataset: Dataset, format_: Format, state: Mapping[str, bytes]
-) -> dict[str, bytes]:
-    """The files of an exported model, by name.
+def export(loaded: LoadedModel, dataset: Dataset, format_: Format, folder: Path) -> None:
+    """Writes the files of an exported model: itself, its card and an example request.
 
     Args:
         loaded: the model.
         dataset: the declaration that it was trained with.
-        state: further files to put beside it, by name.
+        folder: a local one.
 
     Raises:
         ConfigError: the model cannot be exported.
@@ -111,8 +111,9 @@ def export(
     inputs = example_inputs(loaded.spec, dataset)
     network = Exported(loaded.model, [n for n in inputs if n not in ("dense", "sparse")]).eval()
     make = {"onnx": _onnx, "torchscript": _torchscript}[format_]
+    path = folder / FILES[format_]
     try:
-        content = make(network, inputs)
+        make(network, inputs, path)
     except Exception as error:
         raise ConfigError(
             f"model {loaded.card['model']!r} cannot be exported as {format_}: {_first_line(error)}",
@@ -123,19 +124,15 @@ def export(
     sizes = ((1, 8), (2 * _EXAMPLE_ROWS, 9))
     asked = [inputs, *(example_inputs(loaded.spec, dataset, *size) for size in sizes)]
     expected = [predict(loaded.model, batch_of(one)).numpy() for one in asked]
-    _check_equal([run(content, format_, one) for one in asked], expected)
+    _check_equal([run(path, format_, one) for one in asked], expected)
     example = {
         "inputs": {name: _plain(tensor) for name, tensor in inputs.items()},
         "score": expected[0].tolist(),
         "format": format_,
         "weights_digest": loaded.digest,
     }
-    return {
-        FILES[format_]: content,
-        EXAMPLE: json.dumps(example, indent=1).encode(),
-        "model.json": json.dumps(loaded.card, indent=1).encode(),
-        **state,
-    }
+    (folder / EXAMPLE).write_text(json.dumps(example, indent=1))
+    (folder / CARD).write_text(json.dumps(loaded.card, indent=1))
 
 
 def _plain(tensor: Tensor) -> Any:
@@ -148,17 +145,17 @@ def _plain(tensor: Tensor) -> Any:
     return values.tolist()
 
 
-def run(content: bytes, format_: Format, inputs: Inputs) -> Scores:
-    """Scores [b] by the exported model."""
+def run(path: Path, format_: Format, inputs: Inputs) -> Scores:
+    """Scores [b] by the exported model in a file."""
     if format_ == "onnx":
-        return scorer(session(content, threads=1))(inputs)
-    network = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
+        return scorer(session(str(path), threads=1))(inputs)
+    network = torch.jit.load(path)  # type: ignore[no-untyped-call]
     with torch.inference_mode():
         found: Scores = network(*inputs.values()).numpy()
     return found
 
 
-def _onnx(network: Exported, inputs: Inputs) -> bytes:
+def _onnx(network: Exported, inputs: Inputs, path: Path) -> None:
     rows = torch.export.Dim("rows")
     shapes: list[Any] = [{0: rows} for _ in inputs]
     dynamic = (*shapes[:2], tuple(shapes[2:])) if len(shapes) > 2 else tuple(shapes)
@@ -173,17 +170,15 @@ def _onnx(network: Exported, inputs: Inputs) -> bytes:
             verbose=False,
         )
     assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
-    return content
+    size = sum(weights.nbytes for weights in network.state_dict().values())
+    program.save(path, external_data=size >= MOST_ONNX_BYTES)
 
 
-def _torchscript(network: Exported, inputs: Inputs) -> bytes:
+def _torchscript(network: Exported, inputs: Inputs, path: Path) -> None:
     with _quiet(), torch.no_grad():
         trace: Any = torch.jit.trace
         traced = trace(network, tuple(inputs.values()), check_trace=False)
-    target = io.BytesIO()
-    torch.jit.save(traced, target)
-    return target.getvalue()
+    torch.jit.save(traced, path)
 
 
 @contextmanager
@@ -238,16 +233,12 @@ def export_version(
     state = load_state(lake, model.tags["state_digest"])
     log = lake.table("id_log").read_arrow(state.id_log_version)
     known = log.filter(pc.less_equal(log["from_ds"], state.ds)).select(["field", "value", "id"])
-    target = pa.BufferOutputStream()
-    pq.write_table(known.sort_by([("field", "ascending"), ("id", "ascending")]), target)
-    beside = {
-        "state.json": json.dumps(asdict(state), indent=1).encode(),
-        "vocabulary.parquet": target.getvalue().to_pybytes(),
-    }
-    predictor = Predictor.of(model, dataset, batch_rows=1)
-    refuse_large_tables(predictor, format_)
-    found = predictor.whole_model()
-    write_folder(folder_url, export(found, dataset, format_, beside))
+    found = Predictor.of(model, dataset, batch_rows=1).whole_model()
+    with folder_to_write(folder_url, last=CARD) as folder:
+        export(found, dataset, format_, folder)
+        (folder / "state.json").write_text(json.dumps(asdict(state), indent=1))
+        entries = known.sort_by([("field", "ascending"), ("id", "ascending")])
+        pq.write_table(entries, folder / "vocabulary.parquet")
 
 
 def with_engine(lake: Lake, predictor: Predictor, engine: str) -> Predictor:
@@ -262,26 +253,28 @@ def with_engine(lake: Lake, predictor: Predictor, engine: str) -> Predictor:
     fs, path = fsspec.core.url_to_fs(url)
     with _EXPORTING:
         if not fs.exists(path):
-            refuse_large_tables(predictor, "onnx")
-            made = export(predictor.whole_model(), predictor.dataset, "onnx", {})
-            write_whole(url, made[FILES["onnx"]])
+            _refuse_large_tables(predictor)
+            with TemporaryDirectory(prefix="millstream-") as folder:
+                export(predictor.whole_model(), predictor.dataset, "onnx", Path(folder))
+                write_whole(url, Path(folder, FILES["onnx"]).read_bytes())
     digest = hashlib.sha256(fs.cat_file(path)).hexdigest()
     return replace(predictor, onnx_url=url, onnx_digest=digest)
 
 
-def refuse_large_tables(predictor: Predictor, format_: Format) -> None:
-    """Refuses a model that the format has no place for, before its tables are read.
+def _refuse_large_tables(predictor: Predictor) -> None:
+    """Refuses a model whose export is no single file, before its tables are read.
 
     Raises:
         ConfigError: names the tables and their sizes.
     """
     tables = {name: files.table.model_bytes for name, files in predictor.model.tables.items()}
-    if format_ == "onnx" and sum(tables.values()) >= MOST_ONNX_BYTES:
+    if sum(tables.values()) >= MOST_ONNX_BYTES:
         found = ", ".join(f"{name} {size:,} bytes" for name, size in sorted(tables.items()))
         raise ConfigError(
             f"the model's embedding tables do not fit one file of ONNX: {found}",
             f"less than {MOST_ONNX_BYTES:,} bytes together",
-            "score with engine torch, which maps the tables' files, or export as torchscript",
+            "score with engine torch, which maps the tables' files; `millstream export` puts such "
+            "tables beside the model's file",
         )
 
 

@@ -246,10 +246,7 @@ _SENT_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfl
 
 
 def refuse_unfit(settings: TrainSettings, model: Model, sharded: bool) -> None:
-    """Checks the model's parameters, and the settings that only some tasks have.
-
-    Args:
-        sharded: whether some of its tables are.
+    """Checks the model's parameters, and settings that only some tasks, or sharded tables, have.
 
     Raises:
         ConfigError: a table has too many rows, parameters overlap, or a setting is not for the

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.batch.batch import Batch
+from jobs.evaluate.export import export as exports
 from jobs.evaluate.export.export import (
     FILES,
     Format,
@@ -69,18 +70,52 @@ def _model(name: str, spec: ModelSpec = SPEC) -> LoadedModel:
 
 @pytest.mark.parametrize("format_", ["onnx", "torchscript"])
 @pytest.mark.parametrize("name", ["dlrm", "wide_deep", "cnn"])
-def test_scores_are_those_of_the_model_for_any_number_of_rows(name: str, format_: Format) -> None:
+def test_scores_are_those_of_the_model_for_any_number_of_rows(
+    name: str, format_: Format, tmp_path: Path
+) -> None:
     spec, dataset = (IMAGES, DIGITS) if name == "cnn" else (SPEC, VISITS)
     loaded = _model(name, spec)
 
-    files = export(loaded, dataset, format_, {"state.json": b"{}"})
+    export(loaded, dataset, format_, tmp_path)
 
-    assert set(files) == {FILES[format_], "example.json", "model.json", "state.json"}
+    assert names_in(tmp_path) == {FILES[format_], "example.json", "model.json"}
+    assert_equal(loaded, dataset, format_, tmp_path)
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def assert_equal(loaded: LoadedModel, dataset: Dataset, format_: Format, folder: Path) -> None:
+    """The file gives the model's scores."""
     for rows in (1, 3, 200):
-        inputs = example_inputs(spec, dataset, rows, seed=rows)
+        inputs = example_inputs(loaded.spec, dataset, rows, seed=rows)
         expected = predict(loaded.model, batch_of(inputs)).numpy()
         assert rows == 1 or np.ptp(expected) > 0.01
-        assert np.abs(run(files[FILES[format_]], format_, inputs) - expected).max() <= 1e-5
+        found = run(folder / FILES[format_], format_, inputs)
+        assert np.abs(found - expected).max() <= 1e-5
+
+
+def test_weights_that_one_file_of_onnx_cannot_hold_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = _model("dlrm", replace(SPEC, table_rows=(5_000, 9)))
+    size = sum(weights.nbytes for weights in loaded.model.parameters())
+    monkeypatch.setattr(exports, "MOST_ONNX_BYTES", size // 2)
+
+    export(loaded, VISITS, "onnx", tmp_path)
+
+    assert names_in(tmp_path) == {"model.onnx", "model.onnx.data", "example.json", "model.json"}
+    assert (tmp_path / "model.onnx.data").stat().st_size >= 4 * 4 * 5_000
+    assert_equal(loaded, VISITS, "onnx", tmp_path)
+    # It may be moved, but not without them.
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    assert_equal(loaded, VISITS, "onnx", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "model.onnx.data").unlink()
+    with pytest.raises(Exception, match=r"model\.onnx\.data"):
+        assert_equal(loaded, VISITS, "onnx", tmp_path / "elsewhere")
 
 
 class BranchesOnValues(nn.Module):
@@ -96,11 +131,11 @@ class BranchesOnValues(nn.Module):
 
 
 @pytest.mark.parametrize("format_", ["onnx", "torchscript"])
-def test_a_model_that_no_file_can_hold_is_refused(format_: Format) -> None:
+def test_a_model_that_no_file_can_hold_is_refused(format_: Format, tmp_path: Path) -> None:
     loaded = _model("tests.evaluate.export.test_export:BranchesOnValues")
 
     with pytest.raises((ConfigError, DataRefused), match=r"cannot be exported|apart"):
-        export(loaded, VISITS, format_, {})
+        export(loaded, VISITS, format_, tmp_path)
 
 
 def _predictor(tmp_path: Path, dataset: Dataset) -> Predictor:
@@ -125,13 +160,13 @@ class Shifted(MLP):
         return 5_000 + 2_000 * super().forward(batch) + shift
 
 
-def test_the_difference_allowed_is_a_share_of_the_scores_spread() -> None:
+def test_the_difference_allowed_is_a_share_of_the_scores_spread(tmp_path: Path) -> None:
     spec = replace(SPEC, task="regression")
     thousands = _model(f"{__name__}:Thousands", spec)
 
-    assert FILES["onnx"] in export(thousands, VISITS, "onnx", {})
+    export(thousands, VISITS, "onnx", tmp_path)
     with pytest.raises(DataRefused, match=r"10[.\d]* apart[\s\S]*1e-05 of their spread of"):
-        export(_model(f"{__name__}:Shifted", spec), VISITS, "onnx", {})
+        export(_model(f"{__name__}:Shifted", spec), VISITS, "onnx", tmp_path)
 
 
 def test_another_exporter_makes_another_file(
