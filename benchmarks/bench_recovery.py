@@ -202,6 +202,7 @@ def _all_trainings(
                 commit_steps=arguments.commit_steps,
                 checkpoint_rows=arguments.checkpoint_rows,
                 tables=arguments.tables,
+                table_copies=arguments.table_copies,
                 table_buckets=64,
             ),
             arguments.step_ms / 1000,
@@ -236,7 +237,7 @@ def _machine(arguments: argparse.Namespace) -> str:
     return (
         f"{machine('torch', 'horovod', 'pyspark')}; "
         f"{arguments.ranks} ranks, train.stall_s {arguments.stall_s}, "
-        f"{arguments.tables} tables, "
+        f"{arguments.tables} tables, copies of pieces in {arguments.table_copies}, "
         f"commits every {arguments.commit_steps} steps of {arguments.batch_rows} rows, "
         f"steps of at least {arguments.step_ms:g} ms"
     )
@@ -253,6 +254,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--step-ms", type=float, default=25.0, help="least time of a step")
     parser.add_argument("--stall-s", type=int, default=10)
     parser.add_argument("--tables", default="replicated")
+    parser.add_argument("--table-copies", default="memory")
     parser.add_argument("--checkpoint-rows", type=int, default=None)
     parser.add_argument("--commit-steps", type=int, default=20)
     return parser.parse_args()

@@ -104,11 +104,17 @@ def models_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.settings.train import TrainSettings
     from jobs.train import rank
 
-    alone, build_model = threading.Lock(), rank.build_model
+    alone, build_model, seed = threading.RLock(), rank.build_model, torch.manual_seed
 
     def built(*given: Any, **more: Any) -> Any:
         with alone:
-            torch.manual_seed(TrainSettings().seed)
+            seed(TrainSettings().seed)
             return build_model(*given, **more)
 
+    def seeded(number: int) -> torch.Generator:
+        # Another rank's seed must not come in the middle of a model.
+        with alone:
+            return seed(number)
+
+    monkeypatch.setattr(torch, "manual_seed", seeded)
     monkeypatch.setattr(rank, "build_model", built)

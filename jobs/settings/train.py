@@ -25,6 +25,7 @@ RUN_SETTINGS = frozenset(
         "checkpoint_whole_every",
         "checkpoint_timeout_s",
         "memory_mb",
+        "table_copies",
         "curves",
         "prometheus_file",
     }
@@ -97,6 +98,11 @@ class TrainSettings(Section):
         "rank",
         description="order in which a sharded table's gradients are added up: by rank, or by the "
         "global batch; then one is sent for each id looked up, not for each distinct one",
+    )
+    table_copies: Literal["memory", "disk"] = Field(
+        "memory",
+        description="where a commit keeps a rank's two copies of sharded tables; on disk in the "
+        "temporary folder",
     )
     warmup_rows: int = Field(0, ge=0, description="rows until learning_rate is reached")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")

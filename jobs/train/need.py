@@ -31,6 +31,7 @@ class MemoryNeed:
         shared: the weights and moments of sharded tables, all ranks together.
         stream: of the rows that are read.
         ranks: that share tables; None where each has all of them.
+        copies_on_disk: whether what commits keep of shared tables takes no memory.
     """
 
     tables: int
@@ -40,6 +41,7 @@ class MemoryNeed:
     shared: int
     stream: int
     ranks: int | None = None
+    copies_on_disk: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, settings: Settings) -> MemoryNeed:
@@ -59,6 +61,7 @@ class MemoryNeed:
             shared=sum(of.numel() for of in sharded) * row_bytes + _moment_bytes(sharded, train),
             stream=settings.stream.memory_mb << 20,
             ranks=train.workers if sharded else None,
+            copies_on_disk=train.table_copies == "disk",
         )
 
     @property
@@ -85,6 +88,10 @@ class MemoryNeed:
     def _pieces(self, ranks: int) -> dict[str, int]:
         """Of sharded tables; most is held while the pieces of a lost rank are dealt out."""
         state = self.shared
+        if self.copies_on_disk:
+            with_fewer = " with a rank fewer" if ranks > 1 else ""
+            piece = f"a piece of sharded tables and their moments{with_fewer}"
+            return {piece: -(-state // max(1, ranks - 1))}
         if ranks == 1:
             return {"sharded tables and their moments": state, "a copy of these": state}
         left = ranks - 1
@@ -111,7 +118,7 @@ class MemoryNeed:
         """
         most = settings.train.memory_mb
         if not self.fits(settings):
-            share = "set train.tables to sharded" if self.ranks is None else "raise train.workers"
+            share = self._remedy
             raise ConfigError(
                 f"a rank {self.title} may take {self.text()}",
                 f"at most {most:,} MB (train.memory_mb)",
@@ -119,6 +126,14 @@ class MemoryNeed:
                 "tables: train.embedding_dim, the fields' max_size; or fewer moments: "
                 "train.optimizer adagrad, row_adagrad or sgd",
             )
+
+    @property
+    def _remedy(self) -> str:
+        if self.ranks is None:
+            return "set train.tables to sharded"
+        return "raise train.workers" + (
+            "" if self.copies_on_disk else ", or set train.table_copies to disk"
+        )
 
     @property
     def title(self) -> str:

@@ -18,7 +18,7 @@ from jobs.train.keep.chain import chain_of, read_pieces, verified_chain
 from jobs.train.keep.checkpoint import Checkpoint, listed, load, of_moment
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.resume import newest_of_run
-from jobs.train.keep.snapshot import Snapshot, buckets_of, kept_now, restore, take
+from jobs.train.keep.snapshot import Snapshot, buckets_of, kept_now, live_rows, restore, take
 from jobs.train.keep.table_writer import TablesWriter
 from jobs.train.keep.together import limit_s, together
 from jobs.train.keep.writer import Writer
@@ -29,6 +29,7 @@ from jobs.train.step.moments import parameter_names
 from jobs.train.step.rowledger import RowCount, RowLedger
 from jobs.train.step.step import Step
 from jobs.train.tables.copies import Holder, Pieces, told
+from jobs.train.tables.room import Room
 from jobs.train.warm.weights import warm, warm_moments
 
 R = TypeVar("R")
@@ -40,7 +41,7 @@ class _Known:
 
     Attributes:
         snapshot: of the dense weights and all else.
-        pieces: this rank's of sharded tables; None without any.
+        pieces: this rank's of sharded tables, the rows in the step already; None without any.
     """
 
     snapshot: Snapshot
@@ -91,7 +92,7 @@ def start_of(job: TrainJob, step: Step, memory: RankMemory, reporter: Reporter) 
             reporter.say(_said_lost(position, known is None, holders == []))
     if known is None:
         _set_beginning(job, step, reporter)
-    _begin(step, memory, known)
+    _begin(step, memory, known, Room.of(job.settings.train))
     assert memory.last is not None
     return memory.last.position
 
@@ -133,7 +134,8 @@ def _nothing() -> None:
 def _from_memory(step: Step, last: Snapshot, holders: list[Holder] | None) -> _Known:
     if last.tables is None or holders is None:
         return _Known(last, None)
-    return _Known(last, last.tables.regrouped(step.exchange, buckets_of(step), holders))
+    pieces = last.tables.regrouped(step.exchange, buckets_of(step), holders, live_rows(step))
+    return _Known(last, pieces)
 
 
 def _set_beginning(job: TrainJob, step: Step, reporter: Reporter) -> None:
@@ -148,14 +150,14 @@ def _set_beginning(job: TrainJob, step: Step, reporter: Reporter) -> None:
     reporter.say(ask(partial(warm_moments, step, source, origins, train.optimizer)))
 
 
-def _begin(step: Step, memory: RankMemory, known: _Known | None) -> None:
-    """Sets the step to what is known, and makes it this rank's last commit."""
+def _begin(step: Step, memory: RankMemory, known: _Known | None, room: Room) -> None:
+    """Sets the step to what is known, and makes it this rank's last commit, in a room."""
     before = memory.last.tables if memory.last else None
     if known is None:
-        snapshot = take(step, Position(), RowLedger())
+        snapshot = take(step, Position(), RowLedger(), room=room)
     else:
         restore(step, known.snapshot, known.pieces)
-        snapshot = replace(known.snapshot, tables=kept_now(step))
+        snapshot = replace(known.snapshot, tables=kept_now(step, room))
     kept = snapshot.tables
     if kept is not None and before is not None:
         kept.number, kept.before = before.number + 1, before
@@ -206,7 +208,8 @@ def _find(job: TrainJob, step: Step, memory: RankMemory, is_lost: bool) -> _Foun
 def _loaded(checkpoint: Checkpoint, step: Step) -> _Known:
     pieces = None
     if step.sharded.tables:
-        pieces = read_pieces(chain_of(checkpoint), step.exchange.rank, step.exchange.size)
+        place = step.exchange.rank, step.exchange.size
+        pieces = read_pieces(chain_of(checkpoint), *place, live_rows(step))
     return _Known(load(checkpoint), pieces)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,9 +82,9 @@ class Mortal(RankMemory):
         super().committed(snapshot)
         self._left -= 1
         if self._left <= 0:
-            for thread in threading.enumerate():
-                if thread.name == "millstream-checkpoint":
-                    thread.join()
+            # One that is just being started cannot be joined.
+            while any(own.name == "millstream-checkpoint" for own in threading.enumerate()):
+                time.sleep(0.01)
             raise Killed
 
 

@@ -124,10 +124,20 @@ def suffered(fault: str, **options: object) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fault", ["two", "neighbours", "freeze", "checkpoint", "commit", "half-commit"]
+    ("fault", "copies"),
+    [
+        ("two", "memory"),
+        ("two", "disk"),
+        ("neighbours", "memory"),
+        ("freeze", "memory"),
+        ("checkpoint", "memory"),
+        ("commit", "memory"),
+        ("half-commit", "memory"),
+        ("half-commit", "disk"),
+    ],
 )
-def test_ranks_that_shard_tables_are_lost_and_training_goes_on(fault: str) -> None:
-    sharded = {"tables": "sharded", "ranks": 4, "checkpoint-rows": 12_800}
+def test_ranks_that_shard_tables_are_lost_and_training_goes_on(fault: str, copies: str) -> None:
+    sharded = {"tables": "sharded", "ranks": 4, "checkpoint-rows": 12_800, "table-copies": copies}
     figures, said = suffered(fault, **sharded)
     assert figures["epochs_closed"] == 10
     assert figures["lost"][0].startswith("rank ")

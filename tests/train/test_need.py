@@ -60,6 +60,24 @@ def test_a_rank_that_shares_tables_needs_its_share(ranks: int) -> None:
     assert abs(need.total - pieces - 16 * layers - (2_048 << 20) - (1 << 30)) < 4
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 16])
+def test_with_its_copies_on_disk_a_rank_needs_its_piece_alone(ranks: int) -> None:
+    shared = {"optimizer": "adam", "tables": "sharded", "workers": ranks}
+    need = need_of(settings_of(**shared, table_copies="disk"))
+    # With a rank fewer, where one may be lost.
+    piece = need.shared / max(1, ranks - 1)
+    assert abs(need.total - piece - 16 * need.layers - (2_048 << 20) - (1 << 30)) < 4
+    copied = need_of(settings_of(**shared))
+    assert copied.total - need.total >= need.shared / ranks
+    most = settings_of(**shared, memory_mb=1)
+    with pytest.raises(ConfigError, match=r"a piece of .*= [0-9,]+ MB") as refused:
+        need.refuse_excess(most)
+    assert "table_copies" not in (refused.value.remedy or "")
+    with pytest.raises(ConfigError) as refused:
+        copied.refuse_excess(most)
+    assert "set train.table_copies to disk" in (refused.value.remedy or "")
+
+
 def test_tables_are_sharded_where_whole_ones_do_not_fit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+import torch
 from torch import Tensor
 
 from jobs.models.tables.buckets import Buckets
-from jobs.models.tables.pieces import copy_buckets
+from jobs.models.tables.pieces import ROWS, copy_buckets
 from jobs.stores.tensors import Torn
 from jobs.train.keep.checkpoint import STAGED, Checkpoint, commit_of, listed, verified
 from jobs.train.keep.seal import COMMIT, Damaged, TablesSeal, read_part
 from jobs.train.keep.table_parts import IDS, part_file, touched_files, verify_parts, whole_files
 from jobs.train.tables.copies import Pieces
+from jobs.train.tables.room import rows_in_part
 
 
 @dataclass(frozen=True)
@@ -104,20 +106,22 @@ def _parts(url: str, seal: TablesSeal) -> tuple[Mapping[str, Any], ...]:
     return tuple(parts)
 
 
-def read_pieces(chain: Sequence[Link], rank: int, ranks: int) -> Pieces:
+def read_pieces(chain: Sequence[Link], rank: int, ranks: int, rows: Mapping[str, Tensor]) -> Pieces:
     """A rank's pieces of all tables, for any number of ranks.
 
     Args:
         chain: see `chain_of`.
+        rows: of each table, [rows of the piece, E], which are overwritten; moments are made beside
+            them.
     """
     first, *later = chain
-    found: Pieces = {}
+    found: Pieces = {name: {ROWS: of} for name, of in rows.items()}
     for source, table, tensors in whole_files(first.url, first.parts):
-        piece = found.setdefault(table.name, {})
+        piece = found[table.name]
         for key, values in tensors.items():
             if key not in piece:
-                rows = table.buckets.piece_rows(rank, ranks)
-                piece[key] = values.new_empty(rows, *values.shape[1:])
+                shape = len(piece[ROWS]), *values.shape[1:]
+                piece[key] = piece[ROWS].new_empty(shape, dtype=values.dtype)
             theirs = source, table.ranks
             copy_buckets(table.buckets, values, theirs, piece[key], (rank, ranks))
     for link in later:
@@ -141,9 +145,11 @@ def _change(
             continue
         if key not in piece:
             # A moment that began after the checkpoint with all rows.
-            rows = buckets.piece_rows(rank, ranks)
-            piece[key] = values.new_zeros(rows, *values.shape[1:])
-        piece[key][places] = values.index_select(0, own)
+            shape = len(piece[ROWS]), *values.shape[1:]
+            piece[key] = piece[ROWS].new_zeros(shape, dtype=values.dtype)
+        step = rows_in_part(values)
+        for to, some in zip(torch.split(places, step), torch.split(own, step), strict=True):
+            piece[key][to] = values.index_select(0, some).to(piece[key].device)
 
 
 def prune(folder: str, keep: int, written: list[str]) -> None:

@@ -24,6 +24,7 @@ from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
 from jobs.train.tables.copies import Pieces
 from jobs.train.tables.kept import KeptTables
+from jobs.train.tables.room import MEMORY, Room
 from jobs.train.tables.table import ShardedTable
 
 Tensors = dict[str, Tensor]
@@ -85,6 +86,7 @@ def take(
     ledger: RowLedger,
     reuse: Snapshot | None = None,
     kept: KeptTables | None = None,
+    room: Room = MEMORY,
 ) -> Snapshot:
     """Takes a snapshot. All ranks must call this at the same position.
 
@@ -94,6 +96,7 @@ def take(
             held. New memory takes longer to get than the copy does, too.
         kept: what the snapshot before has of sharded tables, which the rows that changed since are
             copied to. All of them are copied when None.
+        room: for these copies.
 
     Raises:
         ReplicasDiffer: the weights are not the same on all ranks.
@@ -104,7 +107,7 @@ def take(
     optimizer, numbers = _optimizer_state(step)
     touched = {table.name: table.touched for table in step.sharded.tables}
     if kept is None:
-        kept = kept_now(step)
+        kept = kept_now(step, room)
     else:
         kept.commit(step.exchange, live_pieces(step), touched)
     return Snapshot(
@@ -117,11 +120,11 @@ def take(
     )
 
 
-def kept_now(step: Step) -> KeptTables | None:
+def kept_now(step: Step, room: Room) -> KeptTables | None:
     """Copies of a step's whole pieces; None without sharded tables. All ranks must call this."""
     if not step.sharded.tables:
         return None
-    kept = KeptTables.of(step.exchange, buckets_of(step), live_pieces(step))
+    kept = KeptTables.of(step.exchange, buckets_of(step), live_pieces(step), room)
     for table in step.sharded.tables:
         table.touched.zero_()
     return kept
@@ -132,9 +135,14 @@ def buckets_of(step: Step) -> dict[str, Buckets]:
     return {table.name: table.buckets for table in step.sharded.tables}
 
 
+def live_rows(step: Step) -> dict[str, Tensor]:
+    """The rows of this rank's pieces of sharded tables, as they are being trained."""
+    return {table.name: table.piece.detach() for table in step.sharded.tables}
+
+
 def live_pieces(step: Step) -> Pieces:
-    """This rank's pieces of sharded tables, with their moments, as they are being trained."""
-    found: Pieces = {table.name: {ROWS: table.piece.detach()} for table in step.sharded.tables}
+    """The same, with their moments."""
+    found: Pieces = {name: {ROWS: rows} for name, rows in live_rows(step).items()}
     for optimizer in step.optimizers:
         for table in _pieces(step, optimizer).values():
             state = optimizer.state.get(table.piece, {})
@@ -148,7 +156,8 @@ def restore(step: Step, snapshot: Snapshot, pieces: Pieces | None = None) -> Non
     A rank beyond the number of ranks that took it keeps its generators as they are.
 
     Args:
-        pieces: this rank's, of sharded tables; they become part of the optimizers' state.
+        pieces: this rank's, of sharded tables, whose rows are `live_rows` already; their moments
+            become part of the optimizers' state.
     """
     set_state(step.model, snapshot.weights)
     for number, optimizer in enumerate(step.optimizers):
@@ -161,18 +170,10 @@ def restore(step: Step, snapshot: Snapshot, pieces: Pieces | None = None) -> Non
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states, "param_groups": groups})
         for table in _pieces(step, optimizer).values():
-            _set_piece(optimizer, table, (pieces or {})[table.name])
+            moments = (pieces or {})[table.name].items()
+            optimizer.state[table.piece] |= {key: of for key, of in moments if key != ROWS}
     if step.exchange.rank < len(snapshot.random):
         _set_random_state(snapshot.random[step.exchange.rank])
-
-
-@torch.no_grad()
-def _set_piece(
-    optimizer: torch.optim.Optimizer, table: ShardedTable, tensors: dict[str, Tensor]
-) -> None:
-    table.piece.copy_(tensors[ROWS])
-    moments = {key: of.to(table.piece.device) for key, of in tensors.items() if key != ROWS}
-    optimizer.state[table.piece] |= moments
 
 
 def _values(snapshot: Snapshot) -> Iterator[tuple[str, Tensor | float]]:

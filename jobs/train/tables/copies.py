@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from jobs.models.tables.buckets import Buckets
+from jobs.models.tables.pieces import ROWS
 from jobs.train.exchange.exchange import Exchange
+from jobs.train.tables.room import Room
 
 Pieces = dict[str, dict[str, Tensor]]
 # Sent by a rank in one message: each has the whole deadline, and all lie in memory beside the rows.
-_MESSAGE_BYTES = 16 << 20
+_MESSAGE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,27 @@ class ChangedRows:
     tensors: dict[str, Tensor]
 
 
+class Gathered:
+    """Rows of a piece that come some at a time, in room for all that is made at once.
+
+    To keep each as it comes would leave holes in the memory, between what is kept and what passes.
+
+    Args:
+        like: tensors of the piece.
+        count: of the rows that will come.
+    """
+
+    def __init__(self, like: Mapping[str, Tensor], count: int, room: Room) -> None:
+        self.rows = ChangedRows(room.zeros((count,), torch.int64), room.zeros_like(like, count))
+        self._end = 0
+
+    def add(self, some: ChangedRows) -> None:
+        begin, self._end = self._end, self._end + len(some.places)
+        self.rows.places[begin : self._end] = some.places
+        for name, of in some.tensors.items():
+            self.rows.tensors[name][begin : self._end] = of
+
+
 def told(exchange: Exchange, own: Sequence[int]) -> list[list[int]]:
     """What each rank says: as many whole numbers, by rank. All ranks must call this."""
     table = torch.zeros(exchange.size, len(own), dtype=torch.int64)
@@ -42,26 +65,39 @@ def told(exchange: Exchange, own: Sequence[int]) -> list[list[int]]:
     return found
 
 
+def sent_counts(exchange: Exchange, places: Mapping[str, Tensor]) -> list[dict[str, int]]:
+    """How many rows of each table each rank sends, by rank; all ranks must call this.
+
+    Args:
+        places: table -> int64 [k], of the rows that this rank sends.
+    """
+    names = sorted(places)
+    counts = told(exchange, [len(places[name]) for name in names])
+    return [dict(zip(names, of, strict=True)) for of in counts]
+
+
 def passed_on(
-    exchange: Exchange, pieces: Pieces, places: Mapping[str, Tensor]
+    exchange: Exchange,
+    pieces: Pieces,
+    places: Mapping[str, Tensor],
+    counts: Sequence[Mapping[str, int]],
 ) -> Iterator[tuple[str, ChangedRows, ChangedRows | None]]:
     """Sends rows of this rank's pieces to the next rank; all ranks must call this.
 
     Args:
         places: table -> int64 [k], of the rows to send.
+        counts: see `sent_counts`.
 
     Yields:
         A table, copies on the CPU of some of the rows that are sent, and of those that the rank
         before sends; None at a single rank.
     """
-    names = sorted(pieces)
-    counts = told(exchange, [len(places[name]) for name in names])
-    before = counts[(exchange.rank - 1) % exchange.size]
-    for number, name in enumerate(names):
+    before = counts[exchange.rank - 1]
+    for name in sorted(pieces):
         step = max(1, _MESSAGE_BYTES // row_bytes(pieces[name]))
-        for begin in range(0, max(of[number] for of in counts), step):
+        for begin in range(0, max(of[name] for of in counts), step):
             own = rows_at(pieces[name], places[name][begin : begin + step])
-            count = max(0, min(step, before[number] - begin))
+            count = max(0, min(step, before[name] - begin))
             yield name, own, _swapped(exchange, own, count) if exchange.size > 1 else None
 
 
@@ -155,11 +191,16 @@ class Regrouping:
     own: Mapping[str, Tensor]
     previous: Mapping[str, Tensor]
 
-    def piece(self, buckets: Buckets) -> dict[str, Tensor]:
-        """This rank's new piece of a table; all ranks must call this."""
-        rows = buckets.piece_rows(self.exchange.rank, self.exchange.size)
-        found = {
-            name: torch.empty(rows, *of.shape[1:], dtype=of.dtype) for name, of in self.own.items()
+    def piece(self, buckets: Buckets, rows: Tensor) -> dict[str, Tensor]:
+        """This rank's new piece of a table; all ranks must call this.
+
+        Args:
+            rows: [rows of the piece, E], which are overwritten; moments are made beside them.
+        """
+        moments = {name: of for name, of in self.own.items() if name != ROWS}
+        found = {ROWS: rows} | {
+            name: rows.new_empty(len(rows), *of.shape[1:], dtype=of.dtype)
+            for name, of in moments.items()
         }
         largest = max(1, buckets.rows_of(0) * row_bytes(self.own))
         step = max(1, _MESSAGE_BYTES // largest) * self.exchange.size

@@ -1,8 +1,8 @@
-"""What commits keep of sharded tables in memory: every row twice, at its rank and at the next one.
+"""What commits keep of sharded tables: every row twice, at its rank and at the next one.
 
 A commit copies only the rows that changed since the one before. They wait beside the copies until
 all ranks are known to have that commit: when ranks are lost in the middle of one, all others can
-still go back to the one before.
+still go back to the one before. All of it is in memory, or on the rank's disk (`room.py`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from jobs.train.exchange.exchange import Exchange
 from jobs.train.exchange.rows import indices_of
 from jobs.train.tables.copies import (
     ChangedRows,
+    Gathered,
     Holder,
     Pieces,
     Regrouping,
     holders_of,
     passed_on,
-    rows_at,
+    sent_counts,
     told,
 )
+from jobs.train.tables.room import MEMORY, Room
 
-Change = tuple[str, ChangedRows]
 NOBODY = -1
 
 
 @dataclass
 class CommitChanges:
-    """What a commit changes: of this rank's pieces, and of those of the rank before."""
+    """What a commit changes of each table: in this rank's piece, and in that of the rank before."""
 
-    own: list[Change]
-    previous: list[Change]
+    own: dict[str, ChangedRows]
+    previous: dict[str, ChangedRows]
 
 
 class KeptTables:
@@ -47,6 +48,7 @@ class KeptTables:
         rank, ranks: whose pieces they are, of how many; rank -1 has none.
         number: of the commit; the same on all ranks.
         own, previous: the pieces, on the CPU; `previous` is empty at a single rank.
+        room: for these, and what changes them.
 
     Attributes:
         before: what was kept when there were other ranks, as long as some may have no newer.
@@ -54,9 +56,15 @@ class KeptTables:
     """
 
     def __init__(
-        self, rank: int, ranks: int, number: int, own: Pieces, previous: Pieces | None = None
+        self,
+        rank: int,
+        ranks: int,
+        number: int,
+        own: Pieces,
+        previous: Pieces | None = None,
+        room: Room = MEMORY,
     ) -> None:
-        self.rank, self.ranks, self.number = rank, ranks, number
+        self.rank, self.ranks, self.number, self._room = rank, ranks, number, room
         self._own, self._previous = own, previous or {}
         self._waiting: list[CommitChanges] = []
         # Rows that changed since the last checkpoint: table -> bool [rows owned].
@@ -65,27 +73,31 @@ class KeptTables:
         self.held = False
 
     @classmethod
-    def of(cls, exchange: Exchange, buckets: Mapping[str, Buckets], pieces: Pieces) -> KeptTables:
+    def of(
+        cls, exchange: Exchange, buckets: Mapping[str, Buckets], pieces: Pieces, room: Room
+    ) -> KeptTables:
         """Copies whole pieces, as commit 0; all ranks must call this.
 
         Args:
             buckets: of each table.
             pieces: that are being trained.
+            room: for the copies.
         """
         rank, ranks = exchange.rank, exchange.size
-        own = {name: _room(of, buckets[name], rank, ranks) for name, of in pieces.items()}
-        before = (rank - 1) % ranks
+        rows = {name: of.piece_rows(rank, ranks) for name, of in buckets.items()}
+        before = {name: of.piece_rows((rank - 1) % ranks, ranks) for name, of in buckets.items()}
+        own = {name: room.zeros_like(of, rows[name]) for name, of in pieces.items()}
         previous = {
-            name: _room(of, buckets[name], before, ranks)
-            for name, of in pieces.items()
-            if ranks > 1
+            name: room.zeros_like(of, before[name]) for name, of in pieces.items() if ranks > 1
         }
+        kept = cls(rank, ranks, 0, own, previous, room)
         every = {name: torch.arange(len(of[ROWS])) for name, of in pieces.items()}
-        for name, sent, received in passed_on(exchange, pieces, every):
-            _change(own, name, sent)
+        counts = sent_counts(exchange, every)
+        for name, sent, received in passed_on(exchange, pieces, every, counts):
+            kept._change(own, name, sent)
             if received is not None:
-                _change(previous, name, received)
-        return cls(rank, ranks, 0, own, previous)
+                kept._change(previous, name, received)
+        return kept
 
     def outline(self) -> KeptTables:
         """The same for a rank that has no copies: tensors without rows."""
@@ -95,7 +107,7 @@ class KeptTables:
         """This rank's pieces with all tensors that waiting changes would add, not their values."""
         found = {name: dict(tensors) for name, tensors in self._own.items()}
         for change in self._waiting:
-            for name, rows in change.own:
+            for name, rows in change.own.items():
                 found[name] = rows.tensors
         return found
 
@@ -120,17 +132,19 @@ class KeptTables:
         """
         self.settle()
         places = {name: indices_of(of) for name, of in touched.items()}
-        change = CommitChanges([], [])
-        for name, tensors in pieces.items():
-            if tensors.keys() != self._own[name].keys():
-                # So that moments are known that began since, also of tables that nobody touched.
-                nothing = rows_at(tensors, torch.empty(0, dtype=torch.int64))
-                change.own.append((name, nothing))
-                change.previous += [(name, nothing)] if name in self._previous else []
-        for name, sent, received in passed_on(exchange, pieces, places):
-            change.own.append((name, sent))
+        counts = sent_counts(exchange, places)
+        # Also of tables that nobody touched, so that moments are known that began since.
+        own = {n: Gathered(of, counts[self.rank][n], self._room) for n, of in pieces.items()}
+        before = counts[self.rank - 1]
+        previous = {n: Gathered(pieces[n], before[n], self._room) for n in self._previous}
+        for name, sent, received in passed_on(exchange, pieces, places, counts):
+            own[name].add(sent)
             if received is not None:
-                change.previous.append((name, received))
+                previous[name].add(received)
+        change = CommitChanges(
+            {name: of.rows for name, of in own.items()},
+            {name: of.rows for name, of in previous.items()},
+        )
         for name, of in touched.items():
             of[places[name]] = False
             self._unwritten[name][places[name].cpu()] = True
@@ -146,9 +160,18 @@ class KeptTables:
     def _make_changes(self) -> None:
         for change in self._waiting:
             for pieces, changes in ((self._own, change.own), (self._previous, change.previous)):
-                for name, rows in changes:
-                    _change(pieces, name, rows)
+                for name, rows in changes.items():
+                    self._change(pieces, name, rows)
         self._waiting = []
+
+    def _change(self, pieces: Pieces, name: str, rows: ChangedRows) -> None:
+        tensors = pieces[name]
+        for key, values in rows.tensors.items():
+            if key not in tensors:
+                # A moment that began after the piece was copied; untouched rows have none yet.
+                shape = len(tensors[ROWS]), *values.shape[1:]
+                tensors[key] = self._room.zeros(shape, values.dtype)
+            tensors[key].index_copy_(0, rows.places, values)
 
     def back_to(self, number: int) -> KeptTables:
         """What was kept at a commit: the last one, or the one before where some lack the last."""
@@ -163,8 +186,9 @@ class KeptTables:
 
     def unwritten(self) -> dict[str, ChangedRows]:
         """Copies of the rows that changed since this, or `forget_unwritten`, was last called."""
+        places = {name: indices_of(of) for name, of in self._unwritten.items()}
         found = {
-            name: rows_at(tensors, indices_of(self._unwritten[name]))
+            name: ChangedRows(places[name], self._room.rows_at(tensors, places[name]))
             for name, tensors in self._own.items()
         }
         self.forget_unwritten()
@@ -181,19 +205,26 @@ class KeptTables:
         return holders_of([(was, of) for was, of in places])
 
     def regrouped(
-        self, exchange: Exchange, buckets: Mapping[str, Buckets], holders: list[Holder]
+        self,
+        exchange: Exchange,
+        buckets: Mapping[str, Buckets],
+        holders: list[Holder],
+        rows: Mapping[str, Tensor],
     ) -> Pieces:
         """This rank's pieces among the present ranks; all ranks must call this.
 
         Args:
             buckets: of each table.
+            rows: of each table, room for the rows of this rank's piece, which they are put into.
         """
         assert not self.held
         self._make_changes()
         found = {}
         for name in sorted(self._own):
             own, previous = self._own[name], self._previous.get(name, {})
-            found[name] = Regrouping(exchange, holders, own, previous).piece(buckets[name])
+            found[name] = Regrouping(exchange, holders, own, previous).piece(
+                buckets[name], rows[name]
+            )
         return found
 
 
@@ -206,21 +237,3 @@ def _outline(pieces: Pieces) -> Pieces:
         name: {key: torch.empty(0, *of.shape[1:], dtype=of.dtype) for key, of in tensors.items()}
         for name, tensors in pieces.items()
     }
-
-
-def _room(
-    tensors: Mapping[str, Tensor], buckets: Buckets, rank: int, ranks: int
-) -> dict[str, Tensor]:
-    """Memory for a rank's piece."""
-    rows = buckets.piece_rows(rank, ranks)
-    return {key: torch.empty(rows, *of.shape[1:], dtype=of.dtype) for key, of in tensors.items()}
-
-
-def _change(pieces: Pieces, name: str, rows: ChangedRows) -> None:
-    tensors = pieces[name]
-    for key, values in rows.tensors.items():
-        if key not in tensors:
-            # A moment that began after the piece was copied; untouched rows have none yet.
-            count = len(tensors[ROWS])
-            tensors[key] = torch.zeros(count, *values.shape[1:], dtype=values.dtype)
-        tensors[key].index_copy_(0, rows.places, values)

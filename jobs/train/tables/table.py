@@ -14,6 +14,7 @@ from jobs.models.layers import EmbeddingTable
 from jobs.models.spec import ModelSpec
 from jobs.models.tables.buckets import Buckets
 from jobs.settings.train import TrainSettings
+from jobs.train.tables.room import rows_in_part
 
 # Index of the row of zeros that stands for padding, among the rows of a step.
 PADDING_INDEX = 0
@@ -118,7 +119,11 @@ class ShardedTable:
     @torch.no_grad()
     def fill(self, seed: int) -> None:
         """Sets the piece to the table's fresh rows."""
-        self.piece.copy_(self.source.fresh(seed, self.name, self.ids))
+        step = rows_in_part(self.piece)
+        for ids, rows in zip(
+            torch.split(self.ids, step), torch.split(self.piece, step), strict=True
+        ):
+            rows.copy_(self.source.fresh(seed, self.name, ids))
 
 
 def may_shard(settings: TrainSettings, spec: ModelSpec) -> bool:

@@ -96,7 +96,11 @@ class Training:
         """What any number of ranks reads of a checkpoint is what the tables held then."""
         chain = chain_of(verified_chain(self.written[number].url))
         for rank in range(ranks):
-            pieces = read_pieces(chain, rank, ranks)
+            rows = {
+                name: torch.empty(of.piece_rows(rank, ranks), *self.tables[name]["rows"].shape[1:])
+                for name, of in self.buckets.items()
+            }
+            pieces = read_pieces(chain, rank, ranks, rows)
             assert pieces.keys() == self.tables.keys()
             for name, found in pieces.items():
                 ids = self.buckets[name].ids(rank, ranks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ from jobs.train.step.history import Position
 from jobs.train.tables import copies
 from jobs.train.tables.copies import Pieces
 from jobs.train.tables.kept import KeptTables
+from jobs.train.tables.room import MEMORY, Room
 from tests.builders.batches import in_ranks
 
+DISK = Room(is_disk=True)
 # More rows than buckets, as many, fewer; a table that nobody touches.
 SIZES = {"a": 41, "b": 7, "c": 3, "untouched": 20}
 
@@ -62,13 +65,15 @@ class Tables:
         }
 
 
-def committed(tables: Tables, ranks: int, commits: int) -> list[list[KeptTables]]:
+def committed(
+    tables: Tables, ranks: int, commits: int, room: Room = MEMORY
+) -> list[list[KeptTables]]:
     """What each rank keeps after each of some commits."""
     touched = [tables.change() for _ in range(commits)]
 
     def work(exchange: Exchange) -> list[KeptTables]:
         place = exchange.rank, exchange.size
-        kept = KeptTables.of(exchange, tables.buckets, tables.piece(0, *place))
+        kept = KeptTables.of(exchange, tables.buckets, tables.piece(0, *place), room)
         found = [copy.deepcopy(kept)]
         for number, rows in enumerate(touched, 1):
             own = {name: of[tables.buckets[name].ids(*place)] for name, of in rows.items()}
@@ -101,6 +106,7 @@ def snapshot_of(kept: KeptTables) -> Snapshot:
     behind=st.sets(st.integers(0, 4)),
     count=st.integers(7, 12),
     message=st.sampled_from([1, 50, 1 << 20]),
+    is_disk=st.booleans(),
 )
 def test_the_ranks_that_are_left_have_all_tables_as_of_the_last_commit_of_all(
     ranks: int,
@@ -110,11 +116,12 @@ def test_the_ranks_that_are_left_have_all_tables_as_of_the_last_commit_of_all(
     behind: set[int],
     count: int,
     message: int,
+    is_disk: bool,
 ) -> None:
     before, copies._MESSAGE_BYTES = copies._MESSAGE_BYTES, message
     tables = Tables(count)
     left = [rank for rank in range(ranks) if rank not in lost] or [0]
-    found = committed(tables, ranks, commits)
+    found = committed(tables, ranks, commits, DISK if is_disk else MEMORY)
     # Ranks in the middle of the last commit when another was lost.
     last = [found[r][commits - (commits > 0 and r in behind)] for r in left]
     number = min(kept.number for kept in last)
@@ -126,7 +133,11 @@ def test_the_ranks_that_are_left_have_all_tables_as_of_the_last_commit_of_all(
     def work(exchange: Exchange) -> Pieces | None:
         kept = begun(memories[exchange.rank], exchange, snapshot_of(known))
         holders = kept.holders(exchange)
-        return None if holders is None else kept.regrouped(exchange, tables.buckets, holders)
+        if holders is None:
+            return None
+        place = exchange.rank, exchange.size
+        rows = {n: torch.empty(of.piece_rows(*place), 2) for n, of in tables.buckets.items()}
+        return kept.regrouped(exchange, tables.buckets, holders, rows)
 
     try:
         pieces = [work(Alone())] if len(memories) == 1 else in_ranks(work, len(memories))
@@ -156,10 +167,11 @@ def test_a_rank_that_has_regrouped_goes_back_where_others_have_not() -> None:
     assert memories[0].last.tables is old[0]
 
 
-def test_copies_that_are_being_written_stay_until_they_are() -> None:
+@pytest.mark.parametrize("room", [MEMORY, DISK], ids=["memory", "disk"])
+def test_copies_that_are_being_written_stay_until_they_are(room: Room) -> None:
     tables = Tables(8)
     touched = [tables.change() for _ in range(3)]
-    kept = KeptTables.of(Alone(), tables.buckets, tables.piece(0, 0, 1))
+    kept = KeptTables.of(Alone(), tables.buckets, tables.piece(0, 0, 1), room)
     kept.commit(Alone(), tables.piece(1, 0, 1), _own(tables, touched[0]))
     kept.settle()
     kept.held, written = True, copy.deepcopy(kept.own)
@@ -179,6 +191,18 @@ def test_copies_that_are_being_written_stay_until_they_are() -> None:
             torch.equal(of, kept.own[name][key][rows.places]) for key, of in rows.tensors.items()
         )
     assert all(len(rows.places) == 0 for rows in kept.unwritten().values())
+
+    assert all(_is_file(of) == room.is_disk for of in kept.own["a"].values())
+
+
+def _is_file(tensor: Tensor) -> bool:
+    """Whether a tensor lies in a file that is mapped, and has no name."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    for line in lines:
+        begin, end = (int(place, 16) for place in line.split()[0].split("-"))
+        if begin <= tensor.data_ptr() < end:
+            return line.split()[1] == "rw-s" and line.endswith("(deleted)")
+    raise AssertionError("a tensor is somewhere")
 
 
 def _own(tables: Tables, touched: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,7 +224,7 @@ def test_a_commit_sends_the_rows_that_changed_alone(share: float) -> None:
 
     def work(exchange: Exchange) -> int:
         own = {"a": {"rows": torch.zeros(buckets["a"].piece_rows(exchange.rank, ranks), 16)}}
-        kept = KeptTables.of(exchange, buckets, own)
+        kept = KeptTables.of(exchange, buckets, own, MEMORY)
         sent = 0
         start = exchange.start_alltoall
 

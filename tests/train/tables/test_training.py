@@ -103,6 +103,15 @@ def killed_at(job: TrainJob, memories: list[RankMemory]) -> None:
         in_ranks(work, len(memories))
 
 
+def gone_on(job: TrainJob, memories: list[RankMemory], exchange: Exchange) -> RankResult:
+    """Goes on from the last commit without rank 2."""
+    memory = memories[exchange.rank]
+    memory.interrupted(None)
+    memory.agree(exchange)
+    memory.begin(memory.last, ["rank 2"], 2)
+    return train_rank(job, exchange, memory)
+
+
 @pytest.mark.parametrize("ranks", [1, 5])
 def test_other_numbers_of_ranks_resume_what_three_began(
     ranks: int, examples: Examples, known: dict[str, Tensor], tmp_path: Path
@@ -119,6 +128,22 @@ def test_other_numbers_of_ranks_resume_what_three_began(
         first = in_ranks(lambda exchange: train_rank(job, exchange, RankMemory()), ranks)[0]
     assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
     assert_near(best_weights(job, first), known)
+
+
+def test_copies_on_disk_bring_a_lost_ranks_tables_back_bit_by_bit(
+    examples: Examples, tmp_path: Path
+) -> None:
+    found = {}
+    for room in ("memory", "disk"):
+        changes = {"optimizer": "adam", "learning_rate": 0.05, "table_copies": room}
+        job = job_of(examples, tmp_path / room, **KEPT | changes, checkpoint_whole_every=3)
+        memories: list[RankMemory] = [RankMemory(), RankMemory(), DiesAtStep(8)]
+        killed_at(job, memories)
+        first, _ = in_ranks(partial(gone_on, job, memories), 2)
+        assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
+        assert len(first.recoveries) == 1
+        found[room] = best_weights(job, first)
+    assert_near(found["disk"], found["memory"], atol=0)
 
 
 def test_neighbours_that_are_lost_together_cost_the_way_from_the_last_checkpoint(
@@ -157,14 +182,7 @@ def test_other_numbers_of_ranks_go_on_from_a_checkpoint_and_from_a_commit(
 
     killed_at(job, memories)
 
-    def go_on(exchange: Exchange) -> RankResult:
-        memory = memories[exchange.rank]
-        memory.interrupted(None)
-        memory.agree(exchange)
-        memory.begin(memory.last, ["rank 2"], 2)
-        return train_rank(job, exchange, memory)
-
-    first, _ = in_ranks(go_on, 2)
+    first, _ = in_ranks(partial(gone_on, job, memories), 2)
     assert [epoch.rows for epoch in first.history.epochs] == [TRAIN_ROWS] * 3
     assert_near(best_weights(job, first), known)
 
