@@ -18,7 +18,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c c
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
 	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve \
-	bench-search-quality bench-tables bench-table-quality bench-tune
+	bench-search-quality bench-limits bench-tables bench-table-quality bench-tune
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 
@@ -86,6 +86,10 @@ bench-serve: $(dev)
 # Three declarations beside DuckDB, 10 M rows each; ROWS=1000000 BENCH="--only a,b1" for a short run.
 bench-etl: $(dev)
 	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# Tables of three times what a rank may hold, under a limit of the kernel: trained, scored with.
+bench-limits: $(dev)
+	@$(bin)/python -m benchmarks.bench_limits $(BENCH)
 
 # A rank killed, a rank frozen, an executor killed, in a local cluster; BENCH="--seed 7" repeats one.
 bench-recovery: $(dev)
