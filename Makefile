@@ -18,7 +18,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c c
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
 	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve \
-	bench-search-quality bench-limits bench-tables bench-table-quality bench-tune
+	bench-search-quality bench-limits bench-slices bench-tables bench-table-quality bench-tune
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 
@@ -107,6 +107,10 @@ bench-search-quality: $(dev)
 	@$(bin)/python tools/fetch_flights.py $(raw)
 	@$(bin)/python -m benchmarks.bench_search_quality --data flights $(BENCH)
 	@$(bin)/python -m benchmarks.bench_search_quality --data criteo $(BENCH)
+
+# A step with the same bits at any number of ranks beside one without: what that costs.
+bench-slices: $(dev)
+	@$(bin)/python -m benchmarks.bench_slices $(BENCH)
 
 # AUC on planted clicks and weights of flights with sharded tables: some 15 minutes.
 bench-table-quality: $(dev)

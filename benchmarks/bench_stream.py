@@ -155,7 +155,8 @@ def _simulated(arguments: argparse.Namespace) -> dict[str, Any]:
     """The plan of a line that nobody has, up to the windows of the first batch."""
     import numpy as np
 
-    from jobs.train.order.plan import EpochPlan, RankShare, windows_by_need
+    from jobs.train.order.plan import EpochPlan, windows_by_need
+    from jobs.train.order.share import RankShare
 
     group_rows = np.full(_LINE_GROUPS, _LINE_ROWS // _LINE_GROUPS, np.int64)
     group_rows[: _LINE_ROWS % _LINE_GROUPS] += 1

@@ -4,8 +4,8 @@
 
 1. Test AUC on clicks by Criteo's planted model, DLRM at 2 ranks: sharded tables beside replicated
    ones, rows of two bytes, and `row_adagrad` beside Adagrad.
-2. Flights, with the demo's model, sharded tables, no dropout: how far weights at 2 ranks are from
-   those at 1, in float32 and where all is float64.
+2. Flights, with the demo's model, sharded tables, no dropout: how far weights at 2 and 3 ranks are
+   from those at 1, in float32, in float32 with gradient slices, and where all is float64.
 
 The examples are those of `bench_search_quality`.
 """
@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from pyspark.sql import SparkSession
 
-from benchmarks.bench_search_quality import CONFIDENCE, ROOT, Asked, measured
-from benchmarks.common import machine, print_figures, print_table
-from jobs.base.spark import session
+from benchmarks.bench_search_quality import CONFIDENCE, Asked, measured
+from benchmarks.common import machine, print_figures, print_table, session_for
 from jobs.etl import job as etl
 from jobs.evaluate.measure.jackknife import margin
 from jobs.evaluate.measure.metrics import Metrics
@@ -114,20 +113,29 @@ def flight_weights(
     return load_model(job.best_folder(best.epoch), map_files=False).model.state_dict()
 
 
+SLICED = "float32, 8 gradient slices"
+PRECISIONS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("float32", train_rank, ()),
+    (SLICED, train_rank, ("train.gradient_slices=8",)),
+    ("float64", in_float64, ()),
+)
+
+
 def flights(spark: SparkSession) -> dict[str, float]:
     asked = Asked("flights", 0, 0, 0)
     asked.make(spark)
-    settings = asked.settings(*SHARDED, "train.dropout=0")
     lines, figures = [], {}
-    for title, work in (("float32", train_rank), ("float64", in_float64)):
-        one, two = (flight_weights(spark, settings, work, ranks) for ranks in (1, 2))
-        apart = max(float((one[name] - two[name]).abs().max()) for name in one)
-        lines.append([title, f"{apart:.1e}"])
-        figures[f"flights_{title}"] = apart
-    print("\nFlights, the demo's model with sharded tables, weights at 1 and 2 ranks\n")
-    print_table(["all in", "largest difference"], lines)
-    apart = figures["flights_float64"]
-    print(f"\nfloat64 {apart:.1e}, at most {SAME_WEIGHTS}: {apart <= SAME_WEIGHTS}")
+    for title, work, overrides in PRECISIONS:
+        settings = asked.settings(*SHARDED, "train.dropout=0", *overrides)
+        one, *others = (flight_weights(spark, settings, work, ranks) for ranks in (1, 2, 3))
+        apart = [max(float((one[n] - of[n]).abs().max()) for n in one) for of in others]
+        lines.append([title, *(f"{of:.1e}" for of in apart)])
+        figures[f"flights_{title}"] = max(apart)
+    print("\nFlights, the demo's model with sharded tables: weights beside those of 1 rank\n")
+    print_table(["all in", "at 2 ranks, largest difference", "at 3 ranks"], lines)
+    for title in (SLICED, "float64"):
+        apart_most = figures[f"flights_{title}"]
+        print(f"\n{title} {apart_most:.1e}, at most {SAME_WEIGHTS}: {apart_most <= SAME_WEIGHTS}")
     return figures
 
 
@@ -136,7 +144,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="of clicks")
     parser.add_argument("--only", choices=("clicks", "flights"))
     args = parser.parse_args()
-    spark = session("millstream bench", str(ROOT / "conf" / "spark" / "local.conf"))
+    spark = session_for("millstream bench", ranks=3)
     print(machine("torch", "horovod", "pyspark"))
     figures: dict[str, float] = {}
     if args.only in (None, "clicks"):

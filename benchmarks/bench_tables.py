@@ -23,12 +23,10 @@ from typing import Any
 
 import psutil
 import torch
-from pyspark.sql import SparkSession
 
-from benchmarks.common import machine, print_figures, print_table
+from benchmarks.common import machine, print_figures, print_table, session_for
 from benchmarks.train_exchange import DIM, TABLE_ROWS, TABLES, Cost, zipf_batches
 from benchmarks.train_sources import OVERRIDES
-from jobs.base.spark import session
 from jobs.batch.batch import Batch
 from jobs.models.build import build_model
 from jobs.models.spec import ModelSpec
@@ -38,6 +36,7 @@ from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import take
 from jobs.train.launch.ranks import launch
+from jobs.train.order.slices import Slices
 from jobs.train.step.history import Position
 from jobs.train.step.rowledger import RowLedger
 from jobs.train.step.step import Step
@@ -49,7 +48,9 @@ SLOWER, FLAT = 1.25, 1.15
 Way = tuple[Step, Sequence[Batch]]
 
 
-def sharded_step(spec: ModelSpec, settings: TrainSettings, exchange: Exchange) -> Step:
+def sharded_step(
+    spec: ModelSpec, settings: TrainSettings, exchange: Exchange, slices: Slices | None = None
+) -> Step:
     torch.manual_seed(1)
     model = build_model("dlrm", spec, with_tables=False)
     settings = settings.model_copy(update={"tables": "sharded"})
@@ -58,12 +59,14 @@ def sharded_step(spec: ModelSpec, settings: TrainSettings, exchange: Exchange) -
         # Quicker than fresh rows, and as good to measure with.
         with torch.no_grad():
             table.piece.fill_(0.01)
-    return Step(model, settings, exchange, tables)
+    return Step(model, settings, exchange, tables, slices)
 
 
-def replicated_step(spec: ModelSpec, settings: TrainSettings, exchange: Exchange) -> Step:
+def replicated_step(
+    spec: ModelSpec, settings: TrainSettings, exchange: Exchange, slices: Slices | None = None
+) -> Step:
     torch.manual_seed(1)
-    return Step(build_model("dlrm", spec), settings, exchange)
+    return Step(build_model("dlrm", spec), settings, exchange, slices=slices)
 
 
 def timed(ways: dict[str, Way], repeats: int, exchange: Exchange) -> dict[str, Cost]:
@@ -189,15 +192,6 @@ def torchrec_table(settings: TrainSettings, rows: int, repeats: int) -> dict[str
     return {"ours_alone_ms": ms["Millstream"], "torchrec_ms": ms["TorchRec"]}
 
 
-def _session() -> SparkSession:
-    """With room for four ranks, on however few cores."""
-    with tempfile.NamedTemporaryFile("w", suffix=".conf") as properties:
-        local = Path("conf/spark/local.conf").read_text()
-        properties.write(local.replace("local[*]", "local[4]"))
-        properties.flush()
-        return session("bench-tables", properties.name)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
@@ -205,7 +199,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("ways", "growth", "memory", "torchrec"))
     asked = parser.parse_args()
 
-    spark = _session()
+    spark = session_for("bench-tables", ranks=4)
     print(machine("torch", "horovod", "pyspark"))
     settings = load_settings("conf/criteo.yaml", OVERRIDES).train
 

@@ -7,15 +7,19 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _SAMPLE_S = 0.2
 
@@ -101,3 +105,14 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_figures(figures: Mapping[str, Any]) -> None:
     """The last line of a benchmark's output."""
     print(json.dumps(figures, sort_keys=True))
+
+
+def session_for(name: str, ranks: int) -> SparkSession:
+    """A session with room for as many ranks, on however few cores."""
+    from jobs.base.spark import session
+
+    local = (Path(__file__).parents[1] / "conf" / "spark" / "local.conf").read_text()
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as properties:
+        properties.write(local.replace("local[*]", f"local[{ranks}]"))
+        properties.flush()
+        return session(name, properties.name)

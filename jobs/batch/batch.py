@@ -53,7 +53,7 @@ class Batch:
         """The batch in page-locked memory, from which a GPU copies while it computes."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
-    def __getitem__(self, rows: slice) -> Batch:
+    def __getitem__(self, rows: slice | torch.Tensor) -> Batch:
         return self._mapped(lambda tensor: tensor[rows])
 
     def cycled(self, rows: int) -> Batch:

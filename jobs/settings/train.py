@@ -73,6 +73,13 @@ class TrainSettings(Section):
         None, ge=1, description="learning_rate is for a step of so many rows, and scales with them"
     )
     accumulate_steps: int = Field(1, ge=1, description="batches whose gradients make one step")
+    gradient_slices: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch whose gradients are computed apart and added up in one "
+        "order, so that any number of ranks up to it gives the same bits; a divisor of "
+        "stream.streams; 1: each rank's rows are a part",
+    )
     weight_decay: float = Field(0.0, ge=0, description="of dense parameters")
     clip_norm: float | None = Field(None, gt=0, description="most that the gradient's norm may be")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share spread over all classes")

@@ -18,6 +18,7 @@ from jobs.train.keep.pause import Paused, Pausing
 from jobs.train.keep.together import together
 from jobs.train.keep.writer import Writer
 from jobs.train.launch.rank_job import RankResult, TrainJob
+from jobs.train.order.slices import Slices
 from jobs.train.read.id_maps import MappedStream
 from jobs.train.read.kept import of_process
 from jobs.train.read.memory import RowMemory
@@ -76,7 +77,10 @@ def step_of(job: TrainJob, exchange: Exchange) -> Step:
     if sharded:
         tables = shard(model, settings, exchange.rank, exchange.size, device)
     model.to(device)
-    step = Step(model, settings, exchange, tables)
+    slices = Slices.asked(
+        settings.gradient_slices, job.settings.stream.streams, exchange.rank, exchange.size
+    )
+    step = Step(model, settings, exchange, tables, slices)
     # Each rank draws dropout masks of its own, as its rows are its own.
     torch.manual_seed(settings.seed + 1 + exchange.rank)
     return step

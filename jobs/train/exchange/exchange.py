@@ -49,19 +49,28 @@ class Exchange(Protocol):
             The pending sums, in the shapes of `tensors`. Their bits are the same on all ranks.
         """
 
+    def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
+        """Starts to concatenate the tensors of all ranks, in order of the ranks.
+
+        Args:
+            name: no other operation that is pending has it.
+            tensor: [k, ...], where k may differ by rank, and the other dimensions may not.
+        """
+
     def start_rows(
-        self, name: str, rows: TableRows, dtype: torch.dtype | None
+        self, name: str, parts: Sequence[TableRows], dtype: torch.dtype | None
     ) -> Pending[TableRows]:
         """Starts adding up rows of an embedding table over all ranks, by id.
 
         Args:
             name: the table's name.
-            rows: this rank's rows, any number of them; an id may occur several times.
-            dtype: the shorter dtype in which each rank's sums are sent; their own when None.
+            parts: this rank's rows, any number of them; an id may occur several times. Each part
+                is added up by itself, then the parts' sums in their order, rank by rank.
+            dtype: the shorter dtype in which the parts' sums are sent; their own when None.
 
         Returns:
             The pending rows of all ranks: each id once, ascending, with the sum of its values in
-            the dtype of `rows`. Their bits are the same on all ranks.
+            the dtype of the parts. Their bits are the same on all ranks.
         """
 
     def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
@@ -91,12 +100,19 @@ class Alone:
     def start_sums(self, tensors: Sequence[Tensor]) -> Pending[list[Tensor]]:
         return Finished(list(tensors))
 
+    def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
+        return Finished(tensor)
+
     def start_rows(
-        self, name: str, rows: TableRows, dtype: torch.dtype | None
+        self, name: str, parts: Sequence[TableRows], dtype: torch.dtype | None
     ) -> Pending[TableRows]:
-        own = coalesced(rows)
+        sums = [coalesced(part) for part in parts]
         # Rounded as several ranks would, so that their number changes the results little.
-        return Finished(TableRows(own.ids, in_dtype(own.values, dtype).to(rows.values.dtype)))
+        values = [in_dtype(own.values, dtype).to(parts[0].values.dtype) for own in sums]
+        if len(sums) == 1:
+            return Finished(TableRows(sums[0].ids, values[0]))
+        ids = torch.cat([own.ids for own in sums])
+        return Finished(coalesced(TableRows(ids, torch.cat(values))))
 
     def start_alltoall(self, name: str, pieces: Sequence[Tensor]) -> Pending[list[Tensor]]:
         return Finished(list(pieces))
@@ -121,12 +137,7 @@ class SeveralRanks(ABC):
 
     @abstractmethod
     def start_allgather(self, name: str, tensor: Tensor) -> Pending[Tensor]:
-        """Starts to concatenate the tensors of all ranks, in order of the ranks.
-
-        Args:
-            name: no other tensor that is pending has it.
-            tensor: [k, ...], where k may differ by rank, and the other dimensions may not.
-        """
+        """See `Exchange`."""
 
     def start_sums(self, tensors: Sequence[Tensor]) -> Pending[list[Tensor]]:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -136,11 +147,15 @@ class SeveralRanks(ABC):
         return PendingSums(self.start_allreduce(name, flat), tensors, None)
 
     def start_rows(
-        self, name: str, rows: TableRows, dtype: torch.dtype | None
+        self, name: str, parts: Sequence[TableRows], dtype: torch.dtype | None
     ) -> Pending[TableRows]:
-        own = grouped(rows.ids)
+        groups = [grouped(part.ids) for part in parts]
         # Ids are sent first, so that they can be merged while the values are on their way.
-        ids = self.start_allgather(f"ids of {name}", pack_ids(own.ids))
-        sums = own.sums(rows.values, rounded(len(own.ids)))
-        values = self.start_allgather(f"values of {name}", in_dtype(sums, dtype))
-        return PendingRows(ids, values, rows.values.dtype)
+        packed = torch.cat([pack_ids(own.ids) for own in groups])
+        ids = self.start_allgather(f"ids of {name}", packed)
+        sums = [
+            own.sums(part.values, rounded(len(own.ids)))
+            for own, part in zip(groups, parts, strict=True)
+        ]
+        values = self.start_allgather(f"values of {name}", in_dtype(torch.cat(sums), dtype))
+        return PendingRows(ids, values, parts[0].values.dtype)

@@ -52,8 +52,13 @@ class PendingSums(Pending[list[Tensor]]):
         total = self.flat.result()
         if self.allgather_ranks is not None:
             total = total.view(self.allgather_ranks, -1).sum(0, dtype=total.dtype)
-        parts = torch.split(total, [tensor.numel() for tensor in self.like])
-        return [part.view(like.shape) for part, like in zip(parts, self.like, strict=True)]
+        return shaped_as(self.like, total)
+
+
+def shaped_as(like: Sequence[Tensor], flat: Tensor) -> list[Tensor]:
+    """The parts of a tensor [n] that several tensors were laid into, in their shapes."""
+    parts = torch.split(flat, [tensor.numel() for tensor in like])
+    return [part.view(of.shape) for part, of in zip(parts, like, strict=True)]
 
 
 @dataclass(frozen=True)

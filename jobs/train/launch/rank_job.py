@@ -138,6 +138,7 @@ class TrainJob:
             batch_rows=self.settings.train.batch_rows,
             rank=rank,
             size=size,
+            gradient_slices=self.settings.train.gradient_slices,
             columns=self.columns,
             first_ds=self.first_ds,
             last_ds=self.last_ds,

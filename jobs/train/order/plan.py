@@ -5,7 +5,7 @@
 3. A stream is cut into windows of consecutive row groups, and the rows of a window are permuted.
 4. Streams take turns: row g of the epoch is row g div S of stream g mod S.
 
-The order does not depend on the number of ranks. `RankShare` says which of its rows one rank has.
+The order does not depend on the number of ranks. `share.py` says which of its rows one rank has.
 
 Letters: N rows of the epoch, R row groups, S streams, p pieces (row groups, or parts of them at the
 ends of a stream) in a window. Time and memory are O(R) for the plan and O(row groups of the stream)
@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from jobs.base.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
 
@@ -200,66 +198,6 @@ class EpochPlan:
         key = key_of(self._seed, self._epoch, stream, number)
         groups = self._groups[pieces]
         return Window(stream, number, begin - line_begin, groups, first, rows_of, key)
-
-
-@dataclass(frozen=True)
-class RankShare:
-    """A rank's share of the order: neighbouring streams, as many as others have, or one more.
-
-    Neighbours have row groups in common, which one rank then reads once.
-
-    Attributes:
-        rows: of the epoch.
-        streams: S.
-        batch_rows: of a global batch, which takes equally many rows from all streams.
-        rank, size: the rank's number, and the number of ranks.
-
-    Raises:
-        ConfigError: there are more ranks than streams, or batch_rows is no multiple of streams.
-    """
-
-    rows: int
-    streams: int
-    batch_rows: int
-    rank: int = 0
-    size: int = 1
-
-    def __post_init__(self) -> None:
-        if self.size > self.streams:
-            raise ConfigError(
-                f"{self.size} ranks (size), {self.streams} streams (stream.streams)",
-                "at most one rank a stream",
-                "raise stream.streams, which starts another order, or train with fewer ranks",
-            )
-        if self.batch_rows < 1 or self.batch_rows % self.streams:
-            raise ConfigError(
-                f"batch_rows is {self.batch_rows}, stream.streams {self.streams}",
-                "a multiple of stream.streams, so that a batch takes equally from all streams",
-            )
-
-    @property
-    def owned(self) -> Ints:
-        """int64 [S_r]: numbers of the rank's streams, ascending."""
-        first, end = (rank * self.streams // self.size for rank in (self.rank, self.rank + 1))
-        return np.arange(first, end, dtype=np.int64)
-
-    @property
-    def piece_rows(self) -> int:
-        """Rows that a full global batch takes from each stream."""
-        return self.batch_rows // self.streams
-
-    def steps(self, start_row: int = 0) -> int:
-        """Global batches from row `start_row` to the end of the epoch; the last may be short.
-
-        The number is the same for all ranks.
-        """
-        return -(-max(self.rows - start_row, 0) // self.batch_rows)
-
-    def rows_before(self, row: int) -> Ints:
-        """int64 [S_r]: for each of the rank's streams, its rows before row `row` of the epoch."""
-        # Stream s has the rows s, s + S, ... of the epoch: ceil((row - s) / S) of them are before.
-        before = -((self.owned - min(row, self.rows)) // self.streams)
-        return np.maximum(before, 0)
 
 
 def windows_by_need(plan: EpochPlan, streams: Sequence[int], starts: Ints) -> Iterator[Window]:

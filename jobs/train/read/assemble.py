@@ -17,7 +17,8 @@ import numpy as np
 
 from jobs.batch.batch import Batch
 from jobs.batch.layout import Layout
-from jobs.train.order.plan import EpochPlan, Ints, RankShare, windows_by_need
+from jobs.train.order.plan import EpochPlan, Ints, windows_by_need
+from jobs.train.order.share import RankShare
 from jobs.train.read.decode import WindowRows
 from jobs.train.read.memory import WindowBuffer
 from jobs.train.read.reader import Reader

@@ -26,7 +26,8 @@ from jobs.lake.choice import Choice, Where
 from jobs.lake.examples import Examples
 from jobs.settings.train import StreamSettings
 from jobs.train.order.fingerprint import fingerprint_of
-from jobs.train.order.plan import EpochPlan, RankShare, window_bound
+from jobs.train.order.plan import EpochPlan, window_bound
+from jobs.train.order.share import RankShare
 from jobs.train.read.assemble import Assembler, batches_a_block
 from jobs.train.read.folder import Folder
 from jobs.train.read.memory import BLOCKS, MemoryBudget, RowMemory
@@ -48,6 +49,7 @@ class Stream:
         batch_rows: global batch, all ranks together; a multiple of `streams`.
         seed, streams, window_rows: define the order, with the epoch.
         rank, size: which of how many ranks this is.
+        gradient_slices: slices of a batch that ranks share; 1 where they share streams.
         columns: fields that become inputs; all when None.
         first_ds, last_ds: dates, inclusive; open when None.
         where: partition column -> the values taken, as {"ds": ["2026-01-01", "2026-01-03"]}.
@@ -62,8 +64,8 @@ class Stream:
         note: what it does differently to keep the budget, in a line; "" where nothing.
 
     Raises:
-        ConfigError: more ranks than streams, a batch that they cannot share, a budget below
-            what the order needs, or a choice by what is no partition column.
+        ConfigError: more ranks than streams or slices, a batch that they cannot share, a budget
+            below what the order needs, or a choice by what is no partition column.
         DataRefused: the examples have another declaration.
     """
 
@@ -77,6 +79,7 @@ class Stream:
         seed: int = 7,
         rank: int = 0,
         size: int = 1,
+        gradient_slices: int = 1,
         columns: Sequence[str] | None = None,
         streams: int = 64,
         window_rows: int = 65_536,
@@ -97,7 +100,8 @@ class Stream:
         self._groups = RowGroups(
             examples.url, shards, examples.columns if isinstance(examples, Folder) else None
         )
-        self._share = RankShare(int(self._groups.group_rows.sum()), streams, batch_rows, rank, size)
+        rows = int(self._groups.group_rows.sum())
+        self._share = RankShare(rows, streams, batch_rows, rank, size, gradient_slices)
         self._memory = memory or RowMemory()
         self._budget = self._planned_budget(memory_mb, decode_threads, must_fit)
         self.fingerprint: dict[str, Any] = fingerprint_of(
@@ -116,34 +120,14 @@ class Stream:
         examples: Examples | Folder,
         dataset: Dataset,
         settings: StreamSettings,
-        *,
-        split: str | None,
-        batch_rows: int,
-        rank: int = 0,
-        size: int = 1,
-        columns: Sequence[str] | None = None,
-        first_ds: str | None = None,
-        last_ds: str | None = None,
-        where: Where | None = None,
-        memory: RowMemory | None = None,
-        must_fit: bool = True,
+        **more: Any,
     ) -> Stream:
-        """The stream that the section `stream` of the settings asks for."""
-        return cls(
-            examples,
-            dataset,
-            split=split,
-            batch_rows=batch_rows,
-            rank=rank,
-            size=size,
-            columns=columns,
-            first_ds=first_ds,
-            last_ds=last_ds,
-            where=where,
-            memory=memory,
-            must_fit=must_fit,
-            **settings.model_dump(),
-        )
+        """The stream that the section `stream` of the settings asks for.
+
+        Args:
+            more: what the section does not say.
+        """
+        return cls(examples, dataset, **settings.model_dump(), **more)
 
     @property
     def rows(self) -> int:

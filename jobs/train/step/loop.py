@@ -133,17 +133,13 @@ def rung_at(position: Position, rows: int, step: Step, validation: Batches | Non
         return Rung(total, epochs[-1].val_loss, epochs[-1].val_auc)
     if validation is None:
         return Rung(total, None, None)
-    found = _measured(validate(step.model, validation.epoch(0), step.exchange, step.sharded.fetch))
+    found = _measured(_validated(step, validation))
     return Rung(total, found["val_loss"], found["val_auc"])
 
 
 def _result(position: Position, rows: int, step: Step, validation: Batches | None) -> EpochResult:
     started = time.perf_counter()
-    measured = (
-        validate(step.model, validation.epoch(0), step.exchange, step.sharded.fetch)
-        if validation is not None
-        else None
-    )
+    measured = _validated(step, validation) if validation is not None else None
     return EpochResult(
         epoch=position.epoch,
         train_loss=position.loss / position.weight,
@@ -156,6 +152,11 @@ def _result(position: Position, rows: int, step: Step, validation: Batches | Non
         bytes_sent=position.bytes_sent,
         **_measured(measured),
     )
+
+
+def _validated(step: Step, validation: Batches) -> Validation:
+    batches, fetch = validation.epoch(0), step.sharded.fetch
+    return validate(step.model, batches, step.exchange, fetch, step.slices)
 
 
 def _measured(measured: Validation | None) -> dict[str, float | None]:

@@ -5,6 +5,8 @@ sum these gradients and the weights, and divide once by the weight of the global
 result is the gradient of the global batch, for any number of ranks and any sizes of their pieces. A
 rank whose piece has only padding adds nothing, but takes part in the exchange. A step may have
 several batches: their gradients are summed before the exchange, as if their rows were one batch.
+With `train.gradient_slices`, the gradients are computed slice by slice, and added up in an order
+that is the same at any number of ranks, and so are the bits of the result.
 
 The step uses torch, and the exchange between ranks by its interface only.
 """
@@ -14,22 +16,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from jobs.base.errors import ConfigError
 from jobs.batch.batch import Batch
-from jobs.models.build import Model, embedding_tables, row_losses
+from jobs.models.build import Model, embedding_tables
 from jobs.models.ties import refuse_overlaps, state_of
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Exchange
-from jobs.train.exchange.pending import Pending
+from jobs.train.exchange.ordered import PartialSums
 from jobs.train.exchange.rows import TableRows
-from jobs.train.step.buffers import Buffers
+from jobs.train.order.slices import Slices
+from jobs.train.step.backward import SENT_DTYPES, Backward
 from jobs.train.step.finite import measured
 from jobs.train.step.optimizers import make_optimizers, update
+from jobs.train.step.parts import Cutter
 from jobs.train.tables.table import ShardedTable
 from jobs.train.tables.tables import Tables
 
@@ -65,9 +69,10 @@ class Step:
         model: on its device; its weights become rank 0's.
         exchange: between the ranks, which must all make a step.
         sharded: this rank's pieces of the model's sharded tables.
+        slices: this rank's, where `train.gradient_slices` asks for them.
 
     Attributes:
-        sharded: the same, which fetch rows for the model's forward passes.
+        sharded, slices: the same; the tables fetch rows for the model's forward passes.
         optimizers: that of the dense parameters, then that of the tables; each where there are any.
 
     Raises:
@@ -80,31 +85,28 @@ class Step:
         settings: TrainSettings,
         exchange: Exchange,
         sharded: Sequence[ShardedTable] = (),
+        slices: Slices | None = None,
     ) -> None:
         refuse_unfit(settings, model, bool(sharded))
-        self.model = model
-        self.exchange = exchange
-        self._settings = settings
-        self._sent_dtype = _SENT_DTYPES[settings.wire_dtype]
+        assert (slices is not None) == (settings.gradient_slices > 1)
+        self.model, self.exchange, self.slices = model, exchange, slices
+        self._settings, self._cutter = settings, Cutter(slices)
         tables = {name for name, _ in embedding_tables(model)}
         parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._dense = [p for n, p in parameters if n not in tables]
         self._tables = [(n, p) for n, p in parameters if n in tables]
         # Of the gradients, in the order in which a step has them.
         self._names = [n for n, _ in parameters if n not in tables] + [n for n, _ in self._tables]
-        by_batch = settings.table_sums == "batch"
-        self.sharded = Tables(model, sharded, exchange, self._sent_dtype, by_batch)
+        by_batch = settings.table_sums == "batch" or slices is not None
+        sent_dtype = SENT_DTYPES[settings.wire_dtype]
+        self.sharded = Tables(model, sharded, exchange, sent_dtype, by_batch)
         pieces = [table.piece for table in sharded]
         of_tables = [p for _, p in self._tables] + pieces
         self.optimizers = make_optimizers(settings, self._dense, of_tables)
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
-        self._buffers = Buffers(model)
-        self._started: dict[int, Pending[TableRows]] = {}
-        self._is_last = False
-        for number, (_, table) in enumerate(self._tables):
-            table.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                partial(self._has_gradient, number)
-            )
+        self._backward = Backward(
+            model, settings, self._dense, self._tables, self.sharded, exchange
+        )
         # All, also those that are not trained, and buffers.
         exchange.broadcast(state_of(model).values())
 
@@ -123,13 +125,14 @@ class Step:
         """
         started, waited_s = time.perf_counter(), self.exchange.waited_s
         self.model.train()
-        self.sharded.fetch(batches, upcoming)
-        loss_and_weight = self._backward_all(batches)
-        sizes = self.sharded.start_gradients()
-        dense = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._dense]
-        sums = self.exchange.start_sums([*dense, loss_and_weight, sizes.to(loss_and_weight)])
+        parts, upcoming_parts = self._cutter.parts(batches, upcoming)
+        self.sharded.fetch(list(chain(*parts)), list(chain(*upcoming_parts)))
+        partial_sums = PartialSums(self.exchange, self.slices)
+        for tensors in self._backward.run(parts):
+            partial_sums.add(tensors)
+        sums = partial_sums.start()
         # Rows are merged while the sums are on their way.
-        rows = [self._started[number].result() for number in range(len(self._tables))]
+        rows = self._backward.rows()
         own = self.sharded.merged()
         *dense, loss_and_weight, sizes = sums.result()
         gradients = [*dense, *(merged.values for merged in rows)]
@@ -153,68 +156,6 @@ class Step:
         exchange_s = self.exchange.waited_s - waited_s
         compute_s = time.perf_counter() - started - exchange_s
         return StepResult(found.loss / found.weight, found.weight, compute_s, exchange_s)
-
-    def _backward_all(self, batches: Sequence[Batch]) -> Tensor:
-        """Computes the gradients of all batches, and starts the exchange of the tables' rows.
-
-        Returns:
-            [2]: the sums of the weighted losses and of the weights of this rank's rows.
-        """
-        found = []
-        self._started = {}
-        for number, batch in enumerate(batches, 1):
-            self._is_last = number == len(batches)
-            found.append(self._backward(batch))
-        # The hooks stay on the model, which another `Step` may train.
-        self._is_last = False
-        for number in range(len(self._tables)):
-            if number not in self._started:
-                self._start_rows(number)
-        loss_and_weight = torch.stack(found).sum(0)
-        if loss_and_weight.is_cuda:
-            # Otherwise the GPU's work would count as time of the exchange.
-            torch.cuda.synchronize()
-        return loss_and_weight
-
-    def _has_gradient(self, number: int, _: Tensor) -> None:
-        """Called by torch when a table has its gradient of a batch.
-
-        Its rows are sent while the gradients of other parameters are computed.
-        """
-        if self._is_last:
-            self._start_rows(number)
-
-    def _start_rows(self, number: int) -> None:
-        """Starts the exchange of the gradient's rows of table `number`."""
-        name, table = self._tables[number]
-        rows = gradient_rows(name, table)
-        self._started[number] = self.exchange.start_rows(name, rows, self._sent_dtype)
-
-    def _backward(self, batch: Batch) -> Tensor:
-        """Adds the gradients of a batch's summed loss to those that parameters have.
-
-        Returns:
-            [2]: the sum of the weighted losses, and the sum of the weights.
-        """
-        reference, settings = next(self.model.parameters()), self._settings
-        if not batch.rows:
-            # A model of the user's own may not accept a piece without rows.
-            return reference.new_zeros(2)
-        batch = batch.to(reference.device)
-        weight = batch.weight.to(reference.dtype)
-        if settings.positive_weight != 1.0:
-            weight = weight * torch.where(batch.label > 0.5, settings.positive_weight, 1.0)
-        low = settings.precision == "bfloat16"
-        with (
-            self._buffers.unchanged(),
-            torch.autocast(reference.device.type, torch.bfloat16, enabled=low),
-        ):
-            logits = self.model(batch)
-        logits = logits.to(reference.dtype)
-        losses = row_losses(logits, batch, self.model.task, settings.label_smoothing)
-        loss = (losses * weight).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return torch.stack([loss.detach(), weight.sum()])
 
     def _set_gradients(self, dense: list[Tensor], rows: Sequence[TableRows]) -> None:
         """Sets the parameters' gradients, of the global batch's mean loss.
@@ -241,8 +182,6 @@ class Step:
 
 # Of an embedding table: ids are sent as int32.
 _MOST_ROWS = 2**31 - 1
-# By `train.wire_dtype`; None keeps the values as they are.
-_SENT_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def refuse_unfit(settings: TrainSettings, model: Model, sharded: bool) -> None:
@@ -278,22 +217,3 @@ def refuse_unfit(settings: TrainSettings, model: Model, sharded: bool) -> None:
             f"train.{unfit[0]} is set, but the label's task is {model.task}",
             remedy=f"leave train.{unfit[0]} at its default",
         )
-
-
-def gradient_rows(name: str, table: Tensor) -> TableRows:
-    """The rows of a table's gradient, an id for each lookup; no rows where it has no gradient.
-
-    Raises:
-        ConfigError: the gradient is dense.
-    """
-    if table.grad is None:
-        no_ids = torch.empty(0, dtype=torch.int64, device=table.device)
-        return TableRows(no_ids, table.new_empty((0, table.shape[1])))
-    if not table.grad.is_sparse:
-        raise ConfigError(
-            f"the gradient of embedding table {name!r} is dense",
-            "tables that are used through their own forward (nn.Embedding, nn.EmbeddingBag in mode "
-            "sum or mean)",
-            "where another layer uses it too, tie them: layer.weight = table.weight",
-        )
-    return TableRows(table.grad._indices()[0], table.grad._values())

@@ -19,8 +19,11 @@ from torch import Tensor
 from jobs.batch.batch import Batch
 from jobs.models.build import Model, row_losses
 from jobs.train.exchange.exchange import Exchange
+from jobs.train.exchange.ordered import PartialSums
+from jobs.train.order.slices import Slices
 from jobs.train.step.buffers import Buffers
 from jobs.train.step.finite import Diverged
+from jobs.train.step.parts import cut
 
 NUM_BINS = 65_536
 LARGEST_LOGIT = 16.0
@@ -48,29 +51,37 @@ def validate(
     batches: Iterable[Batch],
     exchange: Exchange,
     fetch: Callable[[Sequence[Batch]], None] = lambda _: None,
+    slices: Slices | None = None,
 ) -> Validation:
     """Measures the model on the rows of all ranks, which must all call this.
 
     Args:
         batches: this rank's pieces.
         fetch: called before each one, also where it is padding; see `Tables.fetch`.
+        slices: this rank's, where batches are measured slice by slice.
 
     Raises:
         Diverged: the loss is not finite.
         ConfigError: the forward pass changes a buffer of the model.
     """
     device = next(model.parameters()).device
-    # [2 + 2 * NUM_BINS]: loss, weight, weight of the negatives by bin, weight of the positives by
-    # bin.
-    sums = torch.zeros(2 + 2 * NUM_BINS, dtype=torch.float64, device=device)
+    # For each slice [2 + 2 * NUM_BINS]: loss, weight, weight of the negatives by bin, weight of the
+    # positives by bin.
+    count = len(slices.owned) if slices is not None else 1
+    sums = torch.zeros(count, 2 + 2 * NUM_BINS, dtype=torch.float64, device=device)
     model.eval()
     with Buffers(model).unchanged(), torch.inference_mode():
         for batch in batches:
-            fetch([batch])
-            if batch.rows:
-                _add(sums, batch.to(device), model)
+            parts = cut(batch, slices)
+            fetch(parts)
+            for own, part in zip(sums, parts, strict=True):
+                if part.rows:
+                    _add(own, part.to(device), model)
     model.train()
-    (total,) = exchange.start_sums([sums]).result()
+    partial_sums = PartialSums(exchange, slices)
+    for own in sums:
+        partial_sums.add([own])
+    (total,) = partial_sums.start().result()
     loss, weight = total[:2].tolist()
     if not math.isfinite(loss) or weight <= 0:
         raise Diverged(

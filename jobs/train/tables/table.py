@@ -116,6 +116,13 @@ class ShardedTable:
         """Values of a row."""
         return self.piece.shape[1]
 
+    def buckets_of(self, places: Tensor) -> Tensor:
+        """The buckets of rows of the piece, by their indices [k] in it, int64 [k]."""
+        owned = torch.arange(self.rank, self.buckets.count, self.ranks, device=places.device)
+        # A bucket begins with the row whose id is its number.
+        begins = self.buckets.places(owned, self.ranks)
+        return owned[torch.searchsorted(begins, places, right=True) - 1]
+
     @torch.no_grad()
     def fill(self, seed: int) -> None:
         """Sets the piece to the table's fresh rows."""

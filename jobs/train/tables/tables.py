@@ -180,7 +180,7 @@ class Tables:
             is finite, so are the sums that the owners make.
         """
         if not self.tables:
-            return torch.zeros(0)
+            return self.no_sizes
         if self._by_batch:
             rows = self._of_lookups()
         else:
@@ -228,12 +228,26 @@ class Tables:
         return merged
 
     def squares(self, merged: Sequence[TableRows]) -> Tensor | None:
-        """The sum over all ranks of the squares of what `merged` returned; None without tables."""
+        """The sum over all ranks of the squares of what `merged` returned; None without tables.
+
+        It is added up bucket by bucket, so that its bits are the same at any number of ranks.
+        """
         if not merged:
             return None
-        own = torch.stack([rows.values.double().square().sum() for rows in merged]).sum()
-        (total,) = self._exchange.start_sums([own]).result()
-        return total
+        count = max(table.buckets.count for table in self.tables)
+        own = merged[0].values.new_zeros(count, dtype=torch.float64)
+        for table, rows in zip(self.tables, merged, strict=True):
+            buckets = grouped(table.buckets_of(rows.ids))
+            squares = rows.values.double().square().sum(1, keepdim=True)
+            own[buckets.ids.long()] += buckets.sums(squares).squeeze(1)
+        # Only its owner adds to a bucket.
+        (by_bucket,) = self._exchange.start_sums([own]).result()
+        return by_bucket.sum()
+
+    @property
+    def no_sizes(self) -> Tensor:
+        """What `start_gradients` returns where there are none: zeros [tables]."""
+        return torch.zeros(len(self.tables))
 
     def _groups(self) -> list[Groups]:
         if self._order is None:

@@ -30,7 +30,7 @@ def values_for(ids: list[int], seed: int) -> Tensor:
 
 
 def merged(sent: list[TableRows], dtype: torch.dtype | None, exchange: Exchange) -> TableRows:
-    return exchange.start_rows("table", sent[exchange.rank], dtype).result()
+    return exchange.start_rows("table", [sent[exchange.rank]], dtype).result()
 
 
 def in_all(sent: list[TableRows], dtype: torch.dtype | None) -> list[TableRows]:

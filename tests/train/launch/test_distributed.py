@@ -72,7 +72,7 @@ def traced(
     model, tables = piece_of("mlp", SHORT, exchange.rank, exchange.size, torch.float64)
     sharded = run(Step(model, SHORT, exchange, tables), UNTOUCHED)
     rows = TableRows(torch.tensor([exchange.rank, 7]), torch.tensor([[0.5], [2.0]]))
-    summed = exchange.start_rows("short", rows, torch.bfloat16).result()
+    summed = exchange.start_rows("short", [rows], torch.bfloat16).result()
     assert summed.values.flatten().tolist() == [0.5] * exchange.size + [2.0 * exchange.size]
     return steps, result, weights, part_of(sharded)
 

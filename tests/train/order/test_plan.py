@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from jobs.base.errors import ConfigError
 from jobs.train.order.plan import (
     EpochPlan,
-    RankShare,
     key_of,
     permutation,
     window_bound,
     windows_by_need,
 )
+from jobs.train.order.share import RankShare
 
 layouts = st.one_of(
     st.lists(st.integers(0, 20), max_size=40),

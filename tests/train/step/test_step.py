@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -213,10 +214,10 @@ def test_rows_of_tables_are_sent_while_other_gradients_are_computed() -> None:
 
     class Watched(Alone):
         def start_rows(
-            self, name: str, rows: TableRows, dtype: torch.dtype | None
+            self, name: str, parts: Sequence[TableRows], dtype: torch.dtype | None
         ) -> Pending[TableRows]:
             seen.append((name, bottom.weight.grad is not None))
-            return super().start_rows(name, rows, dtype)
+            return super().start_rows(name, parts, dtype)
 
     seen: list[tuple[str, bool]] = []
     step = Step(model, settings_of(accumulate_steps=2), Watched())
