@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -39,6 +40,7 @@ SHARDED, REPLICATED = {"tables": "sharded"}, {"tables": "replicated"}
 SOURCES: dict[str, tuple[dict[str, Any], int]] = {
     "sharded by 2": (SHARDED, 2),
     "sharded by 5": (SHARDED, 5),
+    "sharded, its copies on disk": (SHARDED | {"table_copies": "disk"}, 2),
     "whole": (REPLICATED, 1),
     "whole, in files": (REPLICATED | {"map_tables_mb": 0}, 1),
 }
@@ -160,6 +162,28 @@ def test_any_ranks_begin_with_the_bits_of_whole_tables(
     assert all(known[key].any() for key in moments)
     for ranks in (1, 2, 3):
         assert_same(begun(grown(job, start, tmp_path, tables="sharded"), ranks), known)
+
+
+def test_a_source_in_an_object_store_is_copied_once_and_read_there(
+    source_of: Callable[[str], tuple[TrainJob, WarmStart]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, start = source_of("sharded by 2")
+    known = begun(grown(job, start, tmp_path), 2)
+    url = f"memory://{tmp_path}/best"
+    for path in (path for path in Path(start.folder).rglob("*") if path.is_file()):
+        place = f"{url}/{path.relative_to(start.folder)}"
+        fsspec.filesystem("memory").pipe_file(place, path.read_bytes())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert_same(begun(grown(job, replace(start, folder=url), tmp_path), 3), known)
+    for kind in ("copies", "moments"):
+        copies = [path for path in tmp_path.glob(f"millstream-*/{kind}/*") if path.is_dir()]
+        assert len(copies) == 1, kind
+        assert {path.name for path in copies[0].rglob("*.safetensors")} == {
+            "buckets-0-of-2.safetensors",
+            "buckets-1-of-2.safetensors",
+        }
 
 
 @pytest.mark.parametrize("name", ["sharded by 2", "whole"])
