@@ -146,14 +146,12 @@ def load_model(
     folder_url: str,
     identity: Identity | None = None,
     *,
-    any_source: bool = False,
     map_files: bool = True,
 ) -> LoadedModel:
     """Reads a model's folder. Code that its card names is imported after all was checked.
 
     Args:
         identity: that it must have, from the registry; versions of before it was kept have none.
-        any_source: take a model of the user's own whose source was changed since.
         map_files: read rows of tables in files when they are looked up; else all of them now.
 
     Raises:
@@ -164,8 +162,7 @@ def load_model(
     card = read_card(folder_url)
     if identity is not None:
         refuse_changed_card(card, identity, folder_url)
-    if not any_source:
-        refuse_changed_source(card, folder_url)
+    refuse_changed_source(card, folder_url)
     stored = read_weights(folder_url, card)
     spec, weights = ModelSpec.from_json(card["spec"]), dict(stored.tensors)
     build = partial(build_model, card["model"], spec, card.get("base", "."))

@@ -12,8 +12,12 @@ import torch
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.models.artifact import load_model, save_model
 from jobs.models.build import build_model
+from jobs.models.folder import weights_digest
 from jobs.models.identity import Identity
+from jobs.models.ties import state_of
 from jobs.settings.objects import source_of
+from jobs.train.warm.source import WarmStart
+from jobs.train.warm.weights import warm
 from tests.builders.batches import SPEC
 
 # Says that it was imported, by a file beside it.
@@ -91,8 +95,10 @@ def test_an_edited_source_is_named_and_not_imported(folder: Path) -> None:
     assert now in str(refused.value) and before in str(refused.value)
     assert not (folder.parent / "imported").exists()
 
-    # As a warm start takes it, to go on with new code.
-    assert load_model(str(folder), identity, any_source=True).card["source"] == before
+    # A warm start takes its weights, to go on with new code.
+    model = build_model(OWN, SPEC, str(folder.parent))
+    warm(model, SPEC, WarmStart("1", str(folder), ("a", "b", "c"), {}, identity))
+    assert weights_digest(state_of(model)) == identity.weights
 
 
 def test_a_source_that_is_changed_after_its_import_is_not_saved_as_the_imported_one(

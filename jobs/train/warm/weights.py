@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jobs.models.build import Model, build_model, embedding_tables
+from jobs.models.build import MODELS, Model, build_model, embedding_tables
 from jobs.models.folder import read_card
 from jobs.models.identity import refuse_changed_card
 from jobs.models.mapped import WithoutValues
@@ -50,7 +51,9 @@ def warm(
     if start.identity is not None:
         refuse_changed_card(card, start.identity, start.folder)
     stored, before = read_weights(start.folder, card), ModelSpec.from_json(card["spec"])
-    source = _without_tables(card["model"], before, card.get("base", "."), stored)
+    # Who shards its tables can be made without their values.
+    with_tables = card["model"] not in MODELS and not sharded
+    source = _like_source(card, before, stored, with_tables)
     sizes = _sizes(source, stored)
     weights = state_of(model)
     rows = {name: len(weights[name]) for name in _tables_of(model)}
@@ -67,12 +70,14 @@ def warm(
     return origins
 
 
-def _without_tables(name: str, spec: ModelSpec, base: str, stored: Stored) -> Model:
+def _like_source(
+    card: Mapping[str, Any], spec: ModelSpec, stored: Stored, with_tables: bool
+) -> Model:
     """A model as the source's. The aim may be to go on with new code, so any will do."""
     shapes = {(of.buckets.rows, *of.table.shapes[ROWS][1]) for of in stored.tables.values()}
     # What it draws must not change the masks of dropout.
     with torch.random.fork_rng(devices=[]), WithoutValues(shapes):
-        return build_model(name, spec, base, with_tables=False)
+        return build_model(card["model"], spec, card.get("base", "."), with_tables=with_tables)
 
 
 def _tables_of(model: Model) -> set[str]:
