@@ -19,7 +19,8 @@ from jobs.models.spec import ModelSpec
 from jobs.train.attempts import choose_tables, refuse_unfit_job
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
-from jobs.train.launch.rank_job import TrainJob
+from jobs.train.keep.resume import newest_of_run
+from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.need import MemoryNeed
 from jobs.train.rank import train_rank
 from jobs.train.step.step import Step
@@ -27,8 +28,9 @@ from tests.builders.batches import SPEC, batch_of, in_ranks
 from tests.builders.examples import CLICKS, write_examples
 from tests.builders.reference import BATCHES, settings_of, weights_of
 from tests.builders.sharded import Part, part_of, piece_of, replicated, run, weights_of_all
-from tests.builders.training import PLACES, job_of
+from tests.builders.training import PLACES, Mortal, job_of
 from tests.builders.visits import VISITS
+from tests.train.tables.test_training import Unhurried, assert_near, best_weights, killed_at
 
 EQUAL = replace(SPEC, embedding_dims=(4, 4, 3))
 PLACED = replace(EQUAL, table_places=("replicated", "sharded", ""))
@@ -100,6 +102,23 @@ def test_a_training_of_both_stores_the_model_of_whole_tables(tmp_path: Path) -> 
     assert [files for _, files in kept] == [{1, 2}, {1}], "files of a rank, and of one alone"
     for name, weight in kept[0][0].items():
         assert torch.allclose(kept[1][0][name], weight, rtol=0, atol=1e-5), name
+
+
+@pytest.mark.usefixtures("models_one_by_one")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_training_of_both_is_gone_on_with_by_other_ranks(ranks: int, tmp_path: Path) -> None:
+    changes = {"optimizer": "adagrad", "commit_steps": 1, "checkpoint_rows": 512}
+    known = placed_job(tmp_path / "known", **changes)
+    best = best_weights(known, train_rank(known, Alone(), RankMemory()))
+    job = placed_job(tmp_path / "killed", **changes, checkpoint_whole_every=3)
+    killed_at(job, [Unhurried(), RankMemory(), Mortal(7)])
+    job = replace(job, resume=newest_of_run(job.folder))
+
+    def go_on(exchange: Exchange) -> RankResult:
+        return train_rank(job, exchange, RankMemory())
+
+    first = go_on(Alone()) if ranks == 1 else in_ranks(go_on, ranks)[0]
+    assert_near(best_weights(job, first), best)
 
 
 def test_the_field_s_word_goes_before_that_of_the_settings(
