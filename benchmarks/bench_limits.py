@@ -12,7 +12,11 @@ counts beside them, mostly a GiB for Python and its libraries. Under it
 2. replicated tables are refused at the start, with the sum; unchecked, ranks end without memory,
 3. four ranks with a quarter each, their copies on disk, train with commits and checkpoints, and the
    model is registered,
-4. it is evaluated, and scores another date.
+4. it is evaluated, and scores another date,
+5. in another training a rank is killed, and it goes on from the copies on disk.
+
+With --strict the limit is a third of rows and moments, Python and its libraries included: a quarter
+fits each of four ranks, the sum at the start, which counts with a lost rank, does not.
 """
 
 from __future__ import annotations
@@ -26,8 +30,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -44,7 +49,11 @@ ROW_BYTES = 3 * 4 * DIM
 VALUES_DS, TRAIN_DS, SCORE_DS = "2026-01-01", "2026-01-02", "2026-01-03"
 TRAIN_ROWS, SCORE_ROWS = 80_000, 2_000
 # What a process is told by, in its command line.
-KINDS = {"exec_fn": "rank", "pyspark.daemon": "worker", "jobs.main": "driver"}
+KINDS = {
+    "horovod.spark.task.gloo_exec_fn": "rank",
+    "pyspark.daemon": "worker",
+    "jobs.main": "driver",
+}
 
 CONFIG = f"""\
 schema: {ROOT}/benchmarks/wide_rows.py:WIDE
@@ -95,7 +104,14 @@ class Limited:
     folder: Path
     limit_mb: int
 
-    def run(self, name: str, command: str, *arguments: str) -> Step:
+    def run(
+        self,
+        name: str,
+        command: str,
+        *arguments: str,
+        meanwhile: Callable[[int], None] | None = None,
+    ) -> Step:
+        """Runs a command, and `meanwhile` with the number of its process."""
         limit = self.limit_mb << 20, self.limit_mb << 20
         step, started = Step(name), time.monotonic()
         config = ("--config", str(self.folder / "wide.yaml"))
@@ -110,6 +126,8 @@ class Limited:
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, limit),
         )
         threading.Thread(target=_watch, args=(process.pid, step), daemon=True).start()
+        if meanwhile is not None:
+            threading.Thread(target=meanwhile, args=(process.pid,), daemon=True).start()
         step.output, _ = process.communicate()
         step.code, step.seconds = process.returncode, time.monotonic() - started
         sys.stderr.write(f"{name}: exit code {step.code}\n{step.output[-4000:]}\n")
@@ -118,14 +136,16 @@ class Limited:
 
 def _watch(pid: int, step: Step) -> None:
     while psutil.pid_exists(pid):
-        for kind, status in _statuses(pid):
+        for kind, process in _family(pid):
+            status = _status(process)
             for most, name in ((step.own_mb, "RssAnon"), (step.counted_mb, "VmData")):
                 if found := re.search(rf"{name}:\s+(\d+)", status):
                     most[kind] = max(most.get(kind, 0), int(found[1]) >> 10)
         time.sleep(SAMPLE_S)
 
 
-def _statuses(pid: int) -> Iterator[tuple[str, str]]:
+def _family(pid: int) -> Iterator[tuple[str, psutil.Process]]:
+    """A process and its descendants that are Python, each with its kind."""
     try:
         root = psutil.Process(pid)
         family = [root, *root.children(recursive=True)]
@@ -133,46 +153,73 @@ def _statuses(pid: int) -> Iterator[tuple[str, str]]:
         return
     for process in family:
         try:
-            words = " ".join(process.cmdline())
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except (psutil.NoSuchProcess, OSError):
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
             continue
         kind = next((kind for sign, kind in KINDS.items() if sign in words), None)
-        if kind is not None and "java" not in words.split(" ")[0]:
-            yield kind, status
+        if kind is not None and "python" in words[0]:
+            yield kind, process
 
 
-def steps_of(folder: Path, values: int, limit_mb: int) -> Iterator[Step]:
-    """Writes raw data of so many values a field, and takes the steps one after the other."""
+def _status(process: psutil.Process) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return ""
+
+
+def kill_a_rank(lake: Path, pid: int) -> None:
+    """Kills a rank of a training once there is a checkpoint."""
+    while psutil.pid_exists(pid):
+        ranks = [process for kind, process in _family(pid) if kind == "rank"]
+        if ranks and list(lake.glob("wide/checkpoints/*/at-*/commit.json")):
+            ranks[-1].kill()
+            return
+        time.sleep(SAMPLE_S)
+
+
+def write_inputs(folder: Path, values: int) -> None:
+    """Writes raw data of so many values a field, and the settings."""
     write_day(folder / f"raw/day_{VALUES_DS}.csv", values * 5 // 4, values, 1)
     write_day(folder / f"raw/day_{TRAIN_DS}.csv", TRAIN_ROWS, values, 2)
     write_day(folder / f"raw/day_{SCORE_DS}.csv", SCORE_ROWS, values, 3)
-    local = (ROOT / "conf/spark/local.conf").read_text()
-    local = re.sub(
-        r"(driver\.memory +)4g", r"\g<1>1g", local.replace("local[*]", f"local[{RANKS}]")
-    )
+    local = (ROOT / "conf/spark/local.conf").read_text().replace("local[*]", f"local[{RANKS}]")
+    local = re.sub(r"(driver\.memory +)4g", r"\g<1>1g", local)
     (folder / "spark.conf").write_text(local)
+    # A task is tried twice, so that those that are left go on without a lost rank.
+    again = local.replace(f"local[{RANKS}]", f"local[{RANKS},2]")
+    (folder / "again.conf").write_text(again)
     (folder / "wide.yaml").write_text(CONFIG)
-    limited = Limited(folder, limit_mb)
-    checked = ("--set", f"train.memory_mb={limit_mb}")
+
+
+def steps_of(limited: Limited, is_strict: bool) -> Iterator[Step]:
+    """Takes the steps one after the other."""
+    checked = ("--set", f"train.memory_mb={limited.limit_mb}")
     whole = ("--set", "train.tables=replicated", "--set", "train.restarts=0")
     yield limited.run("ETL", "etl", "--dates", f"{VALUES_DS}..{TRAIN_DS}")
     yield limited.run("replicated", "train", *whole, *checked)
     yield limited.run("replicated, unchecked", "train", *whole)
-    yield limited.run("sharded", "train", *checked)
+    yield limited.run("sharded", "train", *(() if is_strict else checked))
     yield limited.run("evaluate", "evaluate")
     yield limited.run("score", "score", "--date", SCORE_DS, "--model", "latest")
+    if is_strict:
+        return
+    longer = ("--set", "train.epochs=2", "--set", "spark.properties_file=again.conf")
+    kill = partial(kill_a_rank, limited.folder / "lake")
+    yield limited.run("a rank killed", "train", *checked, *longer, meanwhile=kill)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--values", type=int, default=200_000, help="of each field")
+    parser.add_argument("--strict", action="store_true")
     asked = parser.parse_args()
     state_mb = FIELDS * asked.values * ROW_BYTES >> 20
     held_mb = -(-state_mb // 3)
-    limit_mb = held_mb + STREAM_MB + LIBRARIES_MB + LAYERS_MB
+    limit_mb = held_mb + (0 if asked.strict else STREAM_MB + LIBRARIES_MB + LAYERS_MB)
     with tempfile.TemporaryDirectory(prefix="bench-limits-") as name:
-        steps = list(steps_of(Path(name), asked.values, limit_mb))
+        write_inputs(Path(name), asked.values)
+        steps = list(steps_of(Limited(Path(name), limit_mb), asked.strict))
     print(machine("torch", "horovod", "pyspark"))
     print(
         f"\nTables and moments of {state_mb:,} MiB; a rank may hold {held_mb:,} MiB of them, a "
@@ -188,7 +235,7 @@ def main() -> None:
     print_table(["", "exit code", "s", *own, *(f"{kind}, counted" for kind in kinds)], lines)
     figures = {
         step.name: {"code": step.code, "s": round(step.seconds), "own_mb": step.own_mb}
-        | {"counted_mb": step.counted_mb, "said": step.output[-1000:]}
+        | {"counted_mb": step.counted_mb, "said": step.output[-3000:]}
         for step in steps
     }
     sizes = {"state_mb": state_mb, "limit_mb": limit_mb, "beside_mb": limit_mb - held_mb}
