@@ -85,8 +85,12 @@ class TuneSettings(Section):
         "tpe", description="what asks for the next trials"
     )
     trials: int = Field(20, ge=1, description="of a study; a grid has as many as it has points")
-    generation: int = Field(
-        4, ge=1, description="trials asked for at once; what they are follows from it"
+    generation: int | None = Field(
+        None,
+        ge=1,
+        description="trials asked for at once, and compared at rungs; what they are follows from "
+        "it; empty: 4, but reduction * reduction * reduction with halving where the sampler needs "
+        "no results",
     )
     parallel: int = Field(1, ge=1, description="trials that run at a time; changes no result")
     ranks_per_trial: int = Field(1, ge=1, description="Horovod ranks of a trial, each in a task")
@@ -160,6 +164,21 @@ class TuneSettings(Section):
                     "use tpe or bohamiann, or leave it out"
                 )
         return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether a trial follows from results of those before it."""
+        return self.sampler not in ("random", "quasi_random", "grid")
+
+    @property
+    def generation_trials(self) -> int:
+        """Trials of a generation.
+
+        Where trials do not follow from results, as many as halving makes one of by its three legs.
+        Without rungs a night that has spent its time would have to go through as many trainings.
+        """
+        is_bracket = self.stopping == "halving" and not self.learns
+        return self.generation or (self.reduction**3 if is_bracket else 4)
 
     def tried(self) -> list[tuple[str, Any]]:
         """A setting of train and a value of it, for all that the space has at its ends."""

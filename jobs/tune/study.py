@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.settings.tune import TuneSettings
 from jobs.tune.journal import LakeJournal
-from jobs.tune.samplers.samplers import fixed_params, learns, sampler_of, trials_of
+from jobs.tune.samplers.samplers import fixed_params, sampler_of, trials_of
 from jobs.tune.samplers.space import Params, suggested
 
 _FACTS, _FAILED, _TOLD, _RUNG = "millstream", "failed", "millstream", "rung"
@@ -124,7 +124,7 @@ class Study:
     @property
     def learns(self) -> bool:
         """Whether what is asked for follows from results of earlier trials."""
-        return learns(self._settings)
+        return self._settings.learns
 
     def generations(self) -> Iterator[list[Asked]]:
         """The trials to run, by generation, without those that have ended.
@@ -132,7 +132,7 @@ class Study:
         Those of the next generation are asked for when it is taken, which is to be when all before
         have ended, where the sampler learns from them.
         """
-        for first in range(0, self.trials, self._settings.generation):
+        for first in range(0, self.trials, self._settings.generation_trials):
             numbers = range(first, min(self.end_of_generation(first), self.trials))
             asked = [self._asked(number) for number in numbers]
             if left := [one for one in asked if one is not None]:
@@ -140,7 +140,7 @@ class Study:
 
     def end_of_generation(self, number: int) -> int:
         """The number after the last trial of a trial's generation."""
-        size = self._settings.generation
+        size = self._settings.generation_trials
         return (number // size + 1) * size
 
     def next(self) -> Asked | None:
@@ -290,4 +290,5 @@ def known_facts(folder: str) -> Mapping[str, Any]:
 def settings_of(settings: TuneSettings) -> dict[str, Any]:
     tree = settings.model_dump(mode="json", exclude=_FREE)
     # A list, as the order of its entries is part of a space.
-    return {**tree, "space": [list(item) for item in tree["space"].items()]}
+    space = [list(item) for item in tree["space"].items()]
+    return {**tree, "generation": settings.generation_trials, "space": space}

@@ -101,6 +101,22 @@ def test_rungs_are_rows() -> None:
     assert [brackets.count(rungs) for rungs in (2, 1, 0)] == [9, 5, 3]
 
 
+@pytest.mark.parametrize(
+    ("given", "trials"),
+    [
+        ({"sampler": "random"}, 27),
+        ({"sampler": "quasi_random", "reduction": 2}, 8),
+        ({"sampler": "random", "stopping": "none"}, 4),
+        ({"sampler": "tpe"}, 4),
+        ({"sampler": "random", "generation": 5}, 5),
+    ],
+)
+def test_trials_that_need_no_results_are_compared_many_at_once(
+    given: dict[str, Any], trials: int
+) -> None:
+    assert TuneSettings.model_validate(given).generation_trials == trials
+
+
 def measured(epoch: int, auc: float) -> EpochResult:
     times = dict.fromkeys(("seconds", "wait_s", "compute_s", "exchange_s", "val_s"), 0.0)
     return EpochResult(epoch, 0.5, 1 - auc, auc, 0.0, rows=10, bytes_sent=0, **times)

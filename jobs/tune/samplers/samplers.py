@@ -33,11 +33,6 @@ def sampler_of(settings: TuneSettings, number: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def learns(settings: TuneSettings) -> bool:
-    """Whether a trial follows from results of those before it."""
-    return settings.sampler not in ("random", "quasi_random", "grid")
-
-
 def trials_of(settings: TuneSettings) -> int:
     """Trials of the whole study: a grid ends with its points."""
     if settings.sampler != "grid":
