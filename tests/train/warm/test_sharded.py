@@ -176,7 +176,8 @@ def test_a_source_in_an_object_store_is_copied_once_and_read_there(
         place = f"{url}/{path.relative_to(start.folder)}"
         fsspec.filesystem("memory").pipe_file(place, path.read_bytes())
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert_same(begun(grown(job, replace(start, folder=url), tmp_path), 3), known)
+    # One rank: those that are threads would share a file's position there.
+    assert_same(begun(grown(job, replace(start, folder=url), tmp_path), 1), known)
     for kind in ("copies", "moments"):
         copies = [path for path in tmp_path.glob(f"millstream-*/{kind}/*") if path.is_dir()]
         assert len(copies) == 1, kind
