@@ -140,7 +140,9 @@ def _set_moments(step: Step, stored: Stored, origins: Mapping[str, Origin]) -> N
             for key, value in found.items():
                 # Scalars are counts of steps, which torch keeps on the CPU.
                 place = parameter.device if value.dim() else value.device
-                optimizer.state[parameter][key] = value.to(place, copy=True)
+                # A table's rows were copied already, and may be half of a rank's memory.
+                is_own = name in origins and value.dim() > 0
+                optimizer.state[parameter][key] = value.to(place, copy=not is_own)
 
 
 def _of_table(dense: _Moments, stored: Stored, origin: Origin, rows: Tensor) -> dict[str, Tensor]:
