@@ -87,8 +87,9 @@ def test_epochs_leave_no_memory_behind(tmp_path: Path) -> None:
         tracemalloc.stop()
         gc.enable()
 
-    # Up to four blocks of batches, of half a megabyte, exist at once, and are kept.
-    assert left[-1] - left[0] < 4 * 600_000
+    # Up to four blocks of batches, of half a megabyte, exist at once, and are kept; an epoch that
+    # left one more each time would leave four.
+    assert left[-1] - left[0] < 5 * 600_000
 
 
 def test_what_cannot_fit_is_refused_naming_rows_bytes_and_settings(tmp_path: Path) -> None:
