@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from torch import Tensor, nn
 
+from jobs.batch.batch import Batch
 from jobs.batch.layout import batch_from_arrow
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
@@ -22,6 +24,19 @@ from jobs.registry.registry import Registry
 from jobs.settings.settings import Settings
 
 CURVES = ({"train_loss": 0.7, "val_loss": 0.69}, {"train_loss": 0.6, "val_loss": 0.62})
+
+
+class OwnTable(nn.Module):
+    """A user's own model: one value for each id of the second field."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.table = nn.Embedding(spec.table_rows[1], 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B]."""
+        logits: Tensor = self.table(batch.sparse[:, 1]).squeeze(1)
+        return logits
 
 
 def lake_of(settings: Settings) -> Lake:

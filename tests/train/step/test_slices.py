@@ -50,7 +50,7 @@ def assert_same_bits(found: dict[str, Tensor], known: dict[str, Tensor]) -> None
         assert torch.equal(found[name], weight), name
 
 
-def has_same_bits(
+def assert_same_at_any_ranks(
     name: str, settings: TrainSettings, sizes: Sequence[int], batches: Sequence[Batch]
 ) -> None:
     known, losses = trained_in_slices(name, settings, 1, batches)
@@ -66,7 +66,7 @@ def test_weights_and_losses_have_the_same_bits_at_any_number_of_ranks(
     name: str, optimizer: str, changes: dict[str, Any], tables: str
 ) -> None:
     settings = settings_of(optimizer=optimizer, tables=tables, gradient_slices=SLICES, **changes)
-    has_same_bits(name, settings, (2, 3), BATCHES)
+    assert_same_at_any_ranks(name, settings, (2, 3), BATCHES)
 
 
 @pytest.mark.slow
@@ -76,7 +76,9 @@ def test_after_many_steps_they_still_have(optimizer: str, tables: str) -> None:
     settings = settings_of(
         optimizer=optimizer, tables=tables, gradient_slices=SLICES, clip_norm=0.05
     )
-    has_same_bits("dlrm", settings, (2, 3, 5), [batch_of(40, seed) for seed in range(30)])
+    assert_same_at_any_ranks(
+        "dlrm", settings, (2, 3, 5), [batch_of(40, seed) for seed in range(30)]
+    )
 
 
 def test_without_slices_the_bits_differ() -> None:

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jobs.base.errors import ConfigError
-from jobs.batch.batch import Batch
 from jobs.models.artifact import load_model
 from jobs.models.build import build_model, predict
-from jobs.models.spec import ModelSpec
 from jobs.train.attempts import choose_tables, refuse_unfit_job
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
@@ -139,18 +137,8 @@ def test_the_field_s_word_goes_before_that_of_the_settings(
         assert need.tables >= 4 * 5 * 99_999, "it stays whole, fits or not"
 
 
-class OwnTable(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.table = nn.Embedding(spec.table_rows[1], 1)
-
-    def forward(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.table(batch.sparse[:, 1]).squeeze(1)
-        return logits
-
-
 def test_a_model_that_ignores_places_is_refused(tmp_path: Path) -> None:
-    job = placed_job(tmp_path, name="tests.train.tables.test_places:OwnTable")
+    job = placed_job(tmp_path, name="tests.builders.models:OwnTable")
     with pytest.raises(ConfigError, match=r"table='replicated', but no table of train\.model"):
         refuse_unfit_job(job)
     with pytest.raises(ConfigError, match=r"table='replicated', but no table of train\.model"):

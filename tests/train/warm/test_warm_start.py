@@ -120,17 +120,6 @@ def test_another_model_and_a_missing_version_are_refused(raw: Raw, spark: SparkS
 
 # Tables of other models
 
-
-class OwnTables(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.table = nn.Embedding(spec.table_rows[1], 1)
-
-    def forward(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.table(batch.sparse[:, 1]).squeeze(1)
-        return logits
-
-
 GROWN = (7, 53, 5)
 
 
@@ -157,7 +146,7 @@ def grown(
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "wide_deep", "dlrm", "dcn_v2", "tests.train.warm.test_warm_start:OwnTables"]
+    "name", ["mlp", "wide_deep", "dlrm", "dcn_v2", "tests.builders.models:OwnTable"]
 )
 @pytest.mark.parametrize("least_table_bytes", [None, 0])
 def test_tables_of_every_model_grow(
@@ -195,9 +184,7 @@ def stepped(step: Step, seed: int) -> Batch:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
-@pytest.mark.parametrize(
-    "name", ["wide_deep", "dlrm", "tests.train.warm.test_warm_start:OwnTables"]
-)
+@pytest.mark.parametrize("name", ["wide_deep", "dlrm", "tests.builders.models:OwnTable"])
 def test_moments_go_on_and_those_of_new_rows_begin_at_zero(
     name: str, optimizer: str, device: str, tmp_path: Path
 ) -> None:
