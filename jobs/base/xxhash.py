@@ -60,7 +60,7 @@ def xxhash64_of_numbers(numbers: Ints) -> Words:
     return _Numbers(numbers.view(np.uint64), wide=True).hashes(np.full(1, _SEED, np.uint64))
 
 
-def xxhash64_of_rows(columns: Iterable[pa.Array | Literal]) -> Ints:
+def xxhash64_of_rows(columns: Iterable[pa.Array | pa.ChunkedArray | Literal]) -> Ints:
     """The hash of each row [n], as `F.xxhash64` gives it for these columns.
 
     Args:
@@ -95,7 +95,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def _chained(column: pa.Array | Literal, before: Words) -> Words:
+def _chained(column: pa.Array | pa.ChunkedArray | Literal, before: Words) -> Words:
     """The hashes after this column.
 
     Args:
@@ -109,6 +109,10 @@ def _chained(column: pa.Array | Literal, before: Words) -> Words:
         raise TypeError(f"no xxhash64 of {column.type}")
     if not len(column):
         return np.zeros(0, np.uint64)
+    if isinstance(column, pa.ChunkedArray):
+        ends = np.cumsum([len(chunk) for chunk in column.chunks])[:-1]
+        seeds = np.split(before, ends) if len(before) > 1 else [before] * column.num_chunks
+        return np.concatenate([_chained(*pair) for pair in zip(column.chunks, seeds, strict=True)])
     if _is_list(column.type):
         return _of_lists(column, before)
     if pa.types.is_dictionary(column.type):

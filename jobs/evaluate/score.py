@@ -53,6 +53,7 @@ from jobs.evaluate.predict.predictions import (
     refused_of_file,
     standing,
 )
+from jobs.evaluate.predict.scorer import Scorer
 from jobs.evaluate.predict.stage import stage_predictions
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake, TableName
@@ -147,8 +148,8 @@ class Scoring:
         files = len(raw.files[self.dataset.rows])
         log.info("%s raw files to score with model version %s", f"{files:,}", self.model.version)
         try:
-            rows = self._judged(raw)
-            predictions, found = self._stage_predictions(rows, state)
+            rows = self._scored(raw, state)
+            predictions, found = self._stage_predictions(rows)
             log.info("scored %s rows", f"{sum(one.rows for one in found.values()):,}")
             refused = self._stage_quarantine(raw, rows)
         finally:
@@ -181,13 +182,14 @@ class Scoring:
         paths = source_paths(self.settings.model_copy(update={"etl": etl}), self.dataset)
         return RawSources.listed(self.dataset, paths, self.dates)
 
-    def _judged(self, raw: RawSources) -> JudgedRows:
-        """The rows with their values and reasons, in files of this run."""
+    def _scored(self, raw: RawSources, state: State) -> JudgedRows:
+        """The valid rows with their scores, and the refused ones, in files of this run."""
         folder = self.lake.table("judged").fresh_folder(self.run_id)
         most_mb = self.settings.etl.broadcast_parent_mb
         engine = raw.engine(None, False, most_mb)
         parents = stage_parents(self.spark, raw, self.dataset, most_mb, folder)
-        rows = judge(self.spark, engine, raw.pieces(), Counted(), folder, parents)
+        scorer = self._scorer(state, folder)
+        rows = judge(self.spark, engine, raw.pieces(), Counted(), folder, parents, scorer)
         log.info("%s raw rows to score", f"{rows.read - rows.others:,}")
         rows = without_duplicates(rows, self.dataset)
         refuse_empty(rows.counts, self.dates)
@@ -199,19 +201,19 @@ class Scoring:
             raise
         return rows
 
+    def _scorer(self, state: State, folder: str) -> Scorer:
+        names = {f.log_name for f in self.dataset.counted}
+        vocabularies = stage_vocabularies(state_entries(self.lake, state), names, folder)
+        return Scorer(Encoder(self.dataset, vocabularies, state.ds), self.predictor)
+
     # Writing
 
-    def _stage_predictions(
-        self, rows: JudgedRows, state: State
-    ) -> tuple[list[NewFile], dict[str, Content]]:
-        """Scores the valid rows once, into files that nobody sees yet."""
-        names = {f.log_name for f in self.dataset.counted}
-        vocabularies = stage_vocabularies(state_entries(self.lake, state), names, rows.valid.url)
+    def _stage_predictions(self, rows: JudgedRows) -> tuple[list[NewFile], dict[str, Content]]:
+        """Writes the predictions into files that nobody sees yet."""
         return stage_predictions(
             rows.valid,
             {ds: one.valid for ds, one in rows.counts.items()},
-            Encoder(self.dataset, vocabularies, state.ds),
-            self.predictor,
+            self.dataset,
             self.lake.table("predictions"),
             self.run_id,
             self.model.version,

@@ -13,6 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StringType, StructField, StructType
 
+from jobs.base.workers import in_workers
 from jobs.operations.keys import HIT, Keys, marked
 from jobs.rows.base.names import DS, ENCODING, MALFORMED, RAW, REASONS, SOURCE_FILE, UNREAD, mark
 from jobs.rows.read.delimited import delimited_rows
@@ -86,7 +87,7 @@ def _parsed(rows: DataFrame, source: Source) -> DataFrame:
     """With a text a declared column, and `__torn`: whether the raw text could not be parsed."""
     texts = [StructField(text_column(name), StringType()) for name in source.column_names]
     schema = StructType([*rows.schema, *texts, StructField(_TORN, BooleanType())])
-    return rows.mapInArrow(partial(_read, source), schema)
+    return in_workers(rows, partial(_read, source), schema)
 
 
 def _read(source: Source, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -19,6 +19,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from jobs.base.errors import DataRefused
+from jobs.base.workers import in_workers
 from jobs.etl.fit.expect import Bins, bins_of_rows, bins_until, stability_index
 from jobs.etl.fit.history import CountHistory
 from jobs.evaluate.predict.predict import SCORE
@@ -224,7 +225,7 @@ class _JudgedAgain:
 def _counted(served: DataFrame, judging: _JudgedAgain) -> tuple[dict[str, Bins], dict[str, int]]:
     """Rows by field and bin; rows that cannot be read, by why."""
     kinds = ", ".join(f"{name} {kind}" for name, kind in zip(_NAMES, _KINDS, strict=True))
-    found = served.mapInArrow(judging.counted, kinds).groupBy("field", "bin", "why")
+    found = in_workers(served, judging.counted, kinds).groupBy("field", "bin", "why")
     bins: dict[str, Bins] = defaultdict(Counter)
     unread: dict[str, int] = {}
     for row in found.agg(F.sum("rows").alias("rows")).collect():
@@ -263,7 +264,7 @@ def _agreement(lake: Lake, served: DataFrame, judging: _JudgedAgain) -> Agreemen
     if not table.exists():
         return Agreement()
     own = StructType(judging.keys.fields).add(_SERVED, "float").add(_BY, "string")
-    scored = served.where(F.col(SCORE).isNotNull()).mapInArrow(judging.keyed, own)
+    scored = in_workers(served.where(F.col(SCORE).isNotNull()), judging.keyed, own)
     predicted = table.spark(served.sparkSession, predictions_schema(judging.dataset))
     newest = F.max_by(F.struct(MODEL_VERSION, SCORE), DS).alias(_PREDICTED)
     pairs = scored.join(predicted.groupBy(*names).agg(newest), names).select(

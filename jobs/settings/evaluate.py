@@ -51,7 +51,7 @@ class EvaluateSettings(Section):
 
     split: str = Field("test", description="whose rows are measured")
     calibration_bins: int = Field(10, ge=2, description="of the calibration curve")
-    batch_rows: int = Field(8_192, ge=1, description="rows predicted at once")
+    batch_rows: int = Field(2_048, ge=1, description="rows predicted at once")
     slices: tuple[SliceSettings, ...] = Field((), description="groups that are measured apart")
     most_values: int = Field(20, ge=1, description="groups of a slice; the others go together")
     threshold: float = Field(0.5, gt=0, lt=1, description="from here on a score predicts label 1")
@@ -117,7 +117,7 @@ class ScoreSettings(Section):
     """Batch scoring."""
 
     sources: dict[str, str] | None = Field(None, description="in the place of the ETL's")
-    batch_rows: int = Field(8_192, ge=1, description="rows predicted at once")
+    batch_rows: int = Field(2_048, ge=1, description="rows predicted at once")
     engine: Literal["torch", "onnx"] = Field(
         "torch", description="onnx: ONNX Runtime, on a model that is exported first"
     )

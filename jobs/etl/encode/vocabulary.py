@@ -8,7 +8,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import fsspec
@@ -22,6 +22,8 @@ from jobs.etl.parcels import local_folder
 from jobs.stores.files import write_stream
 
 Ints = npt.NDArray[np.int64]
+# 32 MB a vocabulary and worker.
+_MOST_RANGE_BITS = 22
 
 
 @dataclass(frozen=True)
@@ -60,26 +62,45 @@ class MappedVocabulary:
         """How many of the days are not after `ds`."""
         return bisect_right(self.days, ds)
 
+    def _starts(self, hashes: Ints) -> Ints:
+        """For each hash [n] a place that is not after its first entry, and seldom before it."""
+        bits = self._range_bits
+        if bits > _MOST_RANGE_BITS:
+            return np.searchsorted(self.hashes, hashes)
+        return self._firsts[_ranges(hashes, bits)]
+
+    @property
+    def _range_bits(self) -> int:
+        return 1 + len(self.hashes).bit_length()
+
+    @cached_property
+    def _firsts(self) -> Ints:
+        """The first entry of each range of hashes: found sooner than by halving all entries."""
+        bits = self._range_bits
+        return np.searchsorted(_ranges(self.hashes, bits), np.arange(1 << bits))
+
     def find(self, texts: pa.StringArray, hashes: Ints) -> Entries:
         """The entries of texts that have these hashes."""
         ids, days = np.full(len(texts), -1, np.int64), np.zeros(len(texts), np.int64)
-        places = np.searchsorted(self.hashes, hashes)
-        open_rows = np.arange(len(texts))
-        # Once but for texts whose hashes collide.
-        while len(open_rows):
-            at = places[open_rows]
-            inside = at < len(self.hashes)
-            open_rows, at = open_rows[inside], at[inside]
-            same = self.hashes[at] == hashes[open_rows]
-            open_rows, at = open_rows[same], at[same]
-            equal = np.asarray(
-                pc.equal(texts.take(open_rows), self.texts.take(at).cast(pa.string()))
-            )
-            ids[open_rows[equal]] = self.ids[at[equal]]
-            days[open_rows[equal]] = self.day[at[equal]]
-            open_rows = open_rows[~equal]
-            places[open_rows] += 1
+        places, rows = self._starts(hashes), np.arange(len(texts))
+        # Once or twice, but for texts whose hashes collide.
+        while len(rows):
+            rows = rows[places[rows] < len(self.hashes)]
+            entries, wanted = self.hashes[places[rows]], hashes[rows]
+            same = rows[entries == wanted]
+            at = places[same]
+            equal = np.asarray(pc.equal(texts.take(same), self.texts.take(at).cast(pa.string())))
+            ids[same[equal]] = self.ids[at[equal]]
+            days[same[equal]] = self.day[at[equal]]
+            places[same[equal]] = len(self.hashes)
+            rows = rows[entries <= wanted]
+            places[rows] += 1
         return Entries(ids, days)
+
+
+def _ranges(hashes: Ints, bits: int) -> Ints:
+    """In which of 2^bits equal ranges of all hashes each hash is [n], ascending."""
+    return (hashes >> (64 - bits)) + (1 << (bits - 1))
 
 
 def stage_vocabularies(entries: pa.Table, names: Collection[str], url: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.base.workers import in_workers
 from jobs.base.xxhash import xxhash64
 from jobs.etl.parcels import PARCELS, exchanged, opened, parcels, received
 from jobs.lake.files import LiveFile
@@ -94,8 +95,8 @@ class CountHistory:
         parts = -(-self.rows // _ROWS_PER_PART)
         sent = self._task_rows(partial(_sent, step, parts), PARCELS)
         tasks = min(parts, 4 * self.spark.sparkContext.defaultParallelism)
-        found = exchanged(sent, tasks).mapInArrow(
-            partial(_reduced, reduce), from_arrow_schema(schema)
+        found = in_workers(
+            exchanged(sent, tasks), partial(_reduced, reduce), from_arrow_schema(schema)
         )
         return pa.table(found.toArrow()).cast(schema)
 
@@ -122,7 +123,7 @@ class CountHistory:
         files = self.spark.sparkContext.broadcast((self.url, self.files))
         tasks = min(len(self.files), 8 * self.spark.sparkContext.defaultParallelism)
         work = partial(_of_files, files, tasks, step)
-        return self.spark.range(0, tasks, 1, tasks).mapInArrow(work, schema)
+        return in_workers(self.spark.range(0, tasks, 1, tasks), work, schema)
 
 
 def _of_files(

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import Broadcast
 
+from jobs.base.workers import in_workers
 from jobs.etl.judge.files import FILE, NEW_ID, PATCHES, ROW_NUMBER, JudgedFile
 from jobs.etl.judge.judging import JudgedRows
 from jobs.etl.judge.tasks import REPEATED
@@ -98,9 +99,9 @@ def _found(rows: JudgedRows, work: _Work) -> list[dict[str, Any]]:
     cores = spark.sparkContext.defaultParallelism
     shared = spark.sparkContext.broadcast(work)
     tasks = min(len(work.files), 4 * cores)
-    sent = spark.range(0, tasks, 1, tasks).mapInArrow(partial(_sent, shared, tasks), PARCELS)
-    said = exchanged(sent, min(work.parts, 4 * cores)).mapInArrow(
-        partial(_patched, shared), "said string"
+    sent = in_workers(spark.range(0, tasks, 1, tasks), partial(_sent, shared, tasks), PARCELS)
+    said = in_workers(
+        exchanged(sent, min(work.parts, 4 * cores)), partial(_patched, shared), "said string"
     )
     return [json.loads(row[0]) for row in said.collect()]
 

@@ -22,6 +22,7 @@ from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from jobs.base.workers import in_workers
 from jobs.rows.base.arrays import whole
 from schemas.dataset import ROW_ID
 
@@ -80,7 +81,7 @@ class ValidRows:
         tasks = max(1, min(self.count, enough))
         shared = self.spark.sparkContext.broadcast((self.url, self.files, self.patches))
         work = partial(_scanned, shared, tasks, tuple(columns), step)
-        return self.spark.range(0, tasks, 1, tasks).mapInArrow(work, schema)
+        return in_workers(self.spark.range(0, tasks, 1, tasks), work, schema)
 
 
 Shared = tuple[str, tuple[JudgedFile, ...], bool]

@@ -15,6 +15,7 @@ from functools import partial
 
 from pyspark.sql import SparkSession
 
+from jobs.base.workers import in_workers
 from jobs.etl.fit.expect import Measures, added
 from jobs.etl.judge.counts import ByDate, merged
 from jobs.etl.judge.files import JudgedFile, ValidRows
@@ -25,6 +26,7 @@ from jobs.etl.judge.tasks import (
     REPEATED,
     Counted,
     JudgingWork,
+    Written,
     added_up,
     judged_parts,
     judged_pieces,
@@ -67,11 +69,14 @@ def judge(
     counted: Counted,
     url: str,
     parents: Sequence[LargeParent] = (),
+    written: Written | None = None,
 ) -> JudgedRows:
     """Judges the rows of the pieces into files below a folder.
 
     Args:
         parents: those that the engine does not hold.
+        written: what is written of a table of valid rows, which has all that tells repeated ones
+            apart; None: all their columns.
 
     Raises:
         DataRefused: a file cannot be read, or changed since it was listed.
@@ -85,18 +90,19 @@ def judge(
         url,
         min(_MOST_PARTS, 2 * cores * -(-total // _PART_BYTES)),
         tuple(parents),
+        written,
     )
     shared = spark.sparkContext.broadcast(work)
     numbers = numbered(spark, work.shares)
     if parents:
         tasks = max(len(work.shares), max(parent.parts for parent in parents))
-        by_key = numbers.mapInArrow(partial(pieces_by_key, shared), PARCELS)
+        by_key = in_workers(numbers, partial(pieces_by_key, shared), PARCELS)
         joined = attached(by_key, spark.sparkContext.broadcast(engine), parents, tasks)
-        sent = joined.mapInArrow(partial(judged_parts, shared), PARCELS)
+        sent = in_workers(joined, partial(judged_parts, shared), PARCELS)
     else:
-        sent = numbers.mapInArrow(partial(judged_pieces, shared), PARCELS)
+        sent = in_workers(numbers, partial(judged_pieces, shared), PARCELS)
     tasks = min(2 * cores if work.parts > cores else cores, work.parts)
-    found = exchanged(sent, tasks).mapInArrow(partial(added_up, shared), "said string").collect()
+    found = in_workers(exchanged(sent, tasks), partial(added_up, shared), "said string").collect()
     trees = [json.loads(row[0]) for row in found]
     repeated = sum(tree[REPEATED] for tree in trees if REPEATED in tree)
     said = [Said.parse(tree) for tree in trees if REPEATED not in tree]

@@ -20,6 +20,7 @@ from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.base.errors import DataRefused, MillstreamError
+from jobs.base.workers import in_workers
 from jobs.base.xxhash import xxhash64_of_rows
 from jobs.etl.judge.said import refusal_of
 from jobs.etl.parcels import PARCELS, Numbers, exchanged, received, stream_parcels, streamed
@@ -97,9 +98,9 @@ def _stage(spark: SparkSession, parent: LargeParent, pieces: Sequence[Piece]) ->
     cores, total = spark.sparkContext.defaultParallelism, sum(piece.weight for piece in pieces)
     own = shares(pieces, max(cores, -(-total // _PIECE_BYTES)))
     shared = spark.sparkContext.broadcast((parent, own))
-    sent = spark.range(0, len(own), 1, len(own)).mapInArrow(partial(_sent, shared), PARCELS)
-    written = exchanged(sent, min(parent.parts, 4 * cores)).mapInArrow(
-        partial(_written, parent), _REFUSED
+    sent = in_workers(spark.range(0, len(own), 1, len(own)), partial(_sent, shared), PARCELS)
+    written = in_workers(
+        exchanged(sent, min(parent.parts, 4 * cores)), partial(_written, parent), _REFUSED
     )
     for row in written.collect():
         raise refusal_of(*row[0])
@@ -173,7 +174,7 @@ def attached(
     """Parcels of raw rows for the first parent's parts to such for the last one's."""
     for here, there in pairwise(parents):
         step = partial(_passed_on, engine, here, there)
-        sent = exchanged(sent, tasks).mapInArrow(step, PARCELS)
+        sent = in_workers(exchanged(sent, tasks), step, PARCELS)
     return exchanged(sent, tasks)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
+from jobs.base.workers import in_workers
 from jobs.etl.fit.counting import Counter
 from jobs.etl.fit.expect import Measures, added, measured
 from jobs.etl.judge.judging import JudgedRows
@@ -24,9 +25,8 @@ def recount(rows: JudgedRows, counted: Counted) -> JudgedRows:
     columns = list(dict.fromkeys([DS, SPLIT, *_counted_columns(counted)]))
     sent = rows.valid.in_arrow(columns, partial(_counted_again, counted), PARCELS)
     tasks = max(1, min(counted.merging.parts if counted.merging else 1, 64))
-    found = (
-        exchanged(sent, tasks).mapInArrow(partial(_merged_again, counted), "said string").collect()
-    )
+    merged = partial(_merged_again, counted)
+    found = in_workers(exchanged(sent, tasks), merged, "said string").collect()
     return replace(rows, measures=added(json.loads(row[0]) for row in found))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from jobs.etl.judge.files import RowsWriter
 from jobs.etl.judge.parents import ASIDE, LargeParent, rows_by_key, with_parent
 from jobs.etl.judge.said import Said, parcel
 from jobs.etl.parcels import Ints, opened, parcels, received
-from jobs.rows.base.arrays import at
+from jobs.rows.base.arrays import taken
 from jobs.rows.base.names import LINE_HASH, ROW_TEXT
 from jobs.rows.judge.engine import Engine
 from jobs.rows.judge.identity import line_hashes
@@ -32,6 +32,7 @@ from schemas.expect import Expectation
 
 _HASHES = pa.schema([(ROW_ID, pa.int64())])
 REPEATED = "repeated"
+Written = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class JudgingWork:
     Attributes:
         shares: the pieces of each of the first tasks.
         parents: that rows are brought together with first.
+        written: what is written of a table of valid rows; None: all their columns.
         of_hashes: parts of hashes. The part after them is what the first tasks say of themselves;
             then come those of contributions.
     """
@@ -67,6 +69,7 @@ class JudgingWork:
     url: str
     of_hashes: int
     parents: tuple[LargeParent, ...] = ()
+    written: Written | None = None
 
     @property
     def first_of_counts(self) -> int:
@@ -170,7 +173,7 @@ class _Judging:
         ):
             for raw in tables:
                 judged = work.engine.judge(raw)
-                valid.add(rows_to_keep(judged, raw, work.engine.dataset))
+                valid.add(self._written(rows_to_keep(judged, raw, work.engine.dataset)))
                 refused.add(judged.refused)
                 said.others += judged.others
                 said.counts = merged([said.counts, counts_of(judged)])
@@ -180,6 +183,10 @@ class _Judging:
                 if self._counter is not None:
                     self._counter.add(judged.valid)
         said.valid, said.refused = valid.file(self._number), refused.file(self._number)
+
+    def _written(self, valid: pa.Table) -> pa.Table:
+        written = self._work.written
+        return valid if written is None or not valid.num_rows else written(valid)
 
     def _parcels(self) -> Iterator[pa.RecordBatch]:
         work = self._work
@@ -196,7 +203,7 @@ def rows_to_keep(judged: Judged, raw: pa.Table, dataset: Dataset) -> pa.Table:
     """The valid ones of the raw rows with all that tells repeated ones apart."""
     if dataset.key:
         return judged.valid
-    lines = at(raw[ROW_TEXT], judged.valid_places)
+    lines = taken(raw[ROW_TEXT], judged.valid_places)
     return judged.valid.append_column(LINE_HASH, line_hashes(lines))
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
+from jobs.base.workers import in_workers
 from jobs.base.xxhash import xxhash64_of_pair
 from jobs.etl.encode.encoder import Encoder
 from jobs.etl.judge.files import ValidRows
@@ -77,7 +78,7 @@ def sent_examples(examples: DataFrame, dataset: Dataset, layout: ShardLayout) ->
     """The same of rows that are encoded: with the stored columns, `ds` and `split`."""
     schema = arrow_schema(dataset.stored_columns())
     step = partial(_sent_batches, schema, layout)
-    return examples.select(*schema.names, DS, SPLIT).mapInArrow(step, PARCELS)
+    return in_workers(examples.select(*schema.names, DS, SPLIT), step, PARCELS)
 
 
 def _sent_batches(

@@ -17,6 +17,7 @@ from pyspark import Broadcast
 from pyspark.sql import SparkSession
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
+from jobs.base.workers import in_workers
 from jobs.base.xxhash import xxhash64_of_rows
 from jobs.etl.judge.files import JudgedFile
 from jobs.etl.parcels import PARCELS, exchanged, gathered, opened, parcels, received
@@ -80,11 +81,11 @@ def stage_quarantine(
     else:
         tasks = min(len(paths), 4 * spark.sparkContext.defaultParallelism)
         shared = spark.sparkContext.broadcast(paths)
-        sent = spark.range(0, tasks, 1, tasks).mapInArrow(
-            partial(_sent, shared, tasks, run, held), PARCELS
+        sent = in_workers(
+            spark.range(0, tasks, 1, tasks), partial(_sent, shared, tasks, run, held), PARCELS
         )
         days = spark.sparkContext.defaultParallelism
-        exchanged(sent, days).mapInArrow(partial(_written, url), "path string").collect()
+        in_workers(exchanged(sent, days), partial(_written, url), "path string").collect()
     return table.staged(run, [STAGE, DS])
 
 

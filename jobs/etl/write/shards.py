@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Row
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from jobs.base.workers import in_workers
 from jobs.etl.parcels import exchanged, opened, received
 from jobs.etl.write.digests import DIGESTS, Digests, read_back
 from jobs.etl.write.layout import ShardLayout
@@ -57,7 +58,7 @@ def stage_shards(
     schema = arrow_schema(dataset.stored_columns())
     files = settings.row_group_rows, settings.compression
     writer = _Writer(url, run, tuple(layout.shards), schema, dataset.key, *files)
-    rows = exchanged(sent, tasks).mapInArrow(writer, _WRITTEN).collect()
+    rows = in_workers(exchanged(sent, tasks), writer, _WRITTEN).collect()
     shards = sorted(_shard(row) for row in rows)
     if dataset.tensors or dataset.lists:
         _describe_for_petastorm(dataset, url, shards)

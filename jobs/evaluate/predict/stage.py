@@ -1,10 +1,9 @@
-"""Valid rows to files of predictions, in one Spark job.
+"""Scored rows to files of predictions, in one Spark job.
 
-Its first tasks encode stretches of rows with the model's own state and score them, in one Python
-worker; predictions go as parcels to tasks after them, a part a file. A row's file follows from its
-row id and the number of rows of its date, and files are in order of row ids, so neither cores nor
-cuts nor retries change which rows a file has, and in which order. The bits of a score can change by
-the rows that share its batch, as law 8 allows.
+Rows go as parcels to tasks that write them, a part a file. A row's file follows from its row id and
+the number of rows of its date, and files are in order of row ids, so neither cores nor cuts nor
+retries change which rows a file has, and in which order. The bits of a score can change by the rows
+that share its batch, as law 8 allows.
 """
 
 from __future__ import annotations
@@ -19,22 +18,20 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import Row
 
 from jobs.base.errors import DataRefused
-from jobs.etl.encode.encoder import Encoder
+from jobs.base.workers import in_workers
 from jobs.etl.judge.files import ValidRows
 from jobs.etl.parcels import PARCELS, exchanged, gathered, opened, parcels, received
 from jobs.etl.write.shards import ordered_tables
-from jobs.evaluate.predict.predict import SCORE, SCORES, Predictor, scored
+from jobs.evaluate.predict.predict import SCORE, SCORES
 from jobs.evaluate.predict.predictions import (
     MODEL_VERSION,
     RUN_ID,
     Content,
     content,
-    kept_columns,
     predictions_schema,
     scored_schema,
     wrong_row,
@@ -42,7 +39,9 @@ from jobs.evaluate.predict.predictions import (
 from jobs.lake.files import NewFile, tables_of
 from jobs.lake.manifest import UINT64
 from jobs.lake.tables import Table
+from jobs.rows.base.arrays import whole
 from jobs.rows.base.names import DS
+from jobs.rows.judge.values import dictionary
 from jobs.stores.files import write_stream
 from schemas.dataset import ROW_ID, Dataset
 
@@ -89,7 +88,7 @@ class DayFiles:
     def numbers(self, table: pa.Table) -> npt.NDArray[np.int32]:
         """The file's number of each row: those of a date are ranges of row ids."""
         firsts = dict(zip(self.counts, accumulate(self.counts.values(), initial=0), strict=False))
-        days = pc.dictionary_encode(table[DS].combine_chunks())
+        days = dictionary(whole(table[DS]))
         known, places = days.dictionary.to_pylist(), days.indices.to_numpy()
         first = np.array([firsts[ds] for ds in known], np.int64)
         count = np.array([self.counts[ds] for ds in known], np.int64)
@@ -102,17 +101,16 @@ class DayFiles:
 def stage_predictions(
     rows: ValidRows,
     counts: Mapping[str, int],
-    encoder: Encoder,
-    predictor: Predictor,
+    dataset: Dataset,
     table: Table,
     run: str,
     model_version: str,
 ) -> tuple[list[NewFile], dict[str, Content]]:
-    """Scores rows, writes the predictions into the run's folder and reads them back; nothing is
-    visible yet.
+    """Writes the predictions into the run's folder and reads them back; nothing is visible yet.
 
     Args:
-        counts: rows by date.
+        rows: scored, see `Scorer`.
+        counts: of them by date.
 
     Returns:
         The files, and what was read back by date.
@@ -121,14 +119,14 @@ def stage_predictions(
         DataRefused: a key stands twice, or has no finite score; the message names it.
     """
     files = DayFiles.of(counts)
-    schema = scored_schema(predictor.dataset)
-    sent = rows.in_arrow(encoder.inputs, _Scoring(encoder, predictor, files, schema), PARCELS)
+    schema = scored_schema(dataset)
+    sent = rows.in_arrow([*schema.names, DS], _Sending(files, schema), PARCELS)
     total, most = len(files.files), 4 * rows.spark.sparkContext.defaultParallelism
     tasks = max(1, min(total, most), -(-total // _FILES_PER_TASK))
     writer = _PredictionsWriter(
-        table.fresh_folder(run), tuple(files.files), predictor.dataset, run, model_version
+        table.fresh_folder(run), tuple(files.files), dataset, run, model_version
     )
-    found = exchanged(sent, tasks).mapInArrow(writer, _WRITTEN).collect()
+    found = in_workers(exchanged(sent, tasks), writer, _WRITTEN).collect()
     if wrong := sorted(row["wrong"] for row in found if row["wrong"]):
         raise DataRefused(
             wrong[0],
@@ -150,18 +148,14 @@ def _staged(run: str, version: str, found: list[Row]) -> tuple[list[NewFile], di
 
 
 @dataclass(frozen=True)
-class _Scoring:
+class _Sending:
     """A task's rows to parcels of predictions, in a Python worker."""
 
-    encoder: Encoder
-    predictor: Predictor
     files: DayFiles
     schema: pa.Schema
 
     def __call__(self, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-        keep = [*kept_columns(self.predictor.dataset), DS]
-        encoded = (batch for table in tables for batch in self.encoder(table).to_batches())
-        for table in gathered(scored(self.predictor, keep, {}, encoded)):
+        for table in gathered(tables):
             order = np.argsort(table[ROW_ID].to_numpy())
             rows = table.select(self.schema.names).cast(self.schema)
             yield from parcels(rows, self.files.numbers(table), order)

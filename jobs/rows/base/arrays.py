@@ -45,7 +45,12 @@ def without_dictionaries(table: pa.Table) -> pa.Table:
 
 def at(column: pa.ChunkedArray, rows: Ints) -> pa.Array:
     """The column's values in these rows, ascending."""
-    return whole(column if len(rows) == len(column) else column.take(pa.array(rows)))
+    return whole(taken(column, rows))
+
+
+def taken(column: pa.ChunkedArray, rows: Ints) -> pa.ChunkedArray:
+    """The same, in as many arrays as the column is: nothing is copied where all rows are asked."""
+    return column if len(rows) == len(column) else column.take(pa.array(rows))
 
 
 def spread(mask: Mask, rows: Ints, count: int) -> Mask:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.base.errors import ConfigError
-from jobs.rows.base.arrays import at, spread, whole
+from jobs.rows.base.arrays import at, spread, taken, whole
 from jobs.rows.base.duck import connection, registered
 from jobs.rows.base.names import (
     DS,
@@ -266,7 +266,7 @@ class Engine:
             return whole(column if mask is None else column.filter(mask))
 
         days = dictionary(kept(made[ROW_DS]))
-        text = at(raw[ROW_TEXT], rows)
+        text = taken(raw[ROW_TEXT], rows)
         columns: dict[str, pa.Array] = {DS: days}
         key = [kept(made[name]) for name in self.dataset.key]
         same = identities(days, key or [text])
@@ -275,7 +275,7 @@ class Engine:
             columns[SPLIT] = self.split.of(entity or [text])
         if self.dataset.key:
             columns[ROW_ID] = pa.array(same)
-            columns[RAW] = text
+            columns[RAW] = whole(text)
             columns[SOURCE_FILE] = at(raw[ROW_FILE], rows)
         else:
             columns[ROW_ID] = pa.array(row_ids_of_lines(same, np.ones(len(same), np.int32)))

@@ -29,7 +29,7 @@ class Split:
     seed: int
     fractions: Mapping[str, float]
 
-    def of(self, entity: Sequence[pa.Array]) -> pa.DictionaryArray:
+    def of(self, entity: Sequence[pa.Array | pa.ChunkedArray]) -> pa.DictionaryArray:
         """The split of each row [n]: the same for all rows of an entity, whatever else there is.
 
         Args:
@@ -41,7 +41,7 @@ class Split:
         return pa.DictionaryArray.from_arrays(pa.array(places), pa.array(list(self.fractions)))
 
 
-def identities(days: pa.Array, identity: Sequence[pa.Array]) -> Ints:
+def identities(days: pa.Array, identity: Sequence[pa.Array | pa.ChunkedArray]) -> Ints:
     """The hash of (ds, key), or of (ds, line) where there is no key [n]."""
     return xxhash64_of_rows([days, *identity])
 
@@ -51,7 +51,7 @@ def row_ids_of_lines(identities: Ints, ordinals: npt.NDArray[np.int32]) -> Ints:
     return xxhash64_of_rows([pa.array(identities), pa.array(ordinals, pa.int32())])
 
 
-def line_hashes(lines: pa.Array) -> pa.Array:
+def line_hashes(lines: pa.ChunkedArray) -> pa.Array:
     """Another 64 bits of each line [n], which tell lines apart whose identities collide.
 
     DuckDB's own hash: it takes a sixth of the time, and is never stored beyond a run.

@@ -72,7 +72,7 @@ def _repeats_header(columns: pa.Table, source: Source) -> Mask:
 def _parsed(lines: Lines, source: Source) -> tuple[pa.Table, Mask, Mask]:
     """The columns of the lines [n]; which of them are malformed; which have no values."""
     content = lines.content
-    ready = arrow_lines(lines.texts, content.to_pybytes(), source)
+    ready = arrow_lines(lines.texts, lines.to_bytes(), source)
     if ready.texts is not lines.texts:
         content = _content(ready.texts)
     names = list(source.column_names)

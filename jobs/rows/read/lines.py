@@ -6,7 +6,6 @@ ranges: a range has the lines that begin in it. Any other file is read from its 
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.base.errors import DataRefused
+from jobs.rows.read.encodings import charset, decoder, valid_texts
 from jobs.rows.read.multiline import ends_outside_quotes
 from schemas.source import Source
 
 Mask = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.uint8]
 
 BYTE_ORDER_MARK = "\ufeff".encode()
 # So much of a file is parsed at once; large enough that a statement's planning costs little.
@@ -32,8 +31,6 @@ BLOCK_BYTES = 16 << 20
 # A line longer than this is taken for a file that is no text.
 _LONGEST_BYTES = 256 << 20
 _SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
-# A byte that cannot be decoded is this one and its number.
-_HALF = 0xDC00
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,12 @@ class Lines:
     Attributes:
         texts: each with its end, a line feed [n]; valid UTF-8.
         miscoded: whether a line was not in its encoding; it is shown with backslash escapes [n].
+        block: all texts, one after the other; empty where they have yet to be put together.
     """
 
     texts: pa.BinaryArray
     miscoded: Mask
+    block: bytes = b""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -66,6 +65,10 @@ class Lines:
         first, last = int(offsets[0]), int(offsets[len(self.texts)])
         return self.texts.buffers()[2].slice(first, last - first)
 
+    def to_bytes(self) -> bytes:
+        """The same, as Python searches it."""
+        return self.block or self.content.to_pybytes()
+
     def bare(self) -> pa.StringArray:
         """The lines without their ends."""
         return pc.ascii_rtrim(self.texts.cast(pa.string()), "\n")
@@ -73,11 +76,6 @@ class Lines:
 
 def compression_of(path: str) -> str | None:
     return next((codec for end, codec in _SUFFIXES.items() if path.endswith(end)), None)
-
-
-def charset(encoding: str) -> str:
-    """The encoding's one name."""
-    return codecs.lookup(encoding).name.removesuffix("-sig")
 
 
 def can_be_cut(path: str, source: Source) -> bool:
@@ -143,50 +141,30 @@ def _blocks(stream: Any, start: int, end: int | None) -> Iterator[bytes]:
 
 def _whole_lines(blocks: Iterator[bytes], source: Source, path: str) -> Iterator[bytes]:
     """Blocks that end where a line does, in UTF-8, line ends as single line feeds."""
-    decode = _decoder(source.encoding)
+    decode = decoder(source.encoding)
     rest = half = b""
     for block in blocks:
         decoded = half + decode(block, False)
         # A last \r may be half of a \r\n.
         half = b"\r" if decoded.endswith(b"\r") else b""
-        content = rest + _one_end(decoded[: len(decoded) - len(half)])
+        content = _one_end(decoded[: len(decoded) - len(half)])
+        if source.multiline:
+            content, rest = rest + content, b""
         end = _last_end(content, source)
-        if len(content) - end > _LONGEST_BYTES:
+        unended = len(content) - end + (0 if end else len(rest))
+        if unended > _LONGEST_BYTES:
             raise DataRefused(
                 f"{path} has a line, or a quoted value, of more than {_LONGEST_BYTES >> 20} MiB",
                 "lines that end, and quotes that close",
                 "correct the file; nothing was changed",
             )
         if end:
-            yield content[:end]
-        rest = content[end:]
+            # One copy of the block, and not one for each of the two cuts.
+            yield b"".join((rest, memoryview(content)[:end]))
+            rest = b""
+        rest += content[end:]
     if content := rest + _one_end(half + decode(b"", True)):
         yield content if content.endswith(b"\n") else content + b"\n"
-
-
-def _decoder(encoding: str) -> Any:
-    """A function of bytes, and whether they are the last, to UTF-8.
-
-    A byte that cannot be decoded becomes half of a pair of surrogates, which UTF-8 has not.
-    """
-    name = charset(encoding)
-    if name == "utf-8":
-        return lambda block, final: block
-    codecs.register_error("millstream", _halved)
-    decoder = codecs.getincrementaldecoder(encoding)("millstream")
-
-    def decode(block: bytes, final: bool) -> bytes:
-        if name == "ascii" and block.isascii():
-            return block
-        return decoder.decode(block, final).encode("utf-8", "surrogatepass")
-
-    return decode
-
-
-def _halved(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    bad = error.object[error.start : error.end]
-    return "".join(chr(_HALF + byte) for byte in bad), error.end
 
 
 def _last_end(content: bytes, source: Source) -> int:
@@ -205,10 +183,11 @@ def _one_end(content: bytes) -> bytes:
 
 def _lines(content: bytes, source: Source) -> Lines:
     """The lines of whole lines, without blank ones and comments."""
-    while content.startswith(BYTE_ORDER_MARK):
-        content = content[len(BYTE_ORDER_MARK) :]
-    if b"\n" + BYTE_ORDER_MARK in content:
-        content = re.sub(rb"\n(?:\xef\xbb\xbf)+", rb"\n", content)
+    if not content.isascii():
+        while content.startswith(BYTE_ORDER_MARK):
+            content = content[len(BYTE_ORDER_MARK) :]
+        if b"\n" + BYTE_ORDER_MARK in content:
+            content = re.sub(rb"\n(?:\xef\xbb\xbf)+", rb"\n", content)
     data = np.frombuffer(content, np.uint8)
     if source.multiline and source.quote:
         ends = ends_outside_quotes(content, source)
@@ -218,8 +197,9 @@ def _lines(content: bytes, source: Source) -> Lines:
     else:
         ends = np.flatnonzero(data == ord("\n"))
     offsets = np.concatenate([[0], ends + 1]).astype(np.int32)
-    texts, miscoded = _valid(content, offsets, charset(source.encoding) != "utf-8")
-    return Lines(texts, miscoded).filter(_is_row(texts, source))
+    texts, miscoded = valid_texts(content, offsets, charset(source.encoding) != "utf-8")
+    block = b"" if miscoded.any() else content
+    return Lines(texts, miscoded, block).filter(_is_row(texts, source))
 
 
 def _is_row(texts: pa.BinaryArray, source: Source) -> Mask:
@@ -233,61 +213,3 @@ def _is_row(texts: pa.BinaryArray, source: Source) -> Mask:
     if source.comment:
         kept &= ~np.asarray(pc.starts_with(texts, source.comment))
     return kept
-
-
-def _valid(
-    content: bytes, offsets: npt.NDArray[np.int32], recoded: bool
-) -> tuple[pa.BinaryArray, Mask]:
-    """The lines in valid UTF-8, and which of them are shown with escapes."""
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
-    texts = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
-    bad = np.zeros(len(texts), bool)
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        places = _invalid(np.frombuffer(content, np.uint8))
-        bad[np.searchsorted(offsets, places, side="right") - 1] = True
-        shown = pa.array([_shown(line.as_py(), recoded) for line in texts.filter(pa.array(bad))])
-        texts = pc.replace_with_mask(texts, pa.array(bad), shown.cast(pa.binary()))
-    return texts, bad
-
-
-def _invalid(content: Bytes) -> npt.NDArray[np.int64]:
-    """Places where bytes are no UTF-8: a byte that may not stand there, or a part that lacks.
-
-    Of a sequence its first byte says how many follow, each of them 0x80 to 0xBF; the second byte is
-    limited further after four first bytes, so that each character has one spelling.
-    """
-    follows = (content & 0xC0) == 0x80
-    wanted = np.zeros(len(content) + 3, bool)
-    for least, place in ((0xC2, 1), (0xE0, 2), (0xF0, 3)):
-        leads = (content >= least) & (content <= 0xF4)
-        wanted[place : place + len(content)] |= leads
-    bad = follows != wanted[: len(content)]
-    bad |= (content == 0xC0) | (content == 0xC1) | (content > 0xF4)
-    after, first = content[1:], content[:-1]
-    for lead, low, high in (
-        (0xE0, 0xA0, 0xBF),
-        (0xED, 0x80, 0x9F),
-        (0xF0, 0x90, 0xBF),
-        (0xF4, 0x80, 0x8F),
-    ):
-        bad[1:] |= (first == lead) & ((after < low) | (after > high))
-    return np.flatnonzero(bad)
-
-
-def _shown(line: bytes, recoded: bool) -> str:
-    r"""A line with `\xNN` for bytes that could not be decoded, its own backslashes doubled.
-
-    Python's `text.encode().decode("unicode_escape").encode("latin-1")` gives a UTF-8 file's bytes
-    back.
-
-    Args:
-        recoded: the file is of another encoding; what could be decoded is shown as it is.
-    """
-    line = line.replace(b"\\", b"\\\\")
-    if not recoded:
-        return line.decode("ascii", "backslashreplace")
-    text = line.decode("utf-8", "surrogatepass")
-    text = re.sub("[\udc00-\udcff]", lambda half: f"\\x{ord(half[0]) - _HALF:02x}", text)
-    return text.encode("utf-8", "backslashreplace").decode()

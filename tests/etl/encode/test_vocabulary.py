@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +51,27 @@ def test_each_text_has_its_own_entry_and_others_have_none(tmp_path: Path) -> Non
         assert known == [False, *(n % 3 < count for n in range(len(WORDS))), False, False]
 
 
-@given(st.lists(st.text(max_size=3), unique=True), st.lists(st.text(max_size=3)))
-def test_any_texts_among_any_entries(held: list[str], asked: list[str]) -> None:
-    texts, wanted = pa.array(held, pa.large_string()), pa.array(asked, pa.string())
-    order = np.argsort(few_hashes(texts.cast(pa.string())), kind="stable")
-    ids = order.astype(np.int32)
-    found = vocabulary.MappedVocabulary(
-        few_hashes(texts.cast(pa.string()))[order], texts.take(order), ids, ids * 0, DAYS[:1]
-    ).find(wanted, few_hashes(wanted))
-    places = {text: place for place, text in enumerate(held)}
-    assert found.ids.tolist() == [places.get(text, -1) for text in asked]
+@pytest.mark.parametrize("most_range_bits", [22, 0])
+@pytest.mark.parametrize("hashing", [few_hashes, xxhash64])
+def test_any_texts_among_any_entries(
+    hashing: Callable[[pa.Array], np.ndarray], most_range_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether entries are found by ranges of hashes, or by halving as in huge vocabularies."""
+    monkeypatch.setattr(vocabulary, "_MOST_RANGE_BITS", most_range_bits)
+
+    @given(st.lists(st.text(max_size=3), unique=True), st.lists(st.text(max_size=3)))
+    def check(held: list[str], asked: list[str]) -> None:
+        texts, wanted = pa.array(held, pa.large_string()), pa.array(asked, pa.string())
+        hashes = hashing(texts.cast(pa.string()))
+        order = np.argsort(hashes, kind="stable")
+        ids = order.astype(np.int32)
+        found = vocabulary.MappedVocabulary(
+            hashes[order], texts.take(order), ids, ids * 0, DAYS[:1]
+        ).find(wanted, hashing(wanted))
+        places = {text: place for place, text in enumerate(held)}
+        assert found.ids.tolist() == [places.get(text, -1) for text in asked]
+
+    check()
 
 
 def test_a_field_without_entries_has_no_file(tmp_path: Path) -> None:
