@@ -32,6 +32,7 @@ $(stamp):
 	tools/build_horovod.sh $(bin)/python $(WHEELS) > $(VENV)/horovod-wheel
 	$(install) --no-build-isolation "$$(cat $(VENV)/horovod-wheel)" -e '.[demo,gcs,hdfs,horovod,onnx,s3,serve,tune]'
 	$(bin)/python -m pip check
+	$(bin)/python -m tools.make_classes
 	@rm -f $(VENV)/.millstream-* && touch $(stamp)
 
 $(dev): $(stamp)

@@ -48,6 +48,8 @@ appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %c{1}: %m%n%ex
 """
+# As the properties files that are shipped have it, for spark-submit.
+_CLASS_PATH, _OF_CHECKOUT = "spark.driver.extraClassPath", "conf/spark"
 # What java itself says before log4j can be asked to be quiet.
 _OF_JAVA = (b"WARNING: ", b"NOTE: Picked up ", b"Picked up ")
 
@@ -109,7 +111,11 @@ def jvm_options(properties: Mapping[str, str]) -> Iterator[dict[str, str]]:
         file = Path(folder, "log4j2.properties")
         log4j = re.sub("level = (error|off)", "level = warn", LOG4J) if is_verbose() else LOG4J
         file.write_text(log4j, encoding="utf-8")
-        yield {**properties, name: f"{given} -Dlog4j2.configurationFile={file.as_uri()}".strip()}
+        own = {**properties, name: f"{given} -Dlog4j2.configurationFile={file.as_uri()}".strip()}
+        if own.get(_CLASS_PATH) == _OF_CHECKOUT:
+            # Only a log4j configuration is there; a JVM with folders in its path shares no classes.
+            del own[_CLASS_PATH]
+        yield own
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from jobs.base import quiet
+from jobs.base.classes import with_classes
 from jobs.base.errors import ConfigError
 from jobs.base.properties import read_properties
 
@@ -87,6 +88,27 @@ def session_on_use(
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         return start()
     return cast("SparkSession", _OnUse(start))
+
+
+def session_ahead(app_name: str, properties_file: str | None = None) -> SparkSession:
+    """As `session`, but Spark starts beside what is done until something is asked of it.
+
+    Whoever ends before does not wait for it: its JVM ends with this process.
+
+    Raises:
+        ConfigError: the properties file is missing.
+    """
+    _properties(properties_file)
+    starting: Future[SparkSession] = Future()
+
+    def start() -> None:
+        try:
+            starting.set_result(session(app_name, properties_file))
+        except BaseException as error:
+            starting.set_exception(error)
+
+    threading.Thread(target=start, daemon=True, name="spark-ahead").start()
+    return cast("SparkSession", _OnUse(starting.result))
 
 
 def _session_beside(modules: tuple[str, ...], *args: str | None) -> SparkSession:
@@ -176,7 +198,7 @@ def _start_jvm(properties: dict[str, str]) -> None:
     if SparkContext._gateway is not None:
         return
     with quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
-        conf = SparkConf(loadDefaults=False).setAll(list(options.items()))
+        conf = SparkConf(loadDefaults=False).setAll(list(with_classes(options).items()))
         gateway = launch_gateway(conf, {"stderr": errors})  # type: ignore[no-untyped-call]
     SparkContext._ensure_initialized(gateway=gateway)
 

@@ -12,7 +12,7 @@ import click
 
 from jobs.base.errors import ConfigError
 from jobs.commands.options import Alternative, Date, command, dates_options, model_option
-from jobs.commands.session import chosen, new_run, spark_of
+from jobs.commands.session import chosen, new_run, spark_ahead, spark_of
 from jobs.nightly.names import STEPS
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def refit(settings: Settings) -> str:
 
 
 def _etl(settings: Settings, dates: Sequence[str], rebuild: bool) -> str:
+    spark = spark_ahead(settings, "etl")
     from jobs.etl import job
     from jobs.etl.judge.counts import summary
     from jobs.observe import facts
 
     with new_run(settings, "etl", dates) as run:
-        spark = spark_of(settings, "etl")
         result = job.run(settings, spark, run_id=run.id, dates=dates, rebuild=rebuild)
         run.done(**facts.of_etl(result))
     return (
@@ -145,11 +145,12 @@ def _refuse_no_search(study: str | None) -> None:
 @command("measure a model on held-out rows")
 @model_option("latest")
 def evaluate(settings: Settings, model: str) -> str:
+    spark = spark_ahead(settings, "evaluate")
     from jobs.evaluate import job
     from jobs.observe import facts
 
     with new_run(settings, "evaluate") as run:
-        result = job.run(settings, spark_of(settings, "evaluate"), run_id=run.id, model=model)
+        result = job.run(settings, spark, run_id=run.id, model=model)
         run.done(**facts.of_evaluate(result))
     return f"evaluate: {result.summary()}"
 
@@ -158,12 +159,12 @@ def evaluate(settings: Settings, model: str) -> str:
 @dates_options("Date to score")
 @model_option("champion")
 def score(settings: Settings, date: str | None, dates: list[str] | None, model: str) -> str:
+    spark = spark_ahead(settings, "score")
     from jobs.evaluate import score
     from jobs.observe import facts
 
     wanted = chosen(date, dates)
     with new_run(settings, "score", wanted) as run:
-        spark = spark_of(settings, "score")
         result = score.run(settings, spark, run_id=run.id, dates=wanted, model=model)
         run.done(**facts.of_score(result))
     return f"score: {result.summary()}"

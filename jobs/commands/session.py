@@ -23,9 +23,19 @@ def spark_of(settings: Settings, stage: str, *modules: str) -> SparkSession:
     """A session that is started when it is first used; `modules` are imported meanwhile."""
     from jobs.base.spark import session_on_use
 
-    properties = settings.spark.properties_file
-    path = settings.path(properties) if properties else None
-    return session_on_use(f"millstream {stage}", path, *modules)
+    return session_on_use(f"millstream {stage}", _properties(settings), *modules)
+
+
+def spark_ahead(settings: Settings, stage: str) -> SparkSession:
+    """A session that starts beside what a command does before it needs one."""
+    from jobs.base.spark import session_ahead
+
+    return session_ahead(f"millstream {stage}", _properties(settings))
+
+
+def _properties(settings: Settings) -> str | None:
+    file = settings.spark.properties_file
+    return settings.path(file) if file else None
 
 
 @contextmanager
