@@ -1,10 +1,32 @@
-"""Whether Spark's JVM is gone, which pyspark tells by errors of its connection."""
+"""Spark's JVM: classes that it maps when it starts, and whether it is gone.
+
+`make setup` keeps the classes in an archive of Java's Class Data Sharing
+(https://docs.oracle.com/en/java/javase/17/vm/class-data-sharing.html), and Spark starts in half the
+time. A JVM of another version, or with other jars, does without it.
+"""
 
 from __future__ import annotations
 
+import sys
 import traceback
+from collections.abc import Mapping
+from pathlib import Path
 
+from jobs.base import quiet
 from jobs.base.errors import MillstreamError
+
+JVM_OPTIONS = "spark.driver.extraJavaOptions"
+CLASSES = Path(sys.prefix, "share", "millstream", "spark-classes.jsa")
+
+
+def with_classes(properties: Mapping[str, str], file: Path = CLASSES) -> dict[str, str]:
+    """Spark's properties with the archive, if there is one and they name no other."""
+    given = properties.get(JVM_OPTIONS, "")
+    if not file.is_file() or "-XX:SharedArchiveFile" in given or "-XX:ArchiveClasses" in given:
+        return dict(properties)
+    # An archive that does not fit is no error; Java would say so on standard output.
+    log = "" if quiet.is_verbose() else "-Xlog:disable -Xlog:all=error:stderr "
+    return {**properties, JVM_OPTIONS: f"{log}-XX:SharedArchiveFile={file} {given}".strip()}
 
 
 def jvm_ended(error: BaseException) -> MillstreamError | None:

@@ -19,9 +19,9 @@ from pyspark.accumulators import AccumulatorTCPServer
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from jobs.base import quiet
-from jobs.base.classes import with_classes
+from jobs.base import daemon, quiet
 from jobs.base.errors import ConfigError
+from jobs.base.jvm import with_classes
 from jobs.base.properties import read_properties
 
 # A task keeps so many files of a partitioned table open; rows for more are sorted by file first.
@@ -90,25 +90,47 @@ def session_on_use(
     return cast("SparkSession", _OnUse(start))
 
 
-def session_ahead(app_name: str, properties_file: str | None = None) -> SparkSession:
+def session_ahead(
+    app_name: str,
+    properties_file: str | None = None,
+    *modules: str,
+    first: Callable[[SparkSession], object] = lambda _: None,
+) -> SparkSession:
     """As `session`, but Spark starts beside what is done until something is asked of it.
 
     Whoever ends before does not wait for it: its JVM ends with this process.
+
+    Args:
+        modules: that steps in Python workers import.
+        first: a small job, which is run unless something was asked before it: Spark's first job
+            takes seconds, whatever it does.
 
     Raises:
         ConfigError: the properties file is missing.
     """
     _properties(properties_file)
     starting: Future[SparkSession] = Future()
+    asked = threading.Event()
+    is_new = SparkContext._active_spark_context is None
 
     def start() -> None:
         try:
-            starting.set_result(session(app_name, properties_file))
+            spark = session(app_name, properties_file, *modules)
         except BaseException as error:
             starting.set_exception(error)
+            return
+        starting.set_result(spark)
+        if is_new and not asked.is_set():
+            # Whoever asks next is told what is wrong, and this process may be ending.
+            with suppress(Exception):
+                first(spark)
+
+    def started() -> SparkSession:
+        asked.set()
+        return starting.result()
 
     threading.Thread(target=start, daemon=True, name="spark-ahead").start()
-    return cast("SparkSession", _OnUse(starting.result))
+    return cast("SparkSession", _OnUse(started))
 
 
 def _session_beside(modules: tuple[str, ...], *args: str | None) -> SparkSession:
@@ -127,13 +149,14 @@ def _import_all(modules: tuple[str, ...]) -> None:
             importlib.import_module(name)
 
 
-def session(app_name: str, properties_file: str | None = None) -> SparkSession:
+def session(app_name: str, properties_file: str | None = None, *modules: str) -> SparkSession:
     """The session of this process; started when there is none.
 
     Args:
         app_name: shown by Spark's UI.
         properties_file: Spark properties for a session that this process starts itself. Under
             spark-submit the submission's own properties stand.
+        modules: that steps in Python workers import.
 
     Raises:
         ConfigError: the properties file is missing.
@@ -149,6 +172,9 @@ def session(app_name: str, properties_file: str | None = None) -> SparkSession:
             "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
             **_properties(properties_file),
         }
+        if properties["spark.master"].startswith("local"):
+            properties.setdefault("spark.python.daemon.module", "jobs.base.daemon")
+            properties.setdefault(f"spark.executorEnv.{daemon.MODULES}", ",".join(modules))
         for name, value in properties.items():
             builder = builder.config(name, value)
         _start_jvm(properties)

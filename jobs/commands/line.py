@@ -47,7 +47,7 @@ def refit(settings: Settings) -> str:
 
 
 def _etl(settings: Settings, dates: Sequence[str], rebuild: bool) -> str:
-    spark = spark_ahead(settings, "etl")
+    spark = spark_ahead(settings, "etl", "jobs.etl.job")
     from jobs.etl import job
     from jobs.etl.judge.counts import summary
     from jobs.observe import facts
@@ -145,7 +145,7 @@ def _refuse_no_search(study: str | None) -> None:
 @command("measure a model on held-out rows")
 @model_option("latest")
 def evaluate(settings: Settings, model: str) -> str:
-    spark = spark_ahead(settings, "evaluate")
+    spark = spark_ahead(settings, "evaluate", "jobs.evaluate.job", "jobs.models.build")
     from jobs.evaluate import job
     from jobs.observe import facts
 
@@ -159,7 +159,7 @@ def evaluate(settings: Settings, model: str) -> str:
 @dates_options("Date to score")
 @model_option("champion")
 def score(settings: Settings, date: str | None, dates: list[str] | None, model: str) -> str:
-    spark = spark_ahead(settings, "score")
+    spark = spark_ahead(settings, "score", "jobs.evaluate.predict.scorer", "jobs.models.build")
     from jobs.evaluate import score
     from jobs.observe import facts
 

@@ -26,11 +26,17 @@ def spark_of(settings: Settings, stage: str, *modules: str) -> SparkSession:
     return session_on_use(f"millstream {stage}", _properties(settings), *modules)
 
 
-def spark_ahead(settings: Settings, stage: str) -> SparkSession:
-    """A session that starts beside what a command does before it needs one."""
-    from jobs.base.spark import session_ahead
+def spark_ahead(settings: Settings, stage: str, *modules: str) -> SparkSession:
+    """A session that starts beside what a command does before it needs one.
 
-    return session_ahead(f"millstream {stage}", _properties(settings))
+    Args:
+        modules: that its steps in Python workers import.
+    """
+    from jobs.base.spark import session_ahead
+    from jobs.etl.parcels import small_exchange
+
+    path = _properties(settings)
+    return session_ahead(f"millstream {stage}", path, *modules, first=small_exchange)
 
 
 def _properties(settings: Settings) -> str | None:

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jobs.base.workers import in_workers
+
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 PART = "part"
 CONTENT = "content"
@@ -122,6 +124,24 @@ def exchanged(sent: DataFrame, tasks: int) -> DataFrame:
 
     task = F.pmod(F.col(PART), F.lit(tasks))
     return sent.repartitionById(tasks, task).sortWithinPartitions(PART)
+
+
+def small_exchange(spark: SparkSession) -> int:
+    """Sends a parcel from each of as many tasks as there are cores; returns how many came."""
+    cores = spark.sparkContext.defaultParallelism
+    sent = in_workers(spark.range(0, cores, 1, cores), _numbered, PARCELS)
+    found = in_workers(exchanged(sent, cores), _counted, "parcels long").collect()
+    return sum(row["parcels"] for row in found)
+
+
+def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for number in (n for batch in batches for n in batch.column(0).to_pylist()):
+        yield _batch([number], [pa.py_buffer(b"a parcel")])
+
+
+def _counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for _, contents in received(batches):
+        yield pa.RecordBatch.from_arrays([pa.array([len(contents)])], ["parcels"])
 
 
 def received(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.Buffer]]]:

@@ -29,7 +29,8 @@ from jobs.evaluate.measure.selection import (
 )
 from jobs.evaluate.measure.slices import check_slices
 from jobs.evaluate.predict.compatible import id_maps_of, refuse_other_declaration
-from jobs.evaluate.predict.predict import IdMaps, Predictor, check_model, forward_of, predicted
+from jobs.evaluate.predict.ids import IdMaps
+from jobs.evaluate.predict.predict import Predictor, check_model, forward_of, predicted
 from jobs.evaluate.predict.probe import probe_rows, write_probe
 from jobs.evaluate.report.read import read_by_etl
 from jobs.evaluate.report.report import Report, write_report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.base.spark import session_on_use, side_by_side
+from jobs.base.errors import ConfigError
+from jobs.base.spark import session_ahead, session_on_use, side_by_side
 
 
 def test_jobs_run_side_by_side(spark: SparkSession) -> None:
@@ -50,3 +52,30 @@ def test_modules_are_there_when_a_session_is(
     assert "colorsys" not in sys.modules
     assert found.range(3).count() == 3
     assert "colorsys" in sys.modules
+
+
+def test_a_session_that_starts_ahead_is_the_process_own(spark: SparkSession) -> None:
+    found = session_ahead("ahead")
+    assert found.sparkContext is spark.sparkContext
+    assert found.range(3).count() == 3
+
+
+def test_it_begins_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def fails(*_: object) -> None:
+        begun.set()
+        raise ConfigError("no JVM")
+
+    monkeypatch.setattr("jobs.base.spark.session", fails)
+    found = session_ahead("ahead")
+    assert begun.wait(timeout=60)
+    # Where it cannot be had, whoever needs it is told so, and nobody else.
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no JVM"):
+            found.range(3)
+
+
+def test_settings_of_one_ahead_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="no Spark properties file"):
+        session_ahead("ahead", "none.conf")

@@ -23,6 +23,7 @@ from jobs.base.xxhash import (
     xxhash64_of_pair,
     xxhash64_of_rows,
 )
+from jobs.rows.base.arrays import whole
 
 # Of one to four bytes in UTF-8: NUL, the ends of each width, and letters that stand in real texts.
 _BY_WIDTH = (
@@ -404,3 +405,11 @@ def test_types_that_spark_hashes_otherwise_are_refused(kind: pa.DataType) -> Non
     assert not is_hashed(kind)
     with pytest.raises(TypeError, match="no xxhash64"):
         xxhash64_of_rows([pa.array([], kind)])
+
+
+@given(st.lists(st.lists(st.text(max_size=40), max_size=4), max_size=5), st.booleans())
+def test_chunks_hash_as_one_column(chunks: list[list[str]], numbered: bool) -> None:
+    column = pa.chunked_array(chunks, pa.string())
+    before = [pa.array(np.arange(len(column)))] if numbered else ["a seed of all"]
+    found = xxhash64_of_rows([*before, column])
+    assert found.tolist() == xxhash64_of_rows([*before, whole(column)]).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobs.base.errors import DataRefused
 from jobs.etl.encode.encoder import id_map
-from jobs.evaluate.predict.predict import IdMaps
+from jobs.evaluate.predict.ids import IdMaps
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake

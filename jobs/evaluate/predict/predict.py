@@ -7,7 +7,7 @@ persist it, or write it, before counting or filtering.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.base.errors import DataRefused
 from jobs.base.workers import in_workers
+from jobs.evaluate.predict.ids import IdMaps, with_model_ids
 from jobs.models.identity import Identity
 from schemas.dataset import Dataset, struct_type
 
@@ -36,7 +36,6 @@ ROWS_PER_TASK = 1_000_000
 # Rows become tensors so many forwards at a time: a column of a few rows costs as much as one of
 # thousands, while what a forward makes of many rows leaves the processor's caches.
 _FORWARDS = 4
-IdMaps = Mapping[str, npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def scored(
 
     threads = _task_cores()
     torch.set_num_threads(threads)
-    forward = forward_of(predictor, threads)
+    forward = forward_of(predictor, threads, in_bulk=True)
     for table in _rebatched(batches, _FORWARDS * predictor.batch_rows):
         found = table.select(list(keep))
         scores = _in_forwards(forward, predictor.batch(table, id_maps), predictor.batch_rows)
@@ -221,8 +220,12 @@ def _columns(scores: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
 Forward = Callable[["Batch"], npt.NDArray[np.float32]]
 
 
-def forward_of(predictor: Predictor, threads: int) -> Forward:
-    """What makes scores [b] of a batch, by the predictor's engine."""
+def forward_of(predictor: Predictor, threads: int, in_bulk: bool = False) -> Forward:
+    """What makes scores [b] of a batch, by the predictor's engine.
+
+    Args:
+        in_bulk: by the fastest products, whose last bits may differ from training's.
+    """
     if predictor.onnx_url:
         from jobs.evaluate.predict.exported import inputs_of, loaded_onnx, scorer
 
@@ -230,8 +233,11 @@ def forward_of(predictor: Predictor, threads: int) -> Forward:
         return lambda batch: scores(inputs_of(batch))
 
     from jobs.models.build import predict
+    from jobs.models.onednn import with_onednn
 
     model = predictor.model.model
+    if in_bulk:
+        model = with_onednn(model)
     return lambda batch: predict(model, batch).numpy()
 
 
@@ -282,18 +288,3 @@ def _rebatched(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Tabl
             count -= rows
     if count:
         yield pa.Table.from_batches(held).combine_chunks()
-
-
-def with_model_ids(table: pa.Table, id_maps: IdMaps) -> pa.Table:
-    """The table with the model's ids in place of the examples'."""
-    for name, ids in id_maps.items():
-        place = table.column_names.index(name)
-        column = table.column(name).combine_chunks()
-        is_list = pa.types.is_list(column.type)
-        own = pa.array(ids[(column.flatten() if is_list else column).to_numpy()], pa.int32())
-        if is_list:
-            # Of a slice, the offsets begin elsewhere than at 0.
-            offsets = pc.subtract(column.offsets, column.offsets[0])
-            own = pa.ListArray.from_arrays(offsets, own)
-        table = table.set_column(place, name, own)
-    return table

@@ -26,7 +26,8 @@ from jobs.base.errors import DataRefused
 from jobs.batch.batch import Batch
 from jobs.evaluate.predict.blocks import block_scores
 from jobs.evaluate.predict.exported import batch_of, inputs_of
-from jobs.evaluate.predict.predict import Forward, IdMaps, Predictor
+from jobs.evaluate.predict.ids import IdMaps
+from jobs.evaluate.predict.predict import Forward, Predictor
 from jobs.lake.lake import Lake
 from jobs.stores.files import write_whole
 

@@ -1,0 +1,71 @@
+"""Spark's JVM maps the classes that `make setup` kept, where they fit, and says nothing of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.base.jvm import CLASSES, JVM_OPTIONS, with_classes
+from jobs.base.quiet import jvm_options
+from tests.builders.processes import ROOT
+
+START = """
+import sys
+from jobs.base.spark import session
+spark = session("classes", sys.argv[1])
+print(spark.range(3).count())
+"""
+
+
+def test_an_archive_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "classes.jsa"
+    assert with_classes({JVM_OPTIONS: "-Xss4m"}, file) == {JVM_OPTIONS: "-Xss4m"}
+    file.touch()
+    found = with_classes({JVM_OPTIONS: "-Xss4m"}, file)[JVM_OPTIONS]
+    # What a user asks to be logged is, though nothing else is.
+    assert found.endswith(f" -XX:SharedArchiveFile={file} -Xss4m")
+    for own in ("-XX:SharedArchiveFile=mine", "-XX:ArchiveClassesAtExit=mine"):
+        assert with_classes({JVM_OPTIONS: own}, file) == {JVM_OPTIONS: own}
+
+
+def test_a_folder_in_its_class_path_keeps_no_jvm_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the checkout's, which has nothing but a configuration that is given otherwise."""
+    monkeypatch.delenv("SPARK_CONF_DIR", raising=False)
+    for folder, kept in (("conf/spark", False), ("own/folder", True)):
+        with jvm_options({"spark.driver.extraClassPath": folder}) as options:
+            assert ("spark.driver.extraClassPath" in options) is kept
+
+
+def _started(tmp_path: Path, options: str) -> tuple[str, str]:
+    """What starting Spark prints, and where its JVM had Spark's context from."""
+    loaded, properties = tmp_path / "loaded.txt", tmp_path / "spark.conf"
+    log = f"-Xlog:class+load:file={loaded}"
+    properties.write_text(f"spark.ui.enabled false\n{JVM_OPTIONS} {options} {log}\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", START, str(properties)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    lines = loaded.read_text().splitlines()
+    (context,) = [line for line in lines if " org.apache.spark.SparkContext source:" in line]
+    return ended.stdout + ended.stderr, context.partition("source: ")[2]
+
+
+def test_the_jvm_maps_them(tmp_path: Path) -> None:
+    assert CLASSES.is_file(), "make setup"
+    assert _started(tmp_path, "") == ("3\n", "shared objects file (top)")
+
+
+def test_an_archive_that_does_not_fit_is_left_alone(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.jsa"
+    wrong.write_bytes(b"no archive")
+    said, source = _started(tmp_path, with_classes({}, wrong)[JVM_OPTIONS])
+    assert said == "3\n" and source.endswith(".jar")
