@@ -9,7 +9,8 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/wheels
 
 bin := $(VENV)/bin
 raw := data/raw
-recipe := setup.py constraints.txt tools/build_horovod.sh tools/horovod_build.py tools/check_machine.sh
+recipe := setup.py constraints.txt tools/build_horovod.sh tools/horovod_build.py tools/check_machine.sh \
+	tools/make_classes.py
 digest := $(shell cat $(recipe) 2>/dev/null | sha256sum | cut -c1-12)
 stamp := $(VENV)/.millstream-$(digest)
 # What only tests, benchmarks, style and types need, on top.
@@ -26,7 +27,7 @@ setup: $(stamp)
 
 $(stamp):
 	@tools/check_machine.sh $(PYTHON)
-	@echo "Setting up $(VENV): about 3 minutes, and 4 more where Horovod is not built yet."
+	@echo "Setting up $(VENV): about 4 minutes, and 4 more where Horovod is not built yet."
 	$(PYTHON) -m venv $(VENV)
 	$(install) 'setuptools<81' wheel packaging numpy torch cloudpickle psutil pyyaml cffi
 	tools/build_horovod.sh $(bin)/python $(WHEELS) > $(VENV)/horovod-wheel

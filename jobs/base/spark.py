@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
@@ -55,6 +56,16 @@ SEMANTICS = {
 }
 
 
+_jvm_starts = threading.Lock()
+
+
+@atexit.register
+def _until_jvm_is_started() -> None:
+    """A thread that launches a JVM takes its files away; threads end with the process."""
+    if _jvm_starts.acquire(timeout=30):
+        _jvm_starts.release()
+
+
 class _OnUse:
     """Stands for a session, and starts it when it is first used."""
 
@@ -70,7 +81,10 @@ class _OnUse:
 
 
 def session_on_use(
-    app_name: str, properties_file: str | None = None, *modules: str
+    app_name: str,
+    properties_file: str | None = None,
+    *modules: str,
+    of_steps: Sequence[str] = (),
 ) -> SparkSession:
     """As `session`, but Spark is started when something is first asked of it.
 
@@ -79,12 +93,13 @@ def session_on_use(
 
     Args:
         modules: imported while the JVM starts, which leaves cores idle.
+        of_steps: modules that steps in Python workers import.
 
     Raises:
         ConfigError: the properties file is missing.
     """
     _properties(properties_file)
-    start = partial(_session_beside, modules, app_name, properties_file)
+    start = partial(_session_beside, modules, app_name, properties_file, *of_steps)
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         return start()
     return cast("SparkSession", _OnUse(start))
@@ -93,15 +108,15 @@ def session_on_use(
 def session_ahead(
     app_name: str,
     properties_file: str | None = None,
-    *modules: str,
+    *of_steps: str,
     first: Callable[[SparkSession], object] = lambda _: None,
 ) -> SparkSession:
     """As `session`, but Spark starts beside what is done until something is asked of it.
 
-    Whoever ends before does not wait for it: its JVM ends with this process.
+    Whoever ends before waits for no more than its JVM's launch; the JVM ends with this process.
 
     Args:
-        modules: that steps in Python workers import.
+        of_steps: modules that steps in Python workers import.
         first: a small job, which is run unless something was asked before it: Spark's first job
             takes seconds, whatever it does.
 
@@ -115,7 +130,7 @@ def session_ahead(
 
     def start() -> None:
         try:
-            spark = session(app_name, properties_file, *modules)
+            spark = session(app_name, properties_file, *of_steps)
         except BaseException as error:
             starting.set_exception(error)
             return
@@ -149,14 +164,14 @@ def _import_all(modules: tuple[str, ...]) -> None:
             importlib.import_module(name)
 
 
-def session(app_name: str, properties_file: str | None = None, *modules: str) -> SparkSession:
+def session(app_name: str, properties_file: str | None = None, *of_steps: str) -> SparkSession:
     """The session of this process; started when there is none.
 
     Args:
         app_name: shown by Spark's UI.
         properties_file: Spark properties for a session that this process starts itself. Under
             spark-submit the submission's own properties stand.
-        modules: that steps in Python workers import.
+        of_steps: modules that steps in Python workers import.
 
     Raises:
         ConfigError: the properties file is missing.
@@ -174,7 +189,7 @@ def session(app_name: str, properties_file: str | None = None, *modules: str) ->
         }
         if properties["spark.master"].startswith("local"):
             properties.setdefault("spark.python.daemon.module", "jobs.base.daemon")
-            properties.setdefault(f"spark.executorEnv.{daemon.MODULES}", ",".join(modules))
+            properties.setdefault(f"spark.executorEnv.{daemon.MODULES}", ",".join(of_steps))
         for name, value in properties.items():
             builder = builder.config(name, value)
         _start_jvm(properties)
@@ -223,7 +238,7 @@ def _start_jvm(properties: dict[str, str]) -> None:
     """Starts the JVM as Spark's session would, but quiet; nothing where one runs."""
     if SparkContext._gateway is not None:
         return
-    with quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
+    with _jvm_starts, quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
         conf = SparkConf(loadDefaults=False).setAll(list(with_classes(options).items()))
         gateway = launch_gateway(conf, {"stderr": errors})  # type: ignore[no-untyped-call]
     SparkContext._ensure_initialized(gateway=gateway)

@@ -12,7 +12,14 @@ import click
 
 from jobs.base.errors import ConfigError
 from jobs.commands.options import Alternative, Date, command, dates_options, model_option
-from jobs.commands.session import chosen, new_run, spark_ahead, spark_of
+from jobs.commands.session import (
+    ETL_STEPS,
+    MODEL_STEPS,
+    chosen,
+    new_run,
+    spark_ahead,
+    spark_of,
+)
 from jobs.nightly.names import STEPS
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ def refit(settings: Settings) -> str:
 
 
 def _etl(settings: Settings, dates: Sequence[str], rebuild: bool) -> str:
-    spark = spark_ahead(settings, "etl", "jobs.etl.job")
+    spark = spark_ahead(settings, "etl", *ETL_STEPS)
     from jobs.etl import job
     from jobs.etl.judge.counts import summary
     from jobs.observe import facts
@@ -145,7 +152,7 @@ def _refuse_no_search(study: str | None) -> None:
 @command("measure a model on held-out rows")
 @model_option("latest")
 def evaluate(settings: Settings, model: str) -> str:
-    spark = spark_ahead(settings, "evaluate", "jobs.evaluate.job", "jobs.models.build")
+    spark = spark_ahead(settings, "evaluate", *MODEL_STEPS)
     from jobs.evaluate import job
     from jobs.observe import facts
 
@@ -159,7 +166,7 @@ def evaluate(settings: Settings, model: str) -> str:
 @dates_options("Date to score")
 @model_option("champion")
 def score(settings: Settings, date: str | None, dates: list[str] | None, model: str) -> str:
-    spark = spark_ahead(settings, "score", "jobs.evaluate.predict.scorer", "jobs.models.build")
+    spark = spark_ahead(settings, "score", *MODEL_STEPS)
     from jobs.evaluate import score
     from jobs.observe import facts
 

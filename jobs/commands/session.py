@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from jobs.settings.settings import Settings
 
 
+# What steps in Python workers import: of the ETL, and those that score with a model.
+ETL_STEPS = ("jobs.etl.job",)
+MODEL_STEPS = ("jobs.evaluate.predict.scorer", "jobs.models.build")
+
+
 def chosen(date: str | None, dates: Sequence[str] | None) -> list[str]:
     """The dates of `--date` or `--dates`; empty where neither is given."""
     return [date] if date else list(dates or ())
@@ -23,20 +28,17 @@ def spark_of(settings: Settings, stage: str, *modules: str) -> SparkSession:
     """A session that is started when it is first used; `modules` are imported meanwhile."""
     from jobs.base.spark import session_on_use
 
-    return session_on_use(f"millstream {stage}", _properties(settings), *modules)
+    path = _properties(settings)
+    return session_on_use(f"millstream {stage}", path, *modules, of_steps=ETL_STEPS + MODEL_STEPS)
 
 
-def spark_ahead(settings: Settings, stage: str, *modules: str) -> SparkSession:
-    """A session that starts beside what a command does before it needs one.
-
-    Args:
-        modules: that its steps in Python workers import.
-    """
+def spark_ahead(settings: Settings, stage: str, *of_steps: str) -> SparkSession:
+    """A session that starts beside what a command does before it needs one."""
     from jobs.base.spark import session_ahead
     from jobs.etl.parcels import small_exchange
 
     path = _properties(settings)
-    return session_ahead(f"millstream {stage}", path, *modules, first=small_exchange)
+    return session_ahead(f"millstream {stage}", path, *of_steps, first=small_exchange)
 
 
 def _properties(settings: Settings) -> str | None:

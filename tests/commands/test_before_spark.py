@@ -1,8 +1,9 @@
-"""What a command can refuse without Spark it refuses before a JVM is started."""
+"""What a command can refuse without Spark it refuses without waiting for it, and leaves nothing."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
 from tests.builders.lakes import lake_of, run_etl
 from tests.builders.models import register_model
+from tests.builders.processes import DEADLINE_S, millstream
 from tests.builders.visits import Raw, rows_of
 
 NET = """
@@ -97,6 +99,28 @@ def test_an_empty_lake_needs_no_spark(
     shutil.rmtree(raw.lake)
     assert main([arguments[0], "--config", str(raw.config), *arguments[1:]]) == 3
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("score", "--date", DS, "--model", "7"), ("etl", "--date", DS, "--set", LAND)]
+)
+def test_of_a_refused_command_nothing_stays(
+    line: Raw, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Though Spark was being started, at whatever point that was."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = {"TMPDIR": str(folder), "SPARK_LOCAL_DIRS": str(folder)}
+    config = ("--config", str(line.config))
+    with millstream(arguments[0], *config, *arguments[1:], environment=environment) as process:
+        assert process.code() == 3
+        assert "Traceback" not in "".join(process.said)
+        # The JVM sees that its command has ended.
+        until = time.monotonic() + DEADLINE_S
+        while process.left() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not process.left()
+    assert list(folder.iterdir()) == []
 
 
 def test_a_session_is_started_when_it_is_used(spark: SparkSession) -> None:

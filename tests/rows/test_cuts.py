@@ -49,6 +49,8 @@ DECLARED = Dataset(
     (),
     (Label("y", "id"), Numeric("id"), Categorical("name_id", "name"), Carried("name")),
 )
+# Hypothesis makes hundreds, which go with the process.
+_FOLDERS = tempfile.TemporaryDirectory(prefix="millstream-cuts-")
 _PARTS = ("\n", "\r\n", "\r", ",", '"', '""', "1", "22", "a", "é", "日本", "\ufeff", "#", " ", "NA")
 _ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 _CONTENT = st.lists(st.sampled_from([*_PARTS, "\0", "x" * 40, "\u2028", '\n1,"']), max_size=40)
@@ -71,7 +73,7 @@ def seen_in_small_reads(source: Source, file: Path, piece: int, block: int) -> l
 
 
 def file_of(content: bytes, name: str = "some.csv") -> Path:
-    return write(Path(tempfile.mkdtemp()), {name: content}) / name
+    return write(Path(tempfile.mkdtemp(dir=_FOLDERS.name)), {name: content}) / name
 
 
 @settings(max_examples=80)
@@ -190,7 +192,7 @@ def test_what_is_judged_does_not_depend_on_cuts_and_order(data: st.DataObject) -
     together = judged_files(engine, files_of(file_of(content(drawn))))
     shuffled = data.draw(st.permutations(drawn))
     cut = data.draw(st.integers(0, len(drawn)))
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=_FOLDERS.name))
     write(folder, {"0": content(shuffled[:cut]), "1": content(shuffled[cut:])})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jobs.rows.read.pieces._HEAD_BYTES", 3)

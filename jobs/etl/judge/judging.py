@@ -26,7 +26,7 @@ from jobs.etl.judge.tasks import (
     REPEATED,
     Counted,
     JudgingWork,
-    Written,
+    Kept,
     added_up,
     judged_parts,
     judged_pieces,
@@ -69,13 +69,13 @@ def judge(
     counted: Counted,
     url: str,
     parents: Sequence[LargeParent] = (),
-    written: Written | None = None,
+    kept: Kept | None = None,
 ) -> JudgedRows:
     """Judges the rows of the pieces into files below a folder.
 
     Args:
         parents: those that the engine does not hold.
-        written: what is written of a table of valid rows, which has all that tells repeated ones
+        kept: what is written of a table of valid rows, which has all that tells repeated ones
             apart; None: all their columns.
 
     Raises:
@@ -90,7 +90,7 @@ def judge(
         url,
         min(_MOST_PARTS, 2 * cores * -(-total // _PART_BYTES)),
         tuple(parents),
-        written,
+        kept,
     )
     shared = spark.sparkContext.broadcast(work)
     numbers = numbered(spark, work.shares)

@@ -32,7 +32,7 @@ from schemas.expect import Expectation
 
 _HASHES = pa.schema([(ROW_ID, pa.int64())])
 REPEATED = "repeated"
-Written = Callable[[pa.Table], pa.Table]
+Kept = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class JudgingWork:
     Attributes:
         shares: the pieces of each of the first tasks.
         parents: that rows are brought together with first.
-        written: what is written of a table of valid rows; None: all their columns.
+        kept: what is written of a table of valid rows; None: all their columns.
         of_hashes: parts of hashes. The part after them is what the first tasks say of themselves;
             then come those of contributions.
     """
@@ -69,7 +69,7 @@ class JudgingWork:
     url: str
     of_hashes: int
     parents: tuple[LargeParent, ...] = ()
-    written: Written | None = None
+    kept: Kept | None = None
 
     @property
     def first_of_counts(self) -> int:
@@ -173,7 +173,7 @@ class _Judging:
         ):
             for raw in tables:
                 judged = work.engine.judge(raw)
-                valid.add(self._written(rows_to_keep(judged, raw, work.engine.dataset)))
+                valid.add(self._kept(rows_to_keep(judged, raw, work.engine.dataset)))
                 refused.add(judged.refused)
                 said.others += judged.others
                 said.counts = merged([said.counts, counts_of(judged)])
@@ -184,9 +184,9 @@ class _Judging:
                     self._counter.add(judged.valid)
         said.valid, said.refused = valid.file(self._number), refused.file(self._number)
 
-    def _written(self, valid: pa.Table) -> pa.Table:
-        written = self._work.written
-        return valid if written is None or not valid.num_rows else written(valid)
+    def _kept(self, valid: pa.Table) -> pa.Table:
+        kept = self._work.kept
+        return valid if kept is None or not valid.num_rows else kept(valid)
 
     def _parcels(self) -> Iterator[pa.RecordBatch]:
         work = self._work
