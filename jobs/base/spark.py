@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import signal
@@ -54,16 +53,6 @@ SEMANTICS = {
     # Rows are kept for a few passes only, which do not earn the compressing back.
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
 }
-
-
-_jvm_starts = threading.Lock()
-
-
-@atexit.register
-def _until_jvm_is_started() -> None:
-    """A thread that launches a JVM takes its files away; threads end with the process."""
-    if _jvm_starts.acquire(timeout=30):
-        _jvm_starts.release()
 
 
 class _OnUse:
@@ -124,28 +113,59 @@ def session_ahead(
         ConfigError: the properties file is missing.
     """
     _properties(properties_file)
-    starting: Future[SparkSession] = Future()
-    asked = threading.Event()
-    is_new = SparkContext._active_spark_context is None
+    ahead = _Ahead(app_name, properties_file, of_steps, first)
+    ahead.begin()
+    return cast("SparkSession", _OnUse(ahead.session))
 
-    def start() -> None:
+
+class _Ahead:
+    """A session that threads start, with a first job of its own."""
+
+    def __init__(
+        self,
+        app_name: str,
+        properties_file: str | None,
+        of_steps: Sequence[str],
+        first: Callable[[SparkSession], object],
+    ) -> None:
+        self._app_name, self._properties_file = app_name, properties_file
+        self._of_steps, self._first = of_steps, first
+        self._session: Future[SparkSession] = Future()
+        self._asked = threading.Event()
+        self._is_new = SparkContext._active_spark_context is None
+
+    def begin(self) -> None:
+        # This process does not end before it: files that the JVM reads meanwhile would go with it.
+        launching = threading.Thread(target=self._launch, name="jvm-ahead")
+        launching.start()
+        starting = partial(self._start, launching)
+        threading.Thread(target=starting, daemon=True, name="spark-ahead").start()
+
+    def session(self) -> SparkSession:
+        self._asked.set()
+        return self._session.result()
+
+    def _launch(self) -> None:
         try:
-            spark = session(app_name, properties_file, *of_steps)
+            if "PYSPARK_GATEWAY_PORT" not in os.environ:
+                _start_jvm(_own_properties(self._properties_file, self._of_steps))
         except BaseException as error:
-            starting.set_exception(error)
+            self._session.set_exception(error)
+
+    def _start(self, launching: threading.Thread) -> None:
+        launching.join()
+        if self._session.done():
             return
-        starting.set_result(spark)
-        if is_new and not asked.is_set():
+        try:
+            spark = session(self._app_name, self._properties_file, *self._of_steps)
+        except BaseException as error:
+            self._session.set_exception(error)
+            return
+        self._session.set_result(spark)
+        if self._is_new and not self._asked.is_set():
             # Whoever asks next is told what is wrong, and this process may be ending.
             with suppress(Exception):
-                first(spark)
-
-    def started() -> SparkSession:
-        asked.set()
-        return starting.result()
-
-    threading.Thread(target=start, daemon=True, name="spark-ahead").start()
-    return cast("SparkSession", _OnUse(started))
+                self._first(spark)
 
 
 def _session_beside(modules: tuple[str, ...], *args: str | None) -> SparkSession:
@@ -180,16 +200,7 @@ def session(app_name: str, properties_file: str | None = None, *of_steps: str) -
     for name, value in quiet.of_processes().items():
         builder = builder.config(f"spark.executorEnv.{name}", value)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        # Tasks run in this environment, also where it was not activated; else in PATH's python3.
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        properties = {
-            "spark.master": "local[*]",
-            "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
-            **_properties(properties_file),
-        }
-        if properties["spark.master"].startswith("local"):
-            properties.setdefault("spark.python.daemon.module", "jobs.base.daemon")
-            properties.setdefault(f"spark.executorEnv.{daemon.MODULES}", ",".join(of_steps))
+        properties = _own_properties(properties_file, of_steps)
         for name, value in properties.items():
             builder = builder.config(name, value)
         _start_jvm(properties)
@@ -234,11 +245,26 @@ def _interrupts_kept() -> Iterator[None]:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
+def _own_properties(properties_file: str | None, of_steps: Sequence[str]) -> dict[str, str]:
+    """Of a session that this process starts itself."""
+    # Tasks run in this environment, also where it was not activated; else in PATH's python3.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    properties = {
+        "spark.master": "local[*]",
+        "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+        **_properties(properties_file),
+    }
+    if properties["spark.master"].startswith("local"):
+        properties.setdefault("spark.python.daemon.module", "jobs.base.daemon")
+        properties.setdefault(f"spark.executorEnv.{daemon.MODULES}", ",".join(of_steps))
+    return properties
+
+
 def _start_jvm(properties: dict[str, str]) -> None:
     """Starts the JVM as Spark's session would, but quiet; nothing where one runs."""
     if SparkContext._gateway is not None:
         return
-    with _jvm_starts, quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
+    with quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
         conf = SparkConf(loadDefaults=False).setAll(list(with_classes(options).items()))
         gateway = launch_gateway(conf, {"stderr": errors})  # type: ignore[no-untyped-call]
     SparkContext._ensure_initialized(gateway=gateway)
