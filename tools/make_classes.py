@@ -24,7 +24,8 @@ def make(file: Path = CLASSES) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made, properties = Path(folder, file.name), Path(folder, "spark.conf")
         properties.write_text(
-            f"{JVM_OPTIONS} -XX:ArchiveClassesAtExit={made} -Xlog:disable\nspark.ui.enabled false\n"
+            f'{JVM_OPTIONS} "-XX:ArchiveClassesAtExit={made}" -Xlog:disable\n'
+            "spark.ui.enabled false\n"
         )
         spark = session("millstream classes", str(properties))
         _small_job(spark, folder)
@@ -32,7 +33,10 @@ def make(file: Path = CLASSES) -> None:
         spark.stop()
         gateway.proc.stdin.close()
         gateway.proc.wait()
-        made.replace(file)
+        if made.is_file():
+            made.replace(file)
+        else:
+            print("this Java keeps no archive of classes; Spark starts without one")
 
 
 def _small_job(spark: SparkSession, folder: str) -> None:

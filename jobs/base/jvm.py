@@ -26,7 +26,8 @@ def with_classes(properties: Mapping[str, str], file: Path = CLASSES) -> dict[st
         return dict(properties)
     # An archive that does not fit is no error; Java would say so on standard output.
     log = "" if quiet.is_verbose() else "-Xlog:disable -Xlog:all=error:stderr "
-    return {**properties, JVM_OPTIONS: f"{log}-XX:SharedArchiveFile={file} {given}".strip()}
+    # Of a path with spaces Spark makes one option by its quotes.
+    return {**properties, JVM_OPTIONS: f'{log}"-XX:SharedArchiveFile={file}" {given}'.strip()}
 
 
 def jvm_ended(error: BaseException) -> MillstreamError | None:

@@ -27,7 +27,7 @@ def test_an_archive_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
     file.touch()
     found = with_classes({JVM_OPTIONS: "-Xss4m"}, file)[JVM_OPTIONS]
     # What a user asks to be logged is, though nothing else is.
-    assert found.endswith(f" -XX:SharedArchiveFile={file} -Xss4m")
+    assert found.endswith(f' "-XX:SharedArchiveFile={file}" -Xss4m')
     for own in ("-XX:SharedArchiveFile=mine", "-XX:ArchiveClassesAtExit=mine"):
         assert with_classes({JVM_OPTIONS: own}, file) == {JVM_OPTIONS: own}
 
@@ -65,7 +65,8 @@ def test_the_jvm_maps_them(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_does_not_fit_is_left_alone(tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.jsa"
+    wrong = tmp_path / "a folder" / "wrong.jsa"
+    wrong.parent.mkdir()
     wrong.write_bytes(b"no archive")
     said, source = _started(tmp_path, with_classes({}, wrong)[JVM_OPTIONS])
     assert said == "3\n" and source.endswith(".jar")
