@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import types
 import zipfile
 import zipimport
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pyspark.sql import SparkSession
 
@@ -18,20 +20,33 @@ from jobs.base import workers
 from jobs.base.workers import in_workers
 
 
-def _settled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Of each row, how many objects its worker no longer looks through."""
+def _doubled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        counts = pa.array([gc.get_freeze_count()] * batch.num_rows, pa.int64())
-        yield pa.RecordBatch.from_arrays([batch.column(0), counts], ["id", "settled"])
+        yield pa.RecordBatch.from_arrays([pc.multiply(batch.column(0), 2)], ["id"])
 
 
-def test_later_tasks_of_a_worker_leave_its_imports_alone(spark: SparkSession) -> None:
-    # One after the other, so that one worker has them all.
-    found = in_workers(spark.range(0, 6, 1, 6), _settled, "id long, settled long").coalesce(1)
-    later = in_workers(found.select("id"), _settled, "id long, settled long").collect()
-    assert sorted(row["id"] for row in later) == list(range(6))
-    again = in_workers(spark.range(0, 1, 1, 1), _settled, "id long, settled long").collect()
-    assert again[0]["settled"] > 10_000
+def test_a_step_has_all_rows_of_its_task(spark: SparkSession) -> None:
+    found = in_workers(spark.range(0, 6, 1, 3), _doubled, "id long").collect()
+    assert sorted(row["id"] for row in found) == [0, 2, 4, 6, 8, 10]
+
+
+def test_after_a_first_task_its_imports_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here in this process, as in a worker's; what is imported later is left alone after that."""
+    monkeypatch.setattr(workers, "_modules", 0)
+    monkeypatch.setattr(zipimport.zipimporter, "invalidate_caches", workers._read)
+    held = []
+    try:
+        list(workers._run(iter, iter([])))
+        settled = gc.get_freeze_count()
+        assert settled > 10_000
+        held += [[] for _ in range(1_000)]
+        list(workers._run(iter, iter([])))
+        assert gc.get_freeze_count() <= settled
+        monkeypatch.setitem(sys.modules, "imported_later", types.ModuleType("imported_later"))
+        list(workers._run(iter, iter([])))
+        assert gc.get_freeze_count() >= settled + len(held)
+    finally:
+        gc.unfreeze()
 
 
 @pytest.fixture
