@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -70,10 +69,7 @@ class _OnUse:
 
 
 def session_on_use(
-    app_name: str,
-    properties_file: str | None = None,
-    *modules: str,
-    of_steps: Sequence[str] = (),
+    app_name: str, properties_file: str | None = None, *of_steps: str
 ) -> SparkSession:
     """As `session`, but Spark is started when something is first asked of it.
 
@@ -81,14 +77,13 @@ def session_on_use(
     there already, and which waits for a session, it is started here.
 
     Args:
-        modules: imported while the JVM starts, which leaves cores idle.
         of_steps: modules that steps in Python workers import.
 
     Raises:
         ConfigError: the properties file is missing.
     """
     _properties(properties_file)
-    start = partial(_session_beside, modules, app_name, properties_file, *of_steps)
+    start = partial(session, app_name, properties_file, *of_steps)
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         return start()
     return cast("SparkSession", _OnUse(start))
@@ -166,22 +161,6 @@ class _Ahead:
             # Whoever asks next is told what is wrong, and this process may be ending.
             with suppress(Exception):
                 self._first(spark)
-
-
-def _session_beside(modules: tuple[str, ...], *args: str | None) -> SparkSession:
-    importing = threading.Thread(target=_import_all, args=(modules,), daemon=True)
-    importing.start()
-    try:
-        return session(*args)  # type: ignore[arg-type]
-    finally:
-        importing.join()
-
-
-def _import_all(modules: tuple[str, ...]) -> None:
-    # Whoever needs a module that cannot be imported is told so.
-    for name in modules:
-        with suppress(Exception):
-            importlib.import_module(name)
 
 
 def session(app_name: str, properties_file: str | None = None, *of_steps: str) -> SparkSession:

@@ -204,7 +204,7 @@ def nightly(
     wanted = chosen(date, dates)
     result = job.run(
         settings,
-        partial(spark_of, settings, "nightly", "jobs.train.job", "jobs.evaluate.score"),
+        partial(spark_ahead, settings, "nightly", *ETL_STEPS, *MODEL_STEPS),
         ds=wanted[-1],
         first_ds=wanted[0] if dates else None,
         start=start,

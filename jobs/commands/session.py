@@ -24,12 +24,12 @@ def chosen(date: str | None, dates: Sequence[str] | None) -> list[str]:
     return [date] if date else list(dates or ())
 
 
-def spark_of(settings: Settings, stage: str, *modules: str) -> SparkSession:
-    """A session that is started when it is first used; `modules` are imported meanwhile."""
+def spark_of(settings: Settings, stage: str) -> SparkSession:
+    """A session that is started when it is first used."""
     from jobs.base.spark import session_on_use
 
     path = _properties(settings)
-    return session_on_use(f"millstream {stage}", path, *modules, of_steps=ETL_STEPS + MODEL_STEPS)
+    return session_on_use(f"millstream {stage}", path, *ETL_STEPS, *MODEL_STEPS)
 
 
 def spark_ahead(settings: Settings, stage: str, *of_steps: str) -> SparkSession:

@@ -56,7 +56,7 @@ def run(
     """Does one night, and before it the missed ones: etl and score for each, the model for `ds`.
 
     Args:
-        start_spark: called by the first step that needs it; nights that are done need none.
+        start_spark: called once there is something to do; nights that are done need none.
         first_ds: do all dates from this one on; those of `nightly.catch_up_days` that were missed
             when None.
         start: do this step and those after it again, though they were done.
@@ -92,6 +92,7 @@ def _nights(work: Work, dates: Sequence[str], start: str | None) -> NightlyResul
     if not open_dates:
         return _repeated(work, last)
 
+    work.begin_spark()
     work.do("etl", open_dates)
     for ds in earlier:
         work.leave_model_to(ds, last)

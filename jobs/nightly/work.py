@@ -69,6 +69,10 @@ class Work:
 
     # Which steps are to be done
 
+    def begin_spark(self) -> None:
+        """Starts it beside what the first step does before it needs one."""
+        _ = self._steps.spark
+
     def open(self, ds: str, start: str | None, only: str | None = None) -> None:
         """Reopens a night where its inputs changed, or at `start`.
 

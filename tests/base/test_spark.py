@@ -1,8 +1,7 @@
-"""Jobs of Spark's side by side, and what is imported while its JVM starts."""
+"""Jobs of Spark's side by side, and a session that starts beside other things."""
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -12,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.base.errors import ConfigError
-from jobs.base.spark import session_ahead, session_on_use, side_by_side
+from jobs.base.spark import session_ahead, side_by_side
 
 
 def test_jobs_run_side_by_side(spark: SparkSession) -> None:
@@ -42,16 +41,6 @@ def test_a_failure_ends_the_jobs_beside_it(spark: SparkSession, tmp_path: Path) 
         until_begun(endless[0])
         raise KeyError
     assert endless[0].exception() is not None
-
-
-def test_modules_are_there_when_a_session_is(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    found = session_on_use("on use", None, "no.such.module", "colorsys")
-    assert "colorsys" not in sys.modules
-    assert found.range(3).count() == 3
-    assert "colorsys" in sys.modules
 
 
 def test_a_session_that_starts_ahead_is_the_process_own(spark: SparkSession) -> None:
