@@ -14,7 +14,8 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from jobs.base import quiet
-from jobs.base.jvm import CLASSES, JVM_OPTIONS
+from jobs.base.jvm import CLASSES
+from jobs.base.quiet import JVM_OPTIONS
 from jobs.base.spark import session
 from jobs.etl.parcels import small_exchange
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from jobs.base import quiet
 from jobs.base.errors import MillstreamError
+from jobs.base.quiet import JVM_OPTIONS
 
-JVM_OPTIONS = "spark.driver.extraJavaOptions"
 CLASSES = Path(sys.prefix, "share", "millstream", "spark-classes.jsa")
 
 

@@ -48,6 +48,7 @@ appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %c{1}: %m%n%ex
 """
+JVM_OPTIONS = "spark.driver.extraJavaOptions"
 # As the properties files that are shipped have it, for spark-submit.
 _CLASS_PATH, _OF_CHECKOUT = "spark.driver.extraClassPath", "conf/spark"
 # What java itself says before log4j can be asked to be quiet.
@@ -102,8 +103,7 @@ def jvm_options(properties: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
     A log4j configuration that the user names, in the properties or SPARK_CONF_DIR, stands.
     """
-    name = "spark.driver.extraJavaOptions"
-    given = properties.get(name, "")
+    given = properties.get(JVM_OPTIONS, "")
     if "log4j" in given or "SPARK_CONF_DIR" in os.environ:
         yield dict(properties)
         return
@@ -111,7 +111,8 @@ def jvm_options(properties: Mapping[str, str]) -> Iterator[dict[str, str]]:
         file = Path(folder, "log4j2.properties")
         log4j = re.sub("level = (error|off)", "level = warn", LOG4J) if is_verbose() else LOG4J
         file.write_text(log4j, encoding="utf-8")
-        own = {**properties, name: f"{given} -Dlog4j2.configurationFile={file.as_uri()}".strip()}
+        log = f"-Dlog4j2.configurationFile={file.as_uri()}"
+        own = {**properties, JVM_OPTIONS: f"{given} {log}".strip()}
         if own.get(_CLASS_PATH) == _OF_CHECKOUT:
             # Only a log4j configuration is there; a JVM with folders in its path shares no classes.
             del own[_CLASS_PATH]

@@ -40,6 +40,8 @@ def with_onednn(model: M) -> M:
 
 def _twin(module: Any, known: dict[int, Any]) -> Any:
     """Args: known: the twins of modules that stand at several places, by what these are."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module
     if id(module) not in known:
         known[id(module)] = twin = copy.copy(module)
         if type(module) is nn.Linear and module.weight.dtype == torch.float32:

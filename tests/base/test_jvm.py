@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.base.jvm import CLASSES, JVM_OPTIONS, with_classes
-from jobs.base.quiet import jvm_options
+from jobs.base.jvm import CLASSES, with_classes
+from jobs.base.quiet import JVM_OPTIONS, jvm_options
 from tests.builders.processes import ROOT
 
 START = """

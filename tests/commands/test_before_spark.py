@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 from pyspark.sql import SparkSession
 
@@ -116,9 +116,7 @@ def test_of_a_refused_command_nothing_stays(
         assert process.code() == 3
         assert "Traceback" not in "".join(process.said)
         # The JVM sees that its command has ended.
-        until = time.monotonic() + DEADLINE_S
-        while process.left() and time.monotonic() < until:
-            time.sleep(0.1)
+        psutil.wait_procs(process.left(), timeout=DEADLINE_S)
         assert not process.left()
     assert list(folder.iterdir()) == []
 
