@@ -16,46 +16,17 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import shutil
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from deltalake import DeltaTable
-from pyspark.ml.functions import predict_batch_udf
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-from pyspark.sql.types import FloatType
-
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.etl_cases import REPOSITORY, Code
-from benchmarks.make_criteo import write_days
-from benchmarks.make_flights import write_table
-from jobs.base.spark import session
-from jobs.batch.batch import Batch
-from jobs.batch.layout import batch_from_arrow
-from jobs.evaluate.predict.predict import Predictor, predicted
-from jobs.lake.lake import Lake
-from jobs.models.artifact import load_model
-from jobs.models.build import predict
-from jobs.registry.registry import Registry
-from jobs.settings.load import load_settings
-from jobs.settings.settings import Settings
-from schemas.dataset import ROW_ID
+from benchmarks.score_inference import inference_rows_per_s
+from benchmarks.score_line import CLICK_LOGS, INIT_MADE, LATER, Case, Cost, Line
 
-FIRST, LATER = "2026-01-01", ("2026-01-02", "2026-01-03", "2026-01-04")
-TRAINED_SHARE = 0.1
-REPEATS = 3
 LIMIT_SHARE, UDF_FACTOR = 0.7, 2.0
 OURS, OTHER = "this checkout", "the other checkout"
 
@@ -95,7 +66,7 @@ def _measured(asked: argparse.Namespace, work: Path) -> None:
     inference = not asked.no_inference and CLICK_LOGS.name in figures
     if inference:
         settings = Line(CLICK_LOGS, codes[0], CLICK_LOGS.raw(work, asked.rows), work).settings()
-        figures |= _print_inference(_inference(settings))
+        figures |= _print_inference(inference_rows_per_s(settings))
     print_figures(figures)
     if inference:
         _refuse_slow(figures)
@@ -110,138 +81,6 @@ def _costs(lines: Mapping[str, Line], days: Sequence[str]) -> dict[str, Cost]:
         for name, line in lines.items():
             costs[name].append(line.score(day))
     return {name: _median_cost(found) for name, found in costs.items()}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A declaration, and raw files of a first day and of others.
-
-    Attributes:
-        file: of a day, where `{ds}` stands for it.
-        write: days into a folder, each of so many rows.
-        drafted: whether the declaration is `init`'s.
-    """
-
-    name: str
-    title: str
-    dataset: str
-    file: str
-    write: Callable[[Path, int, Sequence[str]], None]
-    settings: tuple[str, ...]
-    drafted: bool
-
-    def raw(self, work: Path, rows: int) -> Path:
-        return work / f"raw-{self.name}-{rows}"
-
-    def made(self, work: Path, rows: int) -> Path:
-        """A folder with the first day and a later one, which the days after it repeat."""
-        raw = self.raw(work, rows)
-        unfinished = raw.with_name(f"{raw.name}-unfinished")
-        if not raw.exists():
-            shutil.rmtree(unfinished, ignore_errors=True)
-            self.write(unfinished, rows, [FIRST, LATER[0]])
-            for day in LATER[1:]:
-                made = self.file.replace("{ds}", LATER[0])
-                (unfinished / self.file.replace("{ds}", day)).hardlink_to(unfinished / made)
-            unfinished.rename(raw)
-        return raw
-
-
-def _write_clicks(folder: Path, rows: int, days: Sequence[str]) -> None:
-    for number, day in enumerate(days):
-        write_days(folder, rows, [day], seed=7 + number)
-
-
-def _write_flights(folder: Path, rows: int, days: Sequence[str]) -> None:
-    write_table(folder, rows * len(days), list(days), seed=7)
-
-
-CLICK_LOGS = Case(
-    "clicks",
-    "Rows in Criteo's format, DLRM",
-    "criteo",
-    "day_{ds}",
-    _write_clicks,
-    ("train.model=dlrm",),
-    drafted=False,
-)
-INIT_MADE = Case(
-    "init", "Flights, all that `init` proposes", "flights", "{ds}.csv", _write_flights, (), True
-)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a score command, and of its run from raw to the commit; its rows predicted."""
-
-    command_s: float
-    run_s: float
-    predicted: int
-
-
-@dataclass(frozen=True)
-class Line:
-    """A checkout's commands over the raw days, in a lake of its own."""
-
-    case: Case
-    code: Code
-    raw: Path
-    work: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.work / f"{self.case.name}-{self.code.name.replace(' ', '-')}"
-
-    @property
-    def lake(self) -> Path:
-        return self.folder / "lake"
-
-    @property
-    def overrides(self) -> list[str]:
-        rest = round(1 - TRAINED_SHARE - 0.05, 2)
-        return [
-            f"lake={self.lake}",
-            f"etl.sources.{self.case.dataset}={self.raw}/{self.case.file}",
-            f"etl.split={{train: {TRAINED_SHARE}, val: 0.05, test: {rest}, seed: 7}}",
-            "train.workers=1",
-            *self.case.settings,
-        ]
-
-    @cached_property
-    def config(self) -> str:
-        if not self.case.drafted:
-            return str(self.code.folder / "conf" / f"{self.case.dataset}.yaml")
-        config = self.folder / f"{self.case.dataset}.yaml"
-        if not config.exists():
-            first = self.raw / self.case.file.replace("{ds}", FIRST)
-            wishes = ["--label", "late", "--key", "flight", "--name", self.case.dataset]
-            command = [*self.code.millstream, "init", "--from", str(first)]
-            self.code.run(*command, "--to", str(self.folder), *wishes)
-        return str(config)
-
-    def settings(self) -> Settings:
-        return load_settings(self.config, self.overrides)
-
-    def train(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self.run("etl", "--date", FIRST)
-        self.run("train")
-
-    def score(self, day: str) -> Cost:
-        command_s = self.run("score", "--date", day, "--model", "latest")
-        ledger = DeltaTable(str(self.lake / self.case.dataset / "ledger")).file_uris()
-        ((run_s, predicted_rows),) = duckdb.execute(
-            "SELECT seconds, counts['predicted'] FROM read_parquet($files) "
-            "WHERE stage = 'score' AND ds = $day",
-            {"files": ledger, "day": day},
-        ).fetchall()
-        return Cost(command_s, run_s, predicted_rows)
-
-    def run(self, command: str, *options: str) -> float:
-        overrides = [part for text in self.overrides for part in ("--set", text)]
-        config = ["--config", self.config, *overrides]
-        return self.code.run(*self.code.millstream, command, *config, *options).seconds
 
 
 def _median_cost(costs: Sequence[Cost]) -> Cost:
@@ -276,118 +115,6 @@ def _print_commands(case: Case, rows: int, costs: Mapping[str, Cost]) -> dict[st
         figures["from_raw_to_other"] = round(costs[OTHER].run_s / costs[OURS].run_s, 2)
         figures["command_to_other"] = round(costs[OTHER].command_s / costs[OURS].command_s, 2)
     return figures
-
-
-def _inference(settings: Settings) -> dict[str, float]:
-    """Rows/s of each way, the median of the repeats."""
-    properties = settings.spark.properties_file
-    spark = session("bench score", settings.path(properties) if properties else None)
-    dataset, lake = settings.dataset(), Lake(settings.lake_url, settings.dataset().name)
-    model = Registry(settings, lake).resolve("latest")
-    predictor = Predictor.of(model, dataset, settings.score.batch_rows)
-    paths = DeltaTable(lake.table("examples").url).file_uris()
-    rows = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
-    examples = spark.read.parquet(*paths)
-    cores = spark.sparkContext.defaultParallelism
-    return {
-        "limit": rows / _loop_seconds(paths, predictor, cores),
-        "inference": rows / _median(lambda: _run(predicted(examples, predictor, [ROW_ID]))),
-        "udf": rows / _median(lambda: _run(_by_udf(examples, predictor))),
-    }
-
-
-def _run(frame: DataFrame) -> None:
-    frame.write.format("noop").mode("overwrite").save()
-
-
-def _median(work: Callable[[], None]) -> float:
-    """Seconds, after one run that does not count."""
-    work()
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
-
-
-def _by_udf(encoded: DataFrame, predictor: Predictor) -> DataFrame:
-    """Spark's own helper, as its documentation uses it, with the same model and batch size."""
-    dataset, folder = predictor.dataset, predictor.folder_url
-
-    def make() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        model = load_model(folder).model
-        torch.set_num_threads(1)
-
-        def forward(dense: np.ndarray, sparse: np.ndarray) -> np.ndarray:
-            return predict(model, _batch(dense, sparse)).numpy()
-
-        return forward
-
-    dense = [f.name for f in dataset.numeric]
-    sparse = [f.name for f in dataset.categorical]
-    infer = predict_batch_udf(
-        make,
-        return_type=FloatType(),
-        batch_size=predictor.batch_rows,
-        input_tensor_shapes=[[len(dense)], [len(sparse)]],
-    )
-    missing = F.lit(float("nan")).cast("float")
-    numbers = F.array(*(F.coalesce(F.col(name), missing) for name in dense))
-    return encoded.select(ROW_ID, infer(numbers, F.array(*sparse)).alias("score"))
-
-
-def _batch(dense: np.ndarray, sparse: np.ndarray) -> Batch:
-    zeros = torch.zeros(len(dense), dtype=torch.int64)
-    return Batch(
-        dense=torch.from_numpy(np.ascontiguousarray(dense, np.float32)),
-        sparse=torch.from_numpy(np.ascontiguousarray(sparse, np.int64)),
-        label=zeros.float(),
-        weight=zeros.float(),
-        row_id=zeros,
-        is_row=zeros.bool(),
-        position=zeros,
-        tensors={},
-    )
-
-
-def _loop_seconds(paths: Sequence[str], predictor: Predictor, cores: int) -> float:
-    """Of the plain forward loop: each process its share of the rows, all at once."""
-    barrier, seconds = multiprocessing.Barrier(cores), multiprocessing.Queue()
-    shares = [
-        multiprocessing.Process(
-            target=_loop,
-            args=(paths, predictor, number, cores, barrier, seconds),
-        )
-        for number in range(cores)
-    ]
-    for share in shares:
-        share.start()
-    found = [seconds.get(timeout=600) for _ in shares]
-    for share in shares:
-        share.join()
-    return max(found)
-
-
-def _loop(
-    paths: Sequence[str], predictor: Predictor, number: int, cores: int, barrier: Any, seconds: Any
-) -> None:
-    torch.set_num_threads(1)
-    table = pa.concat_tables(pq.read_table(path) for path in paths)
-    share = -(-table.num_rows // cores)
-    whole = batch_from_arrow(
-        table.slice(number * share, share), predictor.dataset, with_label=False
-    )
-    rows = predictor.batch_rows
-    batches = [whole[start : start + rows] for start in range(0, len(whole), rows)]
-    model = load_model(predictor.folder_url).model
-
-    def loop() -> None:
-        barrier.wait(timeout=600)
-        for batch in batches:
-            predict(model, batch)
-
-    seconds.put(_median(loop))
 
 
 def _print_inference(rows_per_s: dict[str, float]) -> dict[str, Any]:

@@ -14,9 +14,19 @@ from jobs.rows.judge.judged import Judged
 from jobs.rows.judge.parents import parent_rows
 from jobs.rows.read.files import RawFile, find_files
 from jobs.rows.read.pieces import cut, read_rows
-from schemas.dataset import Dataset, Source
+from schemas.dataset import Column, Dataset, Source
+from schemas.field import Field, Label, Numeric
 
 WHOLE = 1 << 40
+ONE = Numeric("one", "1")
+
+
+def declared(*columns: Column, fields: tuple[Field, ...] = (), **more: Any) -> Dataset:
+    """A declaration of one source named `rows`, with a label of 1 where none is given."""
+    source = Source("rows", columns, header=more.pop("header", False))
+    sources = (source, *more.pop("parents", ()))
+    label = () if any(isinstance(f, Label) for f in fields) else (Label("y", "1"),)
+    return Dataset("some", sources, "rows", more.pop("key", ()), (*label, *fields), **more)
 
 
 def files_of(path: object, *dates: str) -> list[RawFile]:

@@ -21,7 +21,7 @@ from jobs.rows.judge.engine import Engine
 from jobs.rows.judge.identity import Split
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Carried, Categorical, Label, Numeric
-from tests.builders.hostile import ALL_TYPES
+from tests.builders.hostile_declarations import ALL_TYPES
 from tests.rows.engines import (
     WHOLE,
     files_of,

@@ -31,7 +31,7 @@ from schemas.hashed import Bucketized
 from tests.builders.baskets import BASKETS
 from tests.builders.examples import CLICKS
 from tests.builders.flights import FEW
-from tests.builders.hostile import EVERY
+from tests.builders.hostile_declarations import EVERY
 from tests.builders.lines import LINES
 from tests.builders.photos import PHOTOS
 from tests.builders.poison import POISON_PARQUET

@@ -13,7 +13,8 @@ import pytest
 from jobs.rows.judge.judged import Judged
 from schemas.dataset import Column, Dataset
 from schemas.field import Log1p, Numeric
-from tests.builders.hostile import (
+from tests.builders.hostile import write_files
+from tests.builders.hostile_declarations import (
     ALL_TYPES,
     BARE,
     CLICKS,
@@ -23,7 +24,6 @@ from tests.builders.hostile import (
     RULED_TEXTS,
     RULES,
     ruled,
-    write_files,
 )
 from tests.rows.engines import WHOLE, judged
 from tests.rows.oracle import Row, rows_of
