@@ -156,6 +156,49 @@ def test_json_lines_do_not_depend_on_cuts(
     assert seen_in_small_reads(JSON, file, piece, block) == whole
 
 
+def is_text(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+_ODD = [
+    b"\x80",
+    b"\xbf",
+    b"\xc1",
+    b"\xc3",
+    b"\xe0",
+    b"\xe9",
+    b"\xed\xa0",
+    b"\xf0\x9f",
+    b"\xf4",
+    b"\xff",
+]
+_ODD_LINES = st.lists(
+    st.lists(
+        st.sampled_from([*_ODD, b"\xa9", b"tea", "é日🎈".encode()])
+        | st.binary(min_size=1, max_size=3),
+        max_size=5,
+    ).map(lambda parts: b"1," + b"".join(parts).replace(b"\n", b"").replace(b"\r", b"")),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=300)
+@given(lines=_ODD_LINES, piece=st.integers(1, 50), block=st.integers(1, 64))
+def test_a_line_is_miscoded_where_it_alone_is_no_text(
+    lines: list[bytes], piece: int, block: int
+) -> None:
+    file = file_of(b"\n".join(lines))
+    expected = ["encoding" * (not is_text(line)) for line in lines]
+    source = replace(LINES, quote="")
+    for found in (seen(source, file, WHOLE), seen_in_small_reads(source, file, piece, block)):
+        assert ["encoding" * ("encoding" in row[3]) for row in found] == expected
+
+
 def zstd(data: bytes) -> bytes:
     return bytes(pa.compress(data, codec="zstd", asbytes=True))
 

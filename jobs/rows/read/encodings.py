@@ -75,9 +75,12 @@ def _invalid(content: Bytes) -> npt.NDArray[np.int64]:
     """
     follows = (content & 0xC0) == 0x80
     wanted = np.zeros(len(content) + 3, bool)
+    leads = content <= 0xF4
     for least, place in ((0xC2, 1), (0xE0, 2), (0xF0, 3)):
-        leads = (content >= least) & (content <= 0xF4)
+        leads &= content >= least
         wanted[place : place + len(content)] |= leads
+        # A line that ends inside a sequence wants nothing of the next one.
+        leads[:-place] &= content[place:] != ord("\n")
     bad = follows != wanted[: len(content)]
     bad |= (content == 0xC0) | (content == 0xC1) | (content > 0xF4)
     after, first = content[1:], content[:-1]
