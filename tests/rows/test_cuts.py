@@ -95,6 +95,44 @@ def test_any_cut_gives_the_rows_of_the_whole_file(
     ]
 
 
+def rows_by_hand(text: str) -> list[str]:
+    """Texts of the rows of quoted, commented lines, read a character at a time."""
+    rows, at = [], 0
+    while at < len(text):
+        start, quoted, begins = at, False, True
+        comment = text[at] == "#"
+        while at < len(text) and (quoted or text[at] != "\n"):
+            if text[at] == '"' and not comment:
+                if not quoted:
+                    quoted = begins
+                elif text[at + 1 : at + 2] == '"':
+                    at += 1
+                else:
+                    quoted = False
+            begins = text[at] == ","
+            at += 1
+        row = text[start:at]
+        rows += [row] if row.strip(" \n") and not comment else []
+        at += 1
+    return rows
+
+
+@settings(max_examples=300)
+@given(
+    content=st.lists(
+        st.sampled_from(["\n", ",", '"', "#", '#"', "a", '\n1,"', '"\n']), max_size=20
+    ),
+    block=st.integers(1, 64),
+    marked=st.booleans(),
+)
+def test_comments_open_no_quotes(content: list[str], block: int, marked: bool) -> None:
+    text = "".join(content)
+    file = file_of(("\ufeff" * marked + text).encode())
+    whole = seen(QUOTED, file, WHOLE)
+    assert [row[2] for row in whole] == [row.rstrip("\n") for row in rows_by_hand(text)]
+    assert seen_in_small_reads(QUOTED, file, 1, block) == whole
+
+
 @settings(max_examples=50)
 @given(content=_CONTENT, block=st.integers(1, 64))
 def test_quoted_line_breaks_do_not_depend_on_blocks(content: list[str], block: int) -> None:

@@ -149,7 +149,7 @@ def _whole_lines(blocks: Iterator[bytes], source: Source, path: str) -> Iterator
         half = b"\r" if decoded.endswith(b"\r") else b""
         content = _one_end(decoded[: len(decoded) - len(half)])
         if source.multiline:
-            content, rest = rest + content, b""
+            content, rest = _unmarked(rest + content), b""
         end = _last_end(content, source)
         unended = len(content) - end + (0 if end else len(rest))
         if unended > _LONGEST_BYTES:
@@ -181,13 +181,19 @@ def _one_end(content: bytes) -> bytes:
     return content
 
 
-def _lines(content: bytes, source: Source) -> Lines:
-    """The lines of whole lines, without blank ones and comments."""
+def _unmarked(content: bytes) -> bytes:
+    """Lines without the byte order marks that they begin with."""
     if not content.isascii():
         while content.startswith(BYTE_ORDER_MARK):
             content = content[len(BYTE_ORDER_MARK) :]
         if b"\n" + BYTE_ORDER_MARK in content:
             content = re.sub(rb"\n(?:\xef\xbb\xbf)+", rb"\n", content)
+    return content
+
+
+def _lines(content: bytes, source: Source) -> Lines:
+    """The lines of whole lines, without blank ones and comments."""
+    content = _unmarked(content)
     data = np.frombuffer(content, np.uint8)
     if source.multiline and source.quote:
         ends = ends_outside_quotes(content, source)

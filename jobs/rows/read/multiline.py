@@ -17,20 +17,22 @@ def ends_outside_quotes(content: bytes, source: Source) -> Ints:
     """The places of line feeds that end a row, in content that begins with one.
 
     A quote opens where a value begins with it. Mostly no other is there but those that close, and
-    every second one opens; otherwise quoted values are looked for one by one.
+    every second one opens; otherwise, and where comments hold quotes, quoted values are looked for
+    one by one.
     """
     data = np.frombuffer(content, np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     quotes = np.flatnonzero(data == ord(source.quote))
     if source.escape not in ("", source.quote):
         quotes = quotes[~_escaped(data, quotes, ord(source.escape))]
-    if _all_open(data, quotes[::2], source):
+    commented = _in_comments(data, ends, quotes, source)
+    if not commented and _all_open(data, quotes[::2], source):
         inside = np.searchsorted(quotes, ends) % 2 == 1
         return np.asarray(ends[~inside])
-    spans = np.array([found.span() for found in _quoted(source).finditer(content)]).reshape(-1, 2)
+    spans = np.array([found.span() for found in _skipped(source).finditer(content)]).reshape(-1, 2)
     if not len(spans):
         return ends
-    # The value before an end, if any, has closed.
+    # The value before an end, if any, has closed. A comment ends where its line does.
     before = np.searchsorted(spans[:, 0], ends, side="right") - 1
     inside = (before >= 0) & (ends < spans[before, 1])
     return np.asarray(ends[~inside])
@@ -54,11 +56,23 @@ def _all_open(data: Bytes, quotes: Ints, source: Source) -> bool:
     return bool((good | between).all())
 
 
-def _quoted(source: Source) -> re.Pattern[bytes]:
-    """Quoted values, those that nothing closes up to the end."""
+def _in_comments(data: Bytes, ends: Ints, quotes: Ints, source: Source) -> bool:
+    """Whether lines that begin as comments do hold quotes."""
+    if not source.comment or not len(ends):
+        return False
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    maybe = data[starts] == source.comment.encode()[0]
+    before, after = (np.searchsorted(quotes, places[maybe]) for places in (starts, ends))
+    return bool((before < after).any())
+
+
+def _skipped(source: Source) -> re.Pattern[bytes]:
+    """Comments, and quoted values, those that nothing closes up to the end."""
     quote, escape = re.escape(source.quote), re.escape(source.escape)
     inside = rf"[^{quote}]*(?:{quote}{quote}[^{quote}]*)*"
     if source.escape not in ("", source.quote):
         inside = rf"[^{quote}{escape}]*(?:{escape}.[^{quote}{escape}]*)*"
     begins = rf"(?:\A|(?<=\n)|(?<={re.escape(source.delimiter)}))"
-    return re.compile(rf"{begins}{quote}{inside}(?:{quote}|\Z)".encode(), re.DOTALL)
+    comment = rf"(?:\A|(?<=\n)){re.escape(source.comment)}[^\n]*|" if source.comment else ""
+    value = rf"{begins}{quote}{inside}(?:{quote}|\Z)"
+    return re.compile((comment + value).encode(), re.DOTALL)
