@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from jobs.rows.base.names import ROW_TEXT
 from jobs.rows.judge.engine import Engine
 from jobs.rows.judge.identity import Split
+from jobs.rows.read.lines import _blocks
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Carried, Categorical, Label, Numeric
 from tests.builders.hostile_declarations import ALL_TYPES
@@ -192,6 +194,38 @@ def test_json_lines_do_not_depend_on_cuts(
     whole = seen(JSON, file, WHOLE)
     assert len(whole) == sum(bool(line.strip()) for line in lines)
     assert seen_in_small_reads(JSON, file, piece, block) == whole
+
+
+class Counted(io.BytesIO):
+    """A file that knows what was read of it."""
+
+    reads = bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self.reads, self.bytes_read = self.reads + 1, self.bytes_read + len(found)
+        return found
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+def test_pieces_together_read_a_file_a_few_times_at_most(end: bytes) -> None:
+    stream = Counted((b"x" * 99 + end) * 40_000)
+    size, step = len(stream.getvalue()), 100_000
+    starts = range(0, size, step)
+    ends = [*starts[1:], None]
+    blocks = [b"".join(_blocks(stream, *bounds)) for bounds in zip(starts, ends, strict=True)]
+    assert b"".join(blocks) == stream.getvalue()
+    assert stream.bytes_read < 4 * size
+
+
+def test_what_a_line_takes_past_its_piece_is_read_in_growing_blocks() -> None:
+    reads = []
+    for mib in (2, 8):
+        stream = Counted(b"1\n" + b"y" * (mib << 20) + b"\n2\n")
+        assert sum(map(len, _blocks(stream, 0, 9))) == (mib << 20) + 3
+        assert stream.bytes_read < 2 * len(stream.getvalue()) + (1 << 16)
+        reads.append(stream.reads)
+    assert reads[1] - reads[0] <= 2
 
 
 def is_text(line: bytes) -> bool:

@@ -111,17 +111,7 @@ def _opened(path: str) -> Iterator[Any]:
 def _blocks(stream: Any, start: int, end: int | None) -> Iterator[bytes]:
     """The bytes of the lines that begin in the range, and of no others."""
     if start:
-        # A line begins after a line's end; that of the byte before belongs to the range before.
-        stream.seek(start - 1)
-        skipped = 0
-        while block := stream.read(1 << 16):
-            found = block.find(b"\n")
-            if found >= 0:
-                start = start - 1 + skipped + found + 1
-                break
-            skipped += len(block)
-        else:
-            return
+        start = _first_start(stream, start, end)
         stream.seek(start)
     left = None if end is None else end - start
     while left is None or left > 0:
@@ -132,26 +122,52 @@ def _blocks(stream: Any, start: int, end: int | None) -> Iterator[bytes]:
         left = None if left is None else left - len(block)
         last = block
     if end is not None and end > start and not last.endswith(b"\n"):
-        while block := stream.read(1 << 16):
+        for block in _growing(stream):
             found = block.find(b"\n")
-            yield bytes(block if found < 0 else block[: found + 1])
+            yield block if found < 0 else block[: found + 1]
             if found >= 0:
                 return
+
+
+def _first_start(stream: Any, start: int, end: int | None) -> int:
+    """Where the first line begins that does so from `start` on; `end` or more if none before it."""
+    # A line begins after a line's end; that of the byte before belongs to the range before.
+    place = start - 1
+    stream.seek(place)
+    for block in _growing(stream):
+        found = block.find(b"\n")
+        if found >= 0:
+            return place + found + 1
+        place += len(block)
+        if end is not None and place >= end:
+            break
+    return place
+
+
+def _growing(stream: Any) -> Iterator[bytes]:
+    """Small blocks first, since a line's end is mostly near."""
+    size = 1 << 16
+    while block := stream.read(size):
+        yield bytes(block)
+        size = min(2 * size, BLOCK_BYTES)
 
 
 def _whole_lines(blocks: Iterator[bytes], source: Source, path: str) -> Iterator[bytes]:
     """Blocks that end where a line does, in UTF-8, line ends as single line feeds."""
     decode = decoder(source.encoding)
-    rest = half = b""
+    half, unended = b"", 0
+    # Put together once, where a line's end is found.
+    rest: list[bytes] = []
     for block in blocks:
         decoded = half + decode(block, False)
         # A last \r may be half of a \r\n.
         half = b"\r" if decoded.endswith(b"\r") else b""
         content = _one_end(decoded[: len(decoded) - len(half)])
         if source.multiline:
-            content, rest = _unmarked(rest + content), b""
+            content, rest = _unmarked(b"".join((*rest, content))), []
+            unended = 0
         end = _last_end(content, source)
-        unended = len(content) - end + (0 if end else len(rest))
+        unended = len(content) - end + (0 if end else unended)
         if unended > _LONGEST_BYTES:
             raise DataRefused(
                 f"{path} has a line, or a quoted value, of more than {_LONGEST_BYTES >> 20} MiB",
@@ -160,10 +176,10 @@ def _whole_lines(blocks: Iterator[bytes], source: Source, path: str) -> Iterator
             )
         if end:
             # One copy of the block, and not one for each of the two cuts.
-            yield b"".join((rest, memoryview(content)[:end]))
-            rest = b""
-        rest += content[end:]
-    if content := rest + _one_end(half + decode(b"", True)):
+            yield b"".join((*rest, memoryview(content)[:end]))
+            rest = []
+        rest.append(content[end:])
+    if content := b"".join((*rest, _one_end(half + decode(b"", True)))):
         yield content if content.endswith(b"\n") else content + b"\n"
 
 
