@@ -120,8 +120,14 @@ def _layout_problems(source: Source) -> Iterator[str]:
     if not source.delimiter:
         yield f"source {source.name!r} has no delimiter"
     for name in ("quote", "escape", "comment"):
-        if len(value := getattr(source, name)) > 1:
-            yield f"source {source.name!r}: {name} is {value!r}; it must be one character, or empty"
+        if len(value := getattr(source, name)) > 1 or not (name == "comment" or value.isascii()):
+            one = "one character" if name == "comment" else "one character of ASCII"
+            yield f"source {source.name!r}: {name} is {value!r}; it must be {one}, or empty"
+    if source.escape not in ("", "\\"):
+        yield (
+            f"source {source.name!r}: escape is {source.escape!r}; it must be a backslash, or the "
+            f"quote itself, {source.quote!r}"
+        )
     try:
         codecs.lookup(source.encoding)
     except LookupError:

@@ -101,7 +101,8 @@ class Source:
             its folder, and the bytes.
         delimiter, header, null_value: of csv; `null_value` stands for a missing value.
         quote: of csv, around values that hold a delimiter; empty means no quoting.
-        escape: of csv, before a quote inside quotes: the quote itself, or a backslash.
+        escape: of csv, before a quote inside quotes: a backslash, or the quote itself, which is the
+            same as empty.
         comment: of csv; a line that starts with it is no row.
         encoding: of csv and json, as Python names it. A line that is not in it is refused.
         multiline: of csv: quoted values may hold line ends; such files are read whole, by one task.
@@ -114,10 +115,14 @@ class Source:
     header: bool = True
     null_value: str = ""
     quote: str = '"'
-    escape: str = '"'
+    escape: str = ""
     comment: str = ""
     encoding: str = "utf-8"
     multiline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.escape == self.quote:
+            object.__setattr__(self, "escape", "")
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:

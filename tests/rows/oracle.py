@@ -142,7 +142,7 @@ def _cells(line: str, source: Source) -> list[str] | None:
 def _quoted(line: str, place: int, source: Source) -> tuple[str, int] | None:
     """The value whose opening quote stands before, and where it ends."""
     cell = ""
-    doubled = source.escape in ("", source.quote)
+    doubled = not source.escape
     while place < len(line):
         here, following = line[place], line[place + 1 : place + 2]
         if doubled and here == source.quote and following == source.quote:

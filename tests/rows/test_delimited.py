@@ -7,10 +7,13 @@ import gzip
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobs.base.errors import DataRefused
 from jobs.rows.base.names import ROW_TEXT
@@ -250,6 +253,29 @@ def test_a_backslash_before_a_quote_or_itself_inside_quotes(
     else:
         assert pairs(raw)[0] == ("1", value)
     assert raw["name"][1].as_py() == "z\\\\"
+
+
+@settings(max_examples=40)
+@given(
+    names=st.lists(st.text("ab,'\"|^\\ é\n", min_size=1), min_size=1, max_size=5),
+    escaped=st.booleans(),
+    multiline=st.booleans(),
+)
+@pytest.mark.parametrize("quote", ['"', "'", "^"])
+def test_what_any_quote_holds_is_read_back(
+    quote: str, names: list[str], escaped: bool, multiline: bool
+) -> None:
+    source = replace(THINGS, quote=quote, multiline=multiline)
+    if escaped:
+        source = replace(source, escape="\\")
+    if not multiline:
+        names = [name.replace("\n", "") or "a" for name in names]
+    inside = [name.replace("\\", "\\\\") if escaped else name for name in names]
+    inside = [name.replace(quote, "\\" * escaped + quote * (2 - escaped)) for name in inside]
+    lines = [f"{n},{quote}{name}{quote}\n" for n, name in enumerate(inside)]
+    with TemporaryDirectory() as folder:
+        raw = rows_of(source, Path(folder), "id,name\n" + "".join(lines))
+    assert pairs(raw) == [(str(n), name) for n, name in enumerate(names)]
 
 
 def test_without_quotes_an_escape_is_a_character(tmp_path: Path) -> None:

@@ -38,10 +38,14 @@ fields = st.one_of(
 )
 
 
+def laid_out(**layout: Any) -> Source:
+    return Source("rows", columns=(Column("k", "int"), Column("x", "double")), **layout)
+
+
 def declared(*more: Field, **changes: Any) -> Dataset:
     whole: dict[str, Any] = {
         "name": "made_up",
-        "sources": (Source("rows", columns=(Column("k", "int"), Column("x", "double"))),),
+        "sources": (laid_out(),),
         "rows": "rows",
         "ds": "k",
         "key": ("k",),
@@ -76,6 +80,12 @@ def test_a_change_of_any_field_changes_the_digest_and_names_it(
     assert differing == {changed.name}
 
 
+def test_an_escape_that_is_the_quote_says_nothing() -> None:
+    for quote in ('"', "'"):
+        assert laid_out(quote=quote, escape=quote) == laid_out(quote=quote)
+    assert declared(sources=(laid_out(escape='"'),)).digest == declared().digest
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -90,6 +100,9 @@ def test_a_change_of_any_field_changes_the_digest_and_names_it(
         ({"fields": (Label("y"), Numeric("x1"), Weight("a"), Weight("b"))}, "more than one weight"),
         ({"joins": (Join("nowhere", on=(("k", "k"),)),)}, "join with 'nowhere'"),
         ({"sources": (Source("rows", columns=(Column("k", "quark"),)),)}, "type 'quark'"),
+        ({"sources": (laid_out(escape="^"),)}, "escape is '^'; it must be a backslash"),
+        ({"sources": (laid_out(quote="'", escape='"'),)}, "escape is '\"'; it must be"),
+        ({"sources": (laid_out(quote="“"),)}, "quote is '“'; it must be one"),
     ],
 )
 def test_contradictions_are_named(changes: dict[str, Any], named: str) -> None:

@@ -23,7 +23,7 @@ def ends_outside_quotes(content: bytes, source: Source) -> Ints:
     data = np.frombuffer(content, np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     quotes = np.flatnonzero(data == ord(source.quote))
-    if source.escape not in ("", source.quote):
+    if source.escape:
         quotes = quotes[~_escaped(data, quotes, ord(source.escape))]
     commented = _in_comments(data, ends, quotes, source)
     if not commented and _all_open(data, quotes[::2], source):
@@ -70,7 +70,7 @@ def _skipped(source: Source) -> re.Pattern[bytes]:
     """Comments, and quoted values, those that nothing closes up to the end."""
     quote, escape = re.escape(source.quote), re.escape(source.escape)
     inside = rf"[^{quote}]*(?:{quote}{quote}[^{quote}]*)*"
-    if source.escape not in ("", source.quote):
+    if source.escape:
         inside = rf"[^{quote}{escape}]*(?:{escape}.[^{quote}{escape}]*)*"
     begins = rf"(?:\A|(?<=\n)|(?<={re.escape(source.delimiter)}))"
     comment = rf"(?:\A|(?<=\n)){re.escape(source.comment)}[^\n]*|" if source.comment else ""

@@ -57,7 +57,7 @@ def arrow_lines(texts: pa.BinaryArray, content: bytes, source: Source) -> ArrowL
         some = texts.filter(pa.array(quoted)).cast(pa.string())
         closed = _patterns(source, delimiter).closed
         unclosed[quoted] = ~np.asarray(pc.match_substring_regex(some, closed))
-        if _escapes(source) and source.escape.encode() in content:
+        if source.escape and source.escape.encode() in content:
             texts = _doubled(texts, quoted & ~unclosed, source, delimiter)
     return ArrowLines(texts, delimiter, unclosed, tuple(swaps))
 
@@ -93,11 +93,6 @@ def field_counts(lines: ArrowLines, source: Source) -> np.ndarray:
     return counts + 1
 
 
-def _escapes(source: Source) -> bool:
-    """Whether quotes inside quotes are written otherwise than doubled."""
-    return source.escape not in ("", source.quote)
-
-
 @dataclass(frozen=True)
 class _Patterns:
     """Regular expressions: a line whose quotes all close, with its end; a quoted value of such."""
@@ -112,7 +107,7 @@ def _patterns(source: Source, delimiter: str) -> _Patterns:
     end = "" if source.multiline else r"\n"
     doubled = f"(?:[^{quote}{end}]|{quote}{quote})*"
     inside = doubled
-    if _escapes(source):
+    if source.escape:
         escape = re.escape(source.escape)
         after = r"[^\n]" if end else "(?s:.)"
         inside = f"(?:[^{quote}{escape}{end}]|{escape}{after})*"
