@@ -13,9 +13,9 @@ import pyarrow.orc as orc
 import pyarrow.parquet as pq
 
 from jobs.base.errors import DataRefused
-from jobs.rows.base.duck import shared_connection
 from jobs.rows.base.names import ENCODING, MALFORMED, REPEATED_HEADER, ROW_TEXT, UNREAD, mark
 from jobs.rows.base.types import arrow_type
+from jobs.rows.read.shown import as_json, as_text, in_time, json_where_odd, plain, rows_as_json
 from schemas.source import Column, Source
 
 
@@ -24,8 +24,11 @@ class ColumnarFile:
 
     def __init__(self, path: str, source: Source) -> None:
         self._file = fsspec.open(path, "rb").open()
-        opened = orc.ORCFile if source.format == "orc" else pq.ParquetFile
-        self._reader: Any = opened(self._file)
+        try:
+            self._reader: Any = _reader(self._file, source)
+        except BaseException:
+            self._file.close()
+            raise
         self._source = source
         self.schema: pa.Schema = (
             self._reader.schema if source.format == "orc" else self._reader.schema_arrow
@@ -59,6 +62,13 @@ class ColumnarFile:
         return table
 
 
+def _reader(file: Any, source: Source) -> Any:
+    if source.format == "orc":
+        return orc.ORCFile(file)
+    # Nanoseconds, into which the moments of 12 bytes are made otherwise, end in 2262.
+    return pq.ParquetFile(file, coerce_int96_timestamp_unit="us")
+
+
 def refuse_other_columns(path: str, schema: pa.Schema, source: Source) -> None:
     """Refuses a file that lacks a declared column or has another.
 
@@ -90,26 +100,28 @@ def columnar_rows(table: pa.Table, source: Source) -> pa.Table:
     """The rows of a row group [n]: declared columns, the row as JSON, and the marks of reading.
 
     A value of another type than declared goes through its text. A text that is no UTF-8 is null,
-    and shown as `\\x` and its bytes in hexadecimal.
+    and shown as `\\x` and its bytes in hexadecimal. A moment of no year from 1 to 9999 is a text
+    that spells none.
     """
-    columns, shown = {}, {}
+    columns, shown, of_json = {}, {}, set()
     miscoded = np.zeros(table.num_rows, bool)
     for column in source.columns:
-        value = _inside(table, column)
+        value, bad = in_time(_inside(table, column)), np.zeros(0, bool)
         if _is_text(value.type):
             value, bad = _valid_text(value)
+        elif pa.types.is_nested(value.type):
+            value, bad = json_where_odd(value)
+            of_json |= set() if pa.types.is_nested(value.type) else {column.name}
+        shown[column.name] = value
+        if bad.any():
             miscoded |= bad
-            shown[column.name] = value
-            if bad.any():
-                value = pc.if_else(pa.array(bad), pa.scalar(None, pa.string()), value)
-        else:
-            shown[column.name] = value
+            value = pc.if_else(pa.array(bad), pa.scalar(None, pa.string()), value)
         columns[column.name] = _declared(value, column)
     no = np.zeros(table.num_rows, bool)
     return pa.table(
         {
             **columns,
-            ROW_TEXT: _as_json(pa.table(shown)),
+            ROW_TEXT: rows_as_json(pa.table(shown), of_json),
             mark(ENCODING): miscoded,
             mark(MALFORMED): no,
             mark(REPEATED_HEADER): no,
@@ -122,9 +134,7 @@ def _inside(table: pa.Table, column: Column) -> pa.ChunkedArray:
     value = table[column.place[0]]
     for name in column.place[1:]:
         value = pc.struct_field(value, name)
-    if pa.types.is_dictionary(value.type):
-        value = value.cast(value.type.value_type)
-    return value
+    return plain(value)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -158,37 +168,10 @@ def _valid_text(value: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
 def _declared(value: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     """In the declared type where the file has it, else as text."""
     declared = arrow_type(column.type)
-    if value.type == declared:
+    if value.type == declared or pa.types.is_string(value.type):
         return value
     if pa.types.is_timestamp(value.type) and pa.types.is_timestamp(declared):
         return value.cast(pa.timestamp("us", value.type.tz), safe=False).cast(declared)
     if pa.types.is_nested(value.type):
-        return _as_json(pa.table({"value": value}), ".value")
-    if pa.types.is_null(value.type):
-        return value.cast(pa.string())
-    return _as_text(value)
-
-
-def _as_text(value: pa.ChunkedArray) -> pa.ChunkedArray:
-    connection = shared_connection()
-    connection.register("__values", pa.table({"value": value}))
-    found = connection.sql("SELECT CAST(value AS VARCHAR) AS v FROM __values").to_arrow_table()
-    connection.unregister("__values")
-    return found["v"]
-
-
-def _as_json(table: pa.Table, inner: str = "") -> pa.ChunkedArray:
-    """Each row, or a column's value, as JSON."""
-    connection = shared_connection()
-    connection.register("__values", table)
-    names = ", ".join(
-        f'"{name}" := __values."{name}"' for name in map(_escaped, table.column_names)
-    )
-    value = f"struct_pack({names})" if not inner else '__values."value"'
-    found = connection.sql(f"SELECT to_json({value})::VARCHAR AS j FROM __values").to_arrow_table()
-    connection.unregister("__values")
-    return found["j"]
-
-
-def _escaped(name: str) -> str:
-    return name.replace('"', '""')
+        return as_json(value)
+    return value.cast(pa.string()) if pa.types.is_null(value.type) else as_text(value)
