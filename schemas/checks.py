@@ -26,7 +26,7 @@ RESERVED = frozenset(
     | {"model_version", "predicted_class", "scores"}
 )
 
-# What names begin with that the row engine makes for itself.
+# What names begin with that Millstream makes for itself, here and there.
 _OF_THE_ENGINE = "__"
 
 # What fields with one vocabulary have in common.
@@ -204,6 +204,11 @@ def _field_problems(dataset: Parts) -> Iterator[str]:
         yield f"fields named twice, or as a key column: {', '.join(repeated)}"
     if taken := sorted(n for n in {*names, *dataset.key} if n.lower() in RESERVED):
         yield f"fields named like Millstream's own columns: {', '.join(taken)}"
+    if taken := [n for n in names if n.startswith(_OF_THE_ENGINE)]:
+        yield (
+            "fields that begin with two underscores, as only Millstream's own columns do: "
+            f"{', '.join(taken)}"
+        )
     if len(dataset.of_kind(Label)) != 1:
         yield f"{len(dataset.of_kind(Label))} labels; exactly one is needed"
     if len(dataset.of_kind(Weight)) > 1:

@@ -59,6 +59,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def spark_name(column: str) -> str:
+    """The name as Spark reads it: a dot is no way into a struct there."""
+    return f"`{column.replace('`', '``')}`"
+
+
 @dataclass(frozen=True)
 class Column:
     """A raw column: its type, by Spark's name for it, and the rules its values keep.

@@ -32,7 +32,18 @@ def in_workers(rows: DataFrame, step: Batches, schema: StructType | str) -> Data
     Args:
         schema: of what it makes.
     """
+    names = rows.columns
+    if any(mark in name for name in names for mark in ".`"):
+        # Spark looks its own columns up by name, in which these would mean something.
+        rows = rows.toDF(*(f"_{place}" for place in range(len(names))))
+        step = partial(_renamed, step, names)
     return rows.mapInArrow(partial(_run, step), schema)
+
+
+def _renamed(
+    step: Batches, names: list[str], batches: Iterator[pa.RecordBatch]
+) -> Iterable[pa.RecordBatch]:
+    return step(batch.rename_columns(names) for batch in batches)
 
 
 def _run(step: Batches, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

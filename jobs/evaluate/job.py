@@ -20,8 +20,7 @@ from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.gate.gate import Verdict, decide
 from jobs.evaluate.measure.metrics import measure
 from jobs.evaluate.measure.selection import (
-    LABEL,
-    WEIGHT,
+    MEASURED,
     Selection,
     early_share,
     fresh,
@@ -178,8 +177,8 @@ class Evaluation:
         judged = with_engine(self.lake, predictor, self.settings.score.engine)
         chosen = self.settings.evaluate
         rows = selection.rows(self.spark, self.dataset, chosen)
-        scored = predicted(rows, judged, [LABEL, WEIGHT, "block", "slices"], id_maps)
-        scored = scored.withColumnsRenamed({LABEL: "label", WEIGHT: "weight"})
+        scored = predicted(rows, judged, list(MEASURED), id_maps)
+        scored = scored.withColumnsRenamed(MEASURED)
         scored = scored.persist(StorageLevel.MEMORY_AND_DISK)
         try:
             metrics = measure(

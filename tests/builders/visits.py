@@ -100,11 +100,11 @@ class Raw:
         self.configure({"visits": name})
         return self
 
-    def configure(self, sources: dict[str, str]) -> None:
+    def configure(self, sources: dict[str, str], parents: bool = True) -> None:
         tree: dict[str, Any] = {
             "schema": self.declaration,
             "lake": "lake",
-            "etl": {"sources": {"shops": "shops.csv", **sources}},
+            "etl": {"sources": {**({"shops": "shops.csv"} if parents else {}), **sources}},
             "stream": {"streams": 8, "window_rows": 64},
             "train": {"batch_rows": 64, "epochs": 2, "hidden": [8], "workers": 1},
             "gate": {

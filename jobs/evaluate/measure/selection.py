@@ -17,7 +17,7 @@ from jobs.base.errors import DataRefused
 from jobs.etl.fit.entries import read_entries
 from jobs.etl.fit.history import CountHistory, of_fields
 from jobs.evaluate.measure.jackknife import BLOCKS
-from jobs.evaluate.measure.slices import with_slices
+from jobs.evaluate.measure.slices import SLICES, with_slices
 from jobs.evaluate.predict.predict import ROWS_PER_TASK
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
@@ -28,10 +28,14 @@ from jobs.rows.base.names import DS
 from jobs.settings.evaluate import EvaluateSettings
 from jobs.stores.files import spark_url
 from schemas.dataset import ROW_ID, Dataset, struct_type
+from schemas.source import spark_name
 
 log = logging.getLogger("millstream.evaluate")
 
-LABEL, WEIGHT = "__label", "__weight"
+# A declaration has no names with two underscores. Spark knows no case, so `Block` is `block`.
+LABEL, WEIGHT, BLOCK = "__label", "__weight", "__block"
+# What measuring calls them, and `slices`.
+MEASURED = {LABEL: "label", WEIGHT: "weight", BLOCK: "block", SLICES: "slices"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Selection:
     def rows(self, spark: SparkSession, dataset: Dataset, settings: EvaluateSettings) -> DataFrame:
         """The stored columns, and what measuring needs under names that no field has.
 
-        That is label and weight, or 1; `block` of the entity and `slices`.
+        That is label and weight, or 1; the block of the entity and the slices.
         """
         shards = self.shards()
         schema = struct_type((c.name, c.spark_type) for c in dataset.stored_columns())
@@ -93,10 +97,10 @@ class Selection:
         rows = rows.coalesce(max(tasks, spark.sparkContext.defaultParallelism))
         weight = dataset.weight
         own = {
-            LABEL: F.col(dataset.label.name),
-            WEIGHT: F.col(weight.name) if weight else F.lit(1.0).cast("float"),
+            LABEL: F.col(spark_name(dataset.label.name)),
+            WEIGHT: F.col(spark_name(weight.name)) if weight else F.lit(1.0).cast("float"),
             DS: F.regexp_extract("_metadata.file_path", f"/{DS}=([^/]+)/", 1),
-            "block": _block(dataset),
+            BLOCK: _block(dataset),
         }
         return with_slices(rows.withColumns(own), settings.slices, settings.most_values)
 
@@ -106,7 +110,7 @@ def _block(dataset: Dataset) -> Column:
     stored = {column.name for column in dataset.stored_columns()}
     columns = dataset.entity_columns
     entity = columns if columns and stored.issuperset(columns) else (ROW_ID,)
-    return F.pmod(F.xxhash64(F.lit("block"), *entity), F.lit(BLOCKS)).cast("int")
+    return F.pmod(F.xxhash64(F.lit("block"), *map(spark_name, entity)), F.lit(BLOCKS)).cast("int")
 
 
 def fresh(selection: Selection, lake: Lake, states: Sequence[State]) -> Selection:

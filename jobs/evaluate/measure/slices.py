@@ -12,10 +12,13 @@ from jobs.base.errors import ConfigError
 from jobs.settings.evaluate import SliceSettings
 from schemas.dataset import Dataset
 from schemas.field import Carried
+from schemas.source import spark_name
+
+SLICES = "__slices"
 
 
 def with_slices(rows: DataFrame, slices: Sequence[SliceSettings], most_values: int) -> DataFrame:
-    """Adds `slices`, the keys of a row's groups: see `Group.of_key`.
+    """Adds `__slices`, the keys of a row's groups: see `Group.of_key`.
 
     Of a declared slice the `most_values` largest groups are kept, ties by key; the other rows are
     together in one.
@@ -26,7 +29,7 @@ def with_slices(rows: DataFrame, slices: Sequence[SliceSettings], most_values: i
 
     """
     keys = [_kept(rows, one, _values(one), most_values) for one in slices]
-    return rows.withColumn("slices", F.array(*keys).cast("array<string>"))
+    return rows.withColumn(SLICES, F.array(*keys).cast("array<string>"))
 
 
 def check_slices(dataset: Dataset, slices: Sequence[SliceSettings]) -> None:
@@ -50,9 +53,9 @@ def check_slices(dataset: Dataset, slices: Sequence[SliceSettings]) -> None:
 def _values(one: SliceSettings) -> list[Column]:
     """The texts of a slice's columns, null where there is no value."""
     return [
-        _bucket(F.col(name), one.buckets[name])
+        _bucket(F.col(spark_name(name)), one.buckets[name])
         if name in one.buckets
-        else F.col(name).cast("string")
+        else F.col(spark_name(name)).cast("string")
         for name in one.by
     ]
 

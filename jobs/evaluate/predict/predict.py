@@ -21,6 +21,7 @@ from jobs.base.workers import in_workers
 from jobs.evaluate.predict.ids import IdMaps, with_model_ids
 from jobs.models.identity import Identity
 from schemas.dataset import Dataset, struct_type
+from schemas.source import spark_name
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -146,14 +147,14 @@ def predicted(
     """
     from pyspark.sql.types import StructType
 
-    schema = rows.select(*keep).schema
+    schema = rows.select(*map(spark_name, keep)).schema
     maps = rows.sparkSession.sparkContext.broadcast(dict(id_maps or {}))
     inputs = [
         c.name
         for c in predictor.dataset.stored_columns()
         if c.name in rows.columns and c.name not in predictor.left_out
     ]
-    needed = rows.select(*dict.fromkeys([*inputs, *keep]))
+    needed = rows.select(*map(spark_name, dict.fromkeys([*inputs, *keep])))
     scores = struct_type(score_columns(predictor.dataset))
     return in_workers(
         needed,
