@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.settings.section import Section
 
@@ -60,6 +60,16 @@ class EvaluateSettings(Section):
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="of intervals")
 
+    @field_validator("slices")
+    @classmethod
+    def _differ(cls, slices: tuple[SliceSettings, ...]) -> tuple[SliceSettings, ...]:
+        for place, one in enumerate(slices):
+            if one in slices[:place]:
+                raise ValueError(
+                    f"slice {one.name!r} is declared twice; its rows would count twice"
+                )
+        return slices
+
 
 class GateRule(Section):
     """One thing that a challenger must reach.
@@ -81,7 +91,11 @@ class GateRule(Section):
         ge=0,
         description="the interval of the change must exclude a worsening by more than this",
     )
-    min_rows: int = Field(100, ge=1, description="fewer rows refuse; a group of a slice is skipped")
+    min_rows: int = Field(
+        100,
+        ge=1,
+        description="fewer rows refuse; a group of a slice is skipped, but not all of them",
+    )
 
     @model_validator(mode="after")
     def _asks_something(self) -> GateRule:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jobs.evaluate.measure.group import Group
 from jobs.evaluate.measure.jackknife import margin
 from jobs.evaluate.measure.metrics import Metrics
 from jobs.settings.evaluate import GateRule, GateSettings
@@ -97,11 +98,18 @@ def _judged(
         unmeasured = _unmeasured(str(group), ours, theirs, champion)
         yield from unmeasured
         if ours is not None and not unmeasured:
-            may_be_small = rule.slice == group.slice
-            where = f" of slice {group}"
-            yield from _group_checks(rule, where, ours, theirs, may_be_small, confidence)
+            where, skipped = f" of slice {group}", _is_skipped(rule, group, ours)
+            yield from _group_checks(rule, where, ours, theirs, skipped, confidence)
     if not groups:
         yield from _unmeasured(rule.slice, None, None, champion)
+    elif all(_is_skipped(rule, group, challenger.slices.get(group)) for group in groups):
+        words = f"no group of slice {rule.slice} has {rule.min_rows:,} rows"
+        yield Check(False, f"{words}: the rule on its {rule.metric} checked nothing")
+
+
+def _is_skipped(rule: GateRule, group: Group, ours: Metrics | None) -> bool:
+    """A group of a declared slice may be small by nature; a named one, or all rows, may not."""
+    return ours is not None and rule.slice == group.slice and ours.rows < rule.min_rows
 
 
 def _unmeasured(
@@ -121,13 +129,12 @@ def _group_checks(
     where: str,
     ours: Metrics,
     theirs: Metrics | None,
-    may_be_small: bool,
+    skipped: bool,
     confidence: float,
 ) -> Iterator[Check]:
     if ours.rows < rule.min_rows:
-        # A group of a declared slice may be small by nature; a named one, or all rows, may not.
         words = f"{ours.rows:,} rows{where}, at least {rule.min_rows:,} wanted"
-        yield Check(may_be_small, f"{words}: not checked" if may_be_small else words)
+        yield Check(skipped, f"{words}: not checked" if skipped else words)
         return
     yield from _rule_checks(rule, where, ours, theirs, confidence)
 

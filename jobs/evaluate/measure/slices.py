@@ -28,8 +28,17 @@ def with_slices(rows: DataFrame, slices: Sequence[SliceSettings], most_values: i
         slices: see `check_slices`.
 
     """
-    keys = [_kept(rows, one, _values(one), most_values) for one in slices]
+    keys = [_kept(rows, names_of(one, slices), _values(one), most_values) for one in slices]
     return rows.withColumn(SLICES, F.array(*keys).cast("array<string>"))
+
+
+def names_of(one: SliceSettings, slices: Sequence[SliceSettings]) -> tuple[str, ...]:
+    """The names of a slice's columns; with their buckets, `age[30|50]`, where other slices are by
+    the same columns, so that no two of their groups are the same."""
+    if sum(other.by == one.by for other in slices) == 1:
+        return one.by
+    edges = {name: "|".join(map(_edge, found)) for name, found in one.buckets.items()}
+    return tuple(f"{name}[{edges[name]}]" if name in edges else name for name in one.by)
 
 
 def check_slices(dataset: Dataset, slices: Sequence[SliceSettings]) -> None:
@@ -64,17 +73,23 @@ def _bucket(value: Column, edges: Sequence[float]) -> Column:
     """`<1`, `1..5`, `>=5`: a bucket holds its lower edge."""
     number = value.cast("double")
     text = F.when(number.isNull() | F.isnan(number), F.lit(None)).when(
-        number < edges[0], F.lit(f"<{edges[0]:g}")
+        number < edges[0], F.lit(f"<{_edge(edges[0])}")
     )
     for low, high in pairwise(edges):
-        text = text.when(number < high, F.lit(f"{low:g}..{high:g}"))
-    return text.otherwise(F.lit(f">={edges[-1]:g}"))
+        text = text.when(number < high, F.lit(f"{_edge(low)}..{_edge(high)}"))
+    return text.otherwise(F.lit(f">={_edge(edges[-1])}"))
+
+
+def _edge(edge: float) -> str:
+    """As short as it may be and still be another text than any other edge."""
+    short = f"{edge:g}"
+    return short if float(short) == edge else repr(edge)
 
 
 def _kept(
-    rows: DataFrame, one: SliceSettings, values: Sequence[Column], most_values: int
+    rows: DataFrame, names: Sequence[str], values: Sequence[Column], most_values: int
 ) -> Column:
-    by = F.array(*map(F.lit, one.by))
+    by = F.array(*map(F.lit, names))
     key = F.to_json(F.array(by, F.array(*values)))
     sizes = rows.groupBy(key.alias("key")).count().orderBy(F.desc("count"), "key")
     kept = [row["key"] for row in sizes.limit(most_values + 1).collect()]

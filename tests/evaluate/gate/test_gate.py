@@ -126,6 +126,18 @@ def test_every_group_of_a_slice_is_judged_but_small_ones() -> None:
     )
 
 
+def test_a_rule_whose_groups_are_all_skipped_refuses() -> None:
+    """Nothing at all would be checked."""
+    shops = {Group(("shop",), (name,)): _measured(rows=20, auc=0.1) for name in "ab"}
+    gate = _gate({"metric": "auc", "slice": "shop", "min_value": 0.7, "min_rows": 50})
+
+    verdict = decide(gate, _measured(auc=0.9, slices=shops), None)
+
+    assert verdict.reasons == (
+        "no group of slice shop has 50 rows: the rule on its auc checked nothing",
+    )
+
+
 ODD = (
     "New York, NY",
     "a=b",

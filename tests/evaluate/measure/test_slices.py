@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from sklearn import metrics as sk
 
@@ -17,7 +18,7 @@ from jobs.evaluate.measure.jackknife import BLOCKS, margin, standard_error
 from jobs.evaluate.measure.metrics import measure
 from jobs.evaluate.measure.ranking import rank
 from jobs.evaluate.measure.slices import check_slices, with_slices
-from jobs.settings.evaluate import SliceSettings
+from jobs.settings.evaluate import EvaluateSettings, SliceSettings
 from tests.builders.visits import VISITS
 
 ROWS = 8_000
@@ -112,7 +113,7 @@ def test_the_areas_of_a_perfect_order_are_one(spark: SparkSession) -> None:
 
 
 def _groups(rows: DataFrame) -> list[list[str]]:
-    return [[str(Group.of_key(key)) for key in row["slices"]] for row in rows.collect()]
+    return [[str(Group.of_key(key)) for key in row["__slices"]] for row in rows.collect()]
 
 
 def test_groups_are_told_apart_by_their_values_alone(spark: SparkSession) -> None:
@@ -122,11 +123,11 @@ def test_groups_are_told_apart_by_their_values_alone(spark: SparkSession) -> Non
 
     found = with_slices(rows, slices, most_values=20).collect()
 
-    groups = [Group.of_key(row["slices"][0]) for row in found]
+    groups = [Group.of_key(row["__slices"][0]) for row in found]
     assert groups == [Group(("shop",), (shop,)) for shop in shops]
     kept = with_slices(rows, slices, most_values=2).collect()
     rest = Group(("shop",), None)
-    assert [Group.of_key(row["slices"][0]) for row in kept].count(rest) == len(shops) - 2
+    assert [Group.of_key(row["__slices"][0]) for row in kept].count(rest) == len(shops) - 2
 
 
 def test_groups_buckets_crosses_and_the_rest(spark: SparkSession) -> None:
@@ -156,6 +157,24 @@ def test_groups_buckets_crosses_and_the_rest(spark: SparkSession) -> None:
     crossed = [SliceSettings(by=("shop", "age_years"), buckets={"age_years": (3,)})]
     names = {groups[0] for groups in _groups(with_slices(rows, crossed, 20))}
     assert {"shop=a,age_years=<3", "shop=b,age_years=>=3", "shop=a,age_years=(null)"} <= names
+
+
+def test_two_bucketings_of_a_column_have_groups_of_their_own(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("a", age) for age in (0.5, 3.0, 9.0)], "shop string, age double")
+    slices = [SliceSettings(by=("age",), buckets={"age": edges}) for edges in ((1, 2), (1, 5))]
+    near = SliceSettings(by=("age",), buckets={"age": (0.1, 3, 3.0000001)})
+
+    found = _groups(with_slices(rows, [*slices, near], 20))
+
+    assert found[0] == ["age[1|2]=<1", "age[1|5]=<1", "age[0.1|3|3.0000001]=0.1..3"]
+    assert found[1][2] == "age[0.1|3|3.0000001]=3..3.0000001"
+    alone = [groups[0] for groups in _groups(with_slices(rows, slices[1:], 20))]
+    assert alone == ["age=<1", "age=1..5", "age=>=5"]
+
+
+def test_a_slice_is_declared_once() -> None:
+    with pytest.raises(ValidationError, match="slice 'shop' is declared twice"):
+        EvaluateSettings.model_validate({"slices": ["shop", {"by": ["shop"]}]})
 
 
 def test_a_column_that_is_not_stored_is_refused() -> None:
