@@ -1,8 +1,9 @@
 """Backfill: many dates in passes of some, each with its commit; one cut short goes on there.
 
 Each commit but the last says which passes are done and of which raw files. The same range run again
-with the same settings, declaration and code skips these while their files are the same; a range
-that was finished is made anew.
+with the same settings, declaration and code skips these while their files are the same. A pass
+rests on those before it: after one that is made anew none is skipped. A range that was finished is
+made anew.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Backfill:
         return self.done.get(chunk[0]) == raw
 
     def with_pass(self, chunk: Sequence[str], raw: str) -> Backfill:
-        return Backfill(self.key, self.last, {**self.done, chunk[0]: raw})
+        """With this pass done, and none after it."""
+        before = {first: digest for first, digest in self.done.items() if first < chunk[0]}
+        return Backfill(self.key, self.last, {**before, chunk[0]: raw})
 
     def info(self) -> dict[str, Any]:
         """For the commit of the pass that is done last; nothing when the range is."""

@@ -143,7 +143,7 @@ class Pass:
         try:
             rows = self._judged(findings)
             refuse_empty(rows.counts, self.dates)
-            refuse_bad(rows.counts, etl.max_quarantined_fraction, etl.limits)
+            refuse_bad(rows.counts, rows.read, etl.max_quarantined_fraction, etl.limits)
             log.info("checked: %s", summary(rows.counts.values()))
             findings.judge_rows(rows.measures, self.dates)
             fitted, entries, versions = self._fit(before, findings)

@@ -9,6 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl import job
+from jobs.etl.backfill import Backfill
 from tests.builders.lakes import examples_of, run_etl, shard_contents
 from tests.builders.visits import Raw, rows_of
 
@@ -70,14 +71,25 @@ def test_a_range_goes_on_where_it_was_cut_short(
     assert "backfill" not in info
 
 
+def test_a_pass_that_is_made_anew_leaves_none_after_it_done() -> None:
+    first, second, _ = ([ds] for ds in DATES)
+    cut = Backfill("key", DATES[2], {DATES[0]: "as it was", DATES[1]: "as it was"})
+    again = cut.with_pass(first, "landed again")
+    assert again.has(first, "landed again")
+    assert not again.has(second, "as it was")
+    assert cut.with_pass(second, "landed again").has(first, "as it was")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("changed", [0, 1])
 def test_what_landed_again_since_is_made_again_and_all_is_as_if_at_once(
-    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    changed: int, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = cut_short(tmp_path / "cut", DATES, spark, monkeypatch)
-    again = raw.folder / f"{DATES[1]}.csv"
-    again.write_text(again.read_text() + rows_of(DATES[1], 41)[-1] + "\n")
-    assert list(run_etl(raw, spark, DATES, BY_ONE).counts) == DATES[1:]
+    again = raw.folder / f"{DATES[changed]}.csv"
+    again.write_text(again.read_text() + rows_of(DATES[changed], 41)[-1] + "\n")
+    # The states of later dates know the changed one's rows.
+    assert list(run_etl(raw, spark, DATES, BY_ONE).counts) == DATES[changed:]
     at_once = lands(tmp_path / "at_once")
     (at_once.folder / again.name).write_text(again.read_text())
     run_etl(at_once, spark, DATES)

@@ -39,13 +39,13 @@ def test_limits_by_reason_and_by_kind() -> None:
             label_absent=50,
         )
     }
-    refuse_bad(counts, 0.03, {"unparsable": 0.03, "unparsable:amount": 0.02, "null": 0})
+    refuse_bad(counts, 100, 0.03, {"unparsable": 0.03, "unparsable:amount": 0.02, "null": 0})
     with pytest.raises(DateRefused, match=r"3 of 100 rows \(3.0%\) are refused for unparsable:age"):
-        refuse_bad(counts, 1, {"unparsable:age": 0.02})
+        refuse_bad(counts, 100, 1, {"unparsable:age": 0.02})
     with pytest.raises(DateRefused, match=r"at most 2.0% \(etl.limits.unparsable\)"):
-        refuse_bad(counts, 1, {"unparsable": 0.02})
+        refuse_bad(counts, 100, 1, {"unparsable": 0.02})
     with pytest.raises(DateRefused, match=r"50 of 100 rows .* for label_absent") as refused:
-        refuse_bad(counts, 1, {"label_absent": 0.1, "duplicate_key": 0})
+        refuse_bad(counts, 100, 1, {"label_absent": 0.1, "duplicate_key": 0})
     assert "3  unparsable:age" in str(refused.value)
 
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from types import MappingProxyType
 
 import numpy as np
@@ -180,21 +181,22 @@ def refuse_empty(counts: ByDate, dates: Sequence[str]) -> None:
 
 
 def refuse_bad(
-    counts: ByDate, limit: float, limits: Mapping[str, float] = MappingProxyType({})
+    counts: ByDate, read: int, limit: float, limits: Mapping[str, float] = MappingProxyType({})
 ) -> None:
     """Refuses dates with too many quarantined rows, with a table of reasons.
 
     Args:
+        read: rows that were read, those of dates that were not asked for too.
         limit: greatest fraction of a date's rows, those whose only lack is the label left out.
         limits: greatest fraction by reason, or by kind of reason: `unparsable` is all that start
             with `unparsable:`.
     """
     for ds, one in counts.items():
         # Undated rows belong to no date: they are measured against all rows read.
-        rows = one.raw if ds != UNDATED else sum(other.raw for other in counts.values())
+        rows = one.raw if ds != UNDATED else read
         named = [("", limit, one.quarantined - one.label_absent)]
         named += [(name, most, one.refused_for(name)) for name, most in limits.items()]
-        broken = [(name, most, count) for name, most, count in named if count > most * rows]
+        broken = [(name, most, n) for name, most, n in named if _is_more(n, most, rows)]
         if broken:
             raise DateRefused(
                 f"{ds}: "
@@ -212,3 +214,9 @@ def refuse_bad(
                 "correct the raw data; nothing was changed",
                 ds=ds,
             )
+
+
+def _is_more(count: int, fraction: float, rows: int) -> bool:
+    """Whether a count is more than a fraction of the rows, which is meant as it is written: of 100
+    rows 29 are no more than 0.29."""
+    return count > Fraction(str(fraction)) * rows

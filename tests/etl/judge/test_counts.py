@@ -89,12 +89,25 @@ def test_rows_that_repeat_a_key_are_lost_by_their_split() -> None:
     assert counts.without_duplicates({}) == counts
 
 
-def test_undated_rows_are_measured_against_all_rows() -> None:
+def test_undated_rows_are_measured_against_all_rows_read() -> None:
     bad = DateCounts(3, quarantined=3, reasons={"undated": 3}, kinds={"undated": 3})
-    counts = {DAYS[0]: DateCounts(97, {"train": 97}), UNDATED: bad}
-    refuse_bad(counts, 0.03)
+    # Of 100 rows 60 are of dates that were not asked for.
+    counts = {DAYS[0]: DateCounts(37, {"train": 37}), UNDATED: bad}
+    refuse_bad(counts, 100, 0.03)
     with pytest.raises(DateRefused, match=r"undated: 3 of 100 rows \(3.0%\) are refused"):
-        refuse_bad(counts, 0.02)
+        refuse_bad(counts, 100, 0.02)
+
+
+def test_a_limit_is_what_its_digits_say() -> None:
+    def with_refused(count: int) -> dict[str, DateCounts]:
+        reasons = {"malformed": count}
+        return {DAYS[0]: DateCounts(100, {"train": 100 - count}, count, reasons, reasons)}
+
+    for percent in range(1, 100):
+        limit = float(f"0.{percent:02}")
+        refuse_bad(with_refused(percent), 100, limit, {"malformed": limit})
+        with pytest.raises(DateRefused):
+            refuse_bad(with_refused(percent + 1), 100, limit)
 
 
 def test_dates_without_a_row_are_named() -> None:
