@@ -33,6 +33,7 @@ from jobs.operations.layout import (
     lay_out,
     stored_examples,
 )
+from jobs.rows.base.groups import MOST_BYTES
 from jobs.rows.base.names import DS
 from jobs.settings.etl import EtlSettings
 from jobs.settings.settings import Settings
@@ -156,7 +157,10 @@ def scattered_dates(
 
 
 def _has_small_groups(shard: Shard, row_group_rows: int) -> bool:
-    return len(shard.row_group_rows) > -(-shard.rows // row_group_rows)
+    groups = len(shard.row_group_rows)
+    # Of large rows, of images above all, groups are cut by their bytes.
+    small = shard.bytes < groups * (MOST_BYTES >> 4)
+    return small and groups > -(-shard.rows // row_group_rows)
 
 
 def _record(

@@ -34,7 +34,11 @@ class EtlSettings(Section):
     sources: dict[str, str] = Field(description="path or glob of each source; {ds} is the date")
     split: SplitSettings = Field(SplitSettings(), description="shares of train, val and test")
     shard_rows: int = Field(1_000_000, ge=1, description="rows a shard at most")
-    row_group_rows: int = Field(16_384, ge=1, description="rows a Parquet row group at most")
+    row_group_rows: int = Field(
+        16_384,
+        ge=1,
+        description="rows a Parquet row group at most; 512 MiB of values end it sooner",
+    )
     compression: Literal["snappy", "zstd"] = Field(
         "snappy", description="of the examples; zstd takes a fifth less room and longer to read"
     )

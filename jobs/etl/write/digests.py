@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from jobs.base.xxhash import xxhash64_of_rows
 from jobs.lake.manifest import UINT64
+from jobs.rows.base.arrays import whole
 from schemas.dataset import ROW_ID
 
 DIGESTS = ("rows", "digest", "order_digest", "row_id_sum")
@@ -64,7 +65,7 @@ def read_back(url: str, schema: pa.Schema) -> tuple[int, list[int], Digests]:
     with pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True) as file:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number, schema.names, use_threads=False)
-            sums += _sums(table.combine_chunks(), done, schema)
+            sums += _sums(table, done, schema)
             groups.append(file.metadata.row_group(number).num_rows)
             done += groups[-1]
     return fs.size(path), groups, sums
@@ -72,7 +73,7 @@ def read_back(url: str, schema: pa.Schema) -> tuple[int, list[int], Digests]:
 
 def _sums(table: pa.Table, first: int, schema: pa.Schema) -> Digests:
     """Of a row group whose first row stands at place `first` of its file."""
-    columns = [table[field.name].chunk(0) for field in schema]
+    columns = [whole(table[field.name]) for field in schema]
     # The hash skips nulls, so where they stand is hashed too.
     nulls = [
         column.is_null() for column, field in zip(columns, schema, strict=True) if field.nullable
@@ -80,5 +81,5 @@ def _sums(table: pa.Table, first: int, schema: pa.Schema) -> Digests:
     rows = xxhash64_of_rows([*columns, *nulls])
     places = pa.array(np.arange(first, first + len(rows)))
     in_order = xxhash64_of_rows([pa.array(rows), places])
-    ids = xxhash64_of_rows([table[ROW_ID].chunk(0)])
+    ids = xxhash64_of_rows([whole(table[ROW_ID])])
     return Digests(len(rows), *(int(x.view(np.uint64).sum()) for x in (rows, in_order, ids)))

@@ -25,6 +25,7 @@ from jobs.etl.write.digests import DIGESTS, Digests, read_back
 from jobs.etl.write.layout import ShardLayout
 from jobs.lake.manifest import UINT64, Shard
 from jobs.lake.tables import Table
+from jobs.rows.base.groups import bytes_of_rows, cut_rows
 from jobs.rows.base.names import DS, SPLIT
 from jobs.settings.etl import EtlSettings
 from jobs.stores.files import write_stream, write_whole
@@ -156,7 +157,7 @@ class _Writer:
 def ordered_tables(
     parts: Sequence[pa.RecordBatch], key: Sequence[str], size: int
 ) -> Iterator[pa.Table]:
-    """The rows in order of their row ids, `size` a table, the last one shorter.
+    """The rows in order of their row ids, `size` a table or, of large rows, what is cut by bytes.
 
     Args:
         parts: each in this order, so that a table is made of a stretch of each.
@@ -164,8 +165,9 @@ def ordered_tables(
     ends = np.cumsum([part.num_rows for part in parts])
     starts = ends - [part.num_rows for part in parts]
     order = _order(parts, key)
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    sizes = np.concatenate([bytes_of_rows(part) for part in parts])
+    for group in cut_rows(sizes[order], size):
+        rows = order[group]
         inside = np.sort(rows)
         limits = zip(np.searchsorted(inside, starts), np.searchsorted(inside, ends), strict=True)
         stretches, shifts, count = [], np.zeros(len(parts), np.int64), 0

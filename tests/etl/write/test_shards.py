@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from jobs.etl.write.layout import ShardLayout, sent_examples
 from jobs.etl.write.shards import stage_shards
 from jobs.lake.manifest import UINT64
 from jobs.lake.tables import Table
+from jobs.rows.base.groups import cut_rows
 from jobs.settings.etl import EtlSettings
 from schemas.stored import arrow_schema
 from tests.builders.examples import CLICKS, columns_of
@@ -123,3 +125,21 @@ def test_rows_come_in_order_from_parcels_in_any_order() -> None:
         found = list(shards.ordered_tables(batches, ("key",), 64))
         assert [group.num_rows for group in found] == [64] * 15 + [40]
         assert pa.concat_tables(found).equals(expected)
+
+
+def test_large_rows_end_a_row_group_before_its_bytes_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(7)
+    images = [rng.bytes(size) for size in rng.integers(1, 1_000, 500)]
+    table = pa.table({"row_id": rng.permutation(500), "image": pa.array(images, pa.binary())})
+    monkeypatch.setattr(shards, "cut_rows", partial(cut_rows, most_bytes=10_000))
+    found = []
+    for count in (1, 7):
+        parts = (table.slice(first, 500 // count + 1) for first in range(0, 500, 500 // count + 1))
+        batches = [b for p in parts for b in p.sort_by("row_id").combine_chunks().to_batches()]
+        found.append(list(shards.ordered_tables(batches, (), 64)))
+    assert pa.concat_tables(found[0]).equals(table.sort_by("row_id"))
+    assert all(group.nbytes <= 11_000 for group in found[0])
+    # However the rows came.
+    assert [g.num_rows for g in found[0]] == [g.num_rows for g in found[1]]

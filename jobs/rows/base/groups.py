@@ -1,0 +1,51 @@
+"""Rows cut into groups of so many rows and so many bytes, since Arrow's arrays hold 2 GiB of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Ints = npt.NDArray[np.int64]
+
+# What a group of a Parquet file holds in memory, and what is sorted or grouped at once.
+MOST_BYTES = 512 << 20
+_TEXT_BYTES = 32
+
+
+def bytes_of_rows(rows: pa.Table | pa.RecordBatch) -> Ints:
+    """The bytes of each row's values [n], whatever rows stand beside it."""
+    found = np.zeros(rows.num_rows, np.int64)
+    for column in rows.columns:
+        found += _bytes(column)
+    return found
+
+
+def _bytes(column: pa.Array | pa.ChunkedArray) -> Ints | int:
+    kind = column.type
+    if pa.types.is_list(kind):
+        lengths = np.asarray(pc.list_value_length(column).fill_null(0)).astype(np.int64)
+        return lengths * _width(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return np.asarray(pc.binary_length(column).fill_null(0)).astype(np.int64)
+    return _width(kind)
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a value; of a text in a list, about as many as a reason has."""
+    return _TEXT_BYTES if pa.types.is_string(kind) else int(kind.bit_width) // 8
+
+
+def cut_rows(sizes: Ints, most_rows: int, most_bytes: int = MOST_BYTES) -> Iterator[slice]:
+    """The groups of rows [n] of these sizes, each as large as may be, and of one row at least."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        fits = int(np.searchsorted(ends, before + most_bytes, side="right"))
+        stop = min(max(start + 1, fits), start + most_rows, len(sizes))
+        yield slice(start, stop)
+        start = stop
