@@ -1,4 +1,4 @@
-"""Rows cut into groups of so many rows and so many bytes, since Arrow's arrays hold 2 GiB of texts."""
+"""Rows cut into groups of so many rows and bytes, since arrays of Arrow hold 2 GiB of texts."""
 
 from __future__ import annotations
 
