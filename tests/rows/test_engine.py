@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from schemas.field import (
     Carried,
     Categorical,
     CategoricalList,
+    Field,
     Label,
     Numeric,
     NumericList,
@@ -96,6 +98,8 @@ BAD = "unparsable:v"
         ("timestamp", "2024-05-01T12:00:00+02:00", datetime(2024, 5, 1, 10)),
         ("timestamp", "2024-05-01 12:00:00 -0530", datetime(2024, 5, 1, 17, 30)),
         ("timestamp", "2024-05-01T00:00:00+14", datetime(2024, 4, 30, 10)),
+        ("timestamp", "2024-05-01T00:00:00+23:59", datetime(2024, 4, 30, 0, 1)),
+        *[("timestamp", f"2024-05-01T00:00:00{zone}", BAD) for zone in ("+24", "-25:00", "+0160")],
         ("timestamp", "2024-05-01T25:00:00", BAD),
         ("timestamp", "2024-05-01T12:00:00 Europe/Paris", BAD),
         ("timestamp", "infinity", BAD),
@@ -326,6 +330,17 @@ def test_numbers_that_do_not_fit_their_field_are_refused(tmp_path: Path) -> None
     got = {**{row: [] for row in expected}, **reasons_of(found)}
     assert got == expected
     assert found.valid.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [NumericList("l", "x", max_length=2), Tensor("l", "x", shape=(2,))]
+)
+def test_elements_are_finite(kind: Field, tmp_path: Path) -> None:
+    dataset = declared(Column("t", "string"), fields=(replace(kind, expr="string_split(t, '|')"),))
+    rows = ["1|2", "1|NaN", "-inf|1", "1|1e400", "3e38|3e38"]
+    found = judged(dataset, write(tmp_path, {"0.csv": "\n".join(rows)}))
+    assert reasons_of(found) == {row: ["not_finite:l"] for row in rows[1:4]}
+    assert found.valid.num_rows == 2
 
 
 def test_labels_are_not_judged_in_scoring(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.base.errors import ConfigError
 from jobs.rows.base.arrays import at, spread, taken, whole
@@ -289,10 +290,10 @@ class Engine:
         """Rows with their reasons, which are worked out for these rows alone."""
         if not bad.any():
             return REFUSED.empty_table()
-        rows = made[PLACE].to_numpy()[bad]
-        few = raw.take(rows)
+        few = raw.take(rows := made[PLACE].to_numpy()[bad])
         asked = self._input(few, {reason: mask[rows] for reason, mask in masks.items()})
         found = self._query(self._statement(few).reasons, asked).sort_by(PLACE)
+        assert pc.min(pc.list_value_length(found[REASONS_FOUND])).as_py(), "refused for no reason"
         days = made[ROW_DS].filter(pa.array(bad))
         columns = [whole(c) for c in (found[REASONS_FOUND], few[ROW_TEXT], few[ROW_FILE], days)]
         typed = [c.cast(f.type) for c, f in zip(columns, REFUSED, strict=True)]

@@ -90,15 +90,20 @@ def _of_field(number: int, f: Field, with_label: bool) -> Iterator[Rule]:
                 size *= length
             whole = f"len({value}) = {size} AND list_count({value}) = {size}"
             yield Rule(f"shape:{f.name}", f"{value} IS NULL OR NOT ({whole})")
+            yield Rule(f"not_finite:{f.name}", _not_finite(value))
         case NumericList() | CategoricalList():
             yield Rule(f"too_long:{f.name}", f"len({value}) > {f.max_length}")
             if isinstance(f, NumericList):
-                lost = f"len(list_filter({value}, lambda x : NOT isfinite(x))) > 0"
                 yield Rule(f"null_element:{f.name}", f"list_count({value}) < len({value})")
-                yield Rule(f"not_finite:{f.name}", lost)
+                yield Rule(f"not_finite:{f.name}", _not_finite(value))
         case Image():
             for kind in ("image", "format", "depth", "shape"):
                 yield Rule(f"{kind}:{f.name}")
+
+
+def _not_finite(numbers: str) -> str:
+    """True of a list with NaN or infinity."""
+    return f"len(list_filter({numbers}, lambda x : NOT isfinite(x))) > 0"
 
 
 def value_column(number: int) -> str:

@@ -21,11 +21,12 @@ _WHOLE, _DECIMAL = _DIGITS + "+- ", _DIGITS + "+-.eE "
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _DATE = f" *{_YEAR}-[0-9]{{1,2}}-[0-9]{{1,2}}"
 _TIME = r"[ T](?:[01]?[0-9]|2[0-3]):[0-9]{1,2}(?::[0-9]{1,2}(?:\.[0-9]{1,9})?)?"
-_ZONE = " ?(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)"
+_ZONE = " ?(?:Z|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
 _ODD_MOMENT, _SHORT_ZONE = "^ | $| [Z+-]|[+-][0-9]{4}$", "([+-][0-9]{2})([0-9]{2})$"
 _INTEGERS = ("tinyint", "smallint", "int", "integer", "bigint", "long")
 
-# By type: the bytes of texts that the cast itself judges strictly, and the spellings that count.
+# By type: the bytes of texts that the cast itself judges strictly, but for +-1, a number to it; and
+# the spellings that count.
 _SPELLINGS = {
     **dict.fromkeys(_INTEGERS, (_WHOLE, "^ *[+-]?[0-9]+ *$")),
     **dict.fromkeys(
@@ -64,7 +65,7 @@ _TABLES: dict[str, npt.NDArray[np.bool_]] = {}
 
 
 def _only(texts: pa.StringArray, allowed: str) -> bool:
-    """Whether the texts have no bytes but these."""
+    """Whether the texts have no bytes but these, and no two signs."""
     _, offset_buffer, data = texts.buffers()
     if data is None or not len(texts):
         return True
@@ -72,4 +73,4 @@ def _only(texts: pa.StringArray, allowed: str) -> bool:
     content = np.frombuffer(data, np.uint8)[offsets[0] : offsets[len(texts)]]
     if allowed not in _TABLES:
         _TABLES[allowed] = np.isin(np.arange(256), list(allowed.encode()))
-    return bool(_TABLES[allowed][content].all())
+    return bool(_TABLES[allowed][content].all()) and b"+-" not in content.tobytes()
