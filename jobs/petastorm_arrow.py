@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyspark.sql import types
 
 from jobs.petastorm_legacy import hook
 from schemas.dataset import Dataset, StoredColumn
@@ -119,11 +120,21 @@ def codec_columns(metadata: Mapping[bytes, bytes]) -> dict[str, CodecColumn]:
     Their shapes are full, or one length that varies; others are left out.
 
     Raises:
-        pickle.UnpicklingError: it holds more than what describes columns.
+        pickle.UnpicklingError: it holds more than what describes columns, or something else.
     """
     if UNISCHEMA_KEY not in metadata:
         return {}
-    schema = _SchemaUnpickler(io.BytesIO(metadata[UNISCHEMA_KEY])).load()
+    try:
+        return _described(metadata[UNISCHEMA_KEY])
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:
+        # Whatever a stranger's bytes make of the classes that they may name.
+        raise pickle.UnpicklingError(f"no pickle of a Unischema: {error}") from error
+
+
+def _described(content: bytes) -> dict[str, CodecColumn]:
+    schema = _SchemaUnpickler(io.BytesIO(content)).load()
     return {
         name: _codec_column(field)
         for name, field in schema.fields.items()
@@ -175,7 +186,9 @@ class _SchemaUnpickler(RestrictedUnpickler):  # type: ignore[misc]
             is_scalar = isinstance(found, type) and issubclass(found, np.generic)
             allowed = is_scalar or name == "dtype"
         elif module == "pyspark.sql.types":
-            allowed = name.endswith("Type")
+            # By its own name: since protocol 4 a pickle names what lies inside of others, too.
+            found = getattr(types, name, None)
+            allowed = isinstance(found, type) and issubclass(found, types.DataType)
         else:
             allowed = name in self._ALLOWED.get(module, ())
         if not allowed:

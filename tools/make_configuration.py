@@ -103,7 +103,8 @@ def _type_name(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("empty" if part is type(None) else _type_name(part) for part in parts)
     if origin in (tuple, list):
-        return f"list of {_type_name(parts[0])}"
+        inner = _type_name(parts[0])
+        return f"list of ({inner})" if "," in inner else f"list of {inner}"
     if origin is dict:
         return f"mapping from {_type_name(parts[0])} to {_type_name(parts[1])}"
     return "section" if _model_of(annotation) else str(annotation)

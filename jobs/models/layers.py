@@ -181,7 +181,8 @@ class EmbeddingTable(nn.Embedding):
         """Makes all rows, with their fresh values, in a table without values."""
         empty = torch.empty(self.num_embeddings, self.embedding_dim)
         ids = torch.arange(self.num_embeddings)
-        self.weight = nn.Parameter(empty if empty.is_meta else self.fresh(seed, name, ids))
+        values = empty if empty.is_meta else self.fresh(seed, name, ids)
+        self.weight = nn.Parameter(values, self.weight.requires_grad)
 
 
 def embedding_table(rows: int, dim: int, std: float, place: TablePlace = "") -> nn.Embedding:

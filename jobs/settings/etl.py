@@ -15,7 +15,7 @@ class SplitSettings(Section):
     train: float = Field(0.8, ge=0, le=1, description="share to train on")
     val: float = Field(0.1, ge=0, le=1, description="share that chooses the best epoch")
     test: float = Field(0.1, ge=0, le=1, description="share that the gate decides on")
-    seed: int = Field(7, description="another seed, another split")
+    seed: int = Field(7, ge=-(2**31), lt=2**31, description="another seed, another split")
 
     @model_validator(mode="after")
     def _sum_is_one(self) -> SplitSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,9 @@ RUN_SETTINGS = frozenset(
 )
 
 
+_Width = Annotated[int, Field(ge=1)]
+
+
 class StreamSettings(Section):
     """The order (`streams`, `window_rows`, `seed` define it) and its reading."""
 
@@ -54,9 +57,9 @@ class TrainSettings(Section):
     leave_out: tuple[str, ...] = Field(
         (), description="fields that are neither read nor given to the model"
     )
-    hidden: tuple[int, ...] = Field((128, 64), description="widths of the MLP's layers")
+    hidden: tuple[_Width, ...] = Field((128, 64), description="widths of the MLP's layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units left out")
-    bottom_hidden: tuple[int, ...] = Field((64,), min_length=1, description="dlrm's bottom MLP")
+    bottom_hidden: tuple[_Width, ...] = Field((64,), min_length=1, description="dlrm's bottom MLP")
     cross_layers: int = Field(3, ge=1, description="of dcn_v2")
     embedding_dim: int | None = Field(
         None, ge=1, description="of fields that declare none; by rule when empty"
@@ -113,7 +116,7 @@ class TrainSettings(Section):
     )
     warmup_rows: int = Field(0, ge=0, description="rows until learning_rate is reached")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")
-    seed: int = Field(7, description="of the first weights and of dropout")
+    seed: int = Field(7, ge=-(2**62), le=2**62, description="of the first weights and of dropout")
     map_tables_mb: int = Field(
         256,
         ge=0,

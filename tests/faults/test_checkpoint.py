@@ -291,3 +291,18 @@ def test_the_last_ones_are_kept(folder: str) -> None:
         writer.close()
     assert [verified(url).position.row for url in listed(folder)] == [48, 32]
     assert len(list(Path(folder).iterdir())) == 2, "what a killed process staged is gone too"
+
+
+def test_older_ones_that_stay_are_no_checkpoint_less(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr("jobs.train.keep.writer.prune", refuse)
+    said: list[str] = []
+    writer = Writer(folder, IDENTITY, settings_of(), said.append, [], no_model)
+    assert writer.offer(snapshot_of())
+    writer.close()
+    assert [verified(url).position.row for url in listed(folder)] == [32]
+    assert said == ["older checkpoints are not removed: no; training goes on"]

@@ -20,8 +20,9 @@ from jobs.train.keep import writer as writer_module
 from jobs.train.keep.checkpoint import listed, verified
 from jobs.train.keep.commits import RankMemory
 from jobs.train.keep.snapshot import Snapshot, take
+from jobs.train.keep.table_writer import TablesWriter
 from jobs.train.keep.together import StoreHangs, limit_s, together
-from jobs.train.keep.writer import Writer
+from jobs.train.keep.writer import Task, Writer
 from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.launch.ranks import launch
 from jobs.train.rank import train_rank
@@ -248,3 +249,20 @@ def test_a_model_that_was_lost_with_rank_0_is_trained_again(
     result = train_rank(job, Alone(), memory)
 
     assert result.digest == whole.digest
+
+
+def test_what_lost_ranks_had_parts_of_is_given_up_within_the_deadline(tmp_path: Path) -> None:
+    hung = threading.Event()
+
+    class Hung(TablesWriter):
+        def _write(self, task: Task) -> None:
+            hung.wait(60)
+
+    settings = TrainSettings(checkpoint_timeout_s=0.3)
+    writer = Hung(
+        str(tmp_path), {}, settings, print, [], lambda *_: None, lambda: None, Alone(), {}
+    )
+    assert writer._put(Task(snapshot_of(0), is_best=False))
+    with pytest.raises(StoreHangs, match=r"for more than 0\.3 s"):
+        writer.abandon()
+    hung.set()

@@ -103,15 +103,16 @@ class HorovodExchange(SeveralRanks):
 
     def broadcast(self, tensors: Iterable[Tensor], root: int = 0) -> None:
         for number, tensor in enumerate(tensors):
-            # As [n], because not every transport can send a tensor without dimensions.
-            flat = tensor.detach().contiguous().view(-1)
+            # As bytes [n]: Horovod knows no bool or bfloat16, and not every transport can send a
+            # tensor without dimensions.
+            flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
             # Each piece has the whole deadline: how long all take depends on the model's size.
-            for piece in torch.split(flat, _BROADCAST_BYTES // flat.element_size()):
+            for piece in torch.split(flat, _BROADCAST_BYTES):
                 with self.waiting():
                     name = _cached_name(f"start.{number} of {root}", piece)
                     hvd.broadcast_(piece, root_rank=root, name=name)
             if not tensor.is_contiguous():
-                tensor.copy_(flat.view(tensor.shape))
+                tensor.copy_(flat.view(tensor.dtype).view(tensor.shape))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def save_best(
     cut = Cut(tables, train.map_tables_mb << 20, train.table_buckets)
     save_weights(folder, snapshot.weights, train.model, spec, source, card, moments, cut, stored)
     fs, root = fsspec.core.url_to_fs(run_folder)
-    best = sorted(fs.glob(f"{root}/best-??????"))
+    # Those of later epochs are of a training that this one repeats from an older checkpoint.
+    _, own = fsspec.core.url_to_fs(folder)
+    best = [path for path in sorted(fs.glob(f"{root}/best-??????")) if path <= own]
     for path in best[: -1 - train.checkpoint_keep]:
         fs.rm(path, recursive=True)

@@ -38,7 +38,11 @@ def sum_of_bits(tensors: Mapping[str, Tensor]) -> int:
 
 def _parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """A tensor's bytes as int64, and those that are left over as uint8."""
-    data = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    own = tensor.detach().contiguous()
+    if own.storage_offset() * own.itemsize % _WHOLE:
+        # A row of another tensor may begin within a word.
+        own = own.clone()
+    data = own.view(-1).view(torch.uint8)
     whole = len(data) // _WHOLE * _WHOLE
     return data[:whole].view(torch.int64), data[whole:]
 

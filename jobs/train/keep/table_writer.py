@@ -221,7 +221,13 @@ class TablesWriter(Writer):
                 yield TablePiece(*place, moments, folder=MOMENT_TABLES)
 
     def abandon(self) -> None:
-        """Gives up what lost ranks had parts of, and waits until nothing is being written."""
+        """Gives up what lost ranks had parts of, and waits until nothing is being written.
+
+        Raises:
+            StoreHangs: that takes too long.
+        """
         self._stopped.set()
-        while self._task is not None:
+        while (task := self._task) is not None:
+            if time.monotonic() - self._since > self._limit_s(task):
+                raise self._hangs(task)
             self._idle.wait(0.1)

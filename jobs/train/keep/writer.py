@@ -165,7 +165,10 @@ class Writer:
         """Called with the URL of a complete checkpoint."""
         self._written.append(url)
         self._check_lock()
-        prune(self._folder, self._settings.checkpoint_keep, self._written)
+        try:
+            prune(self._folder, self._settings.checkpoint_keep, self._written)
+        except Exception as error:
+            self._say(f"older checkpoints are not removed: {error}; training goes on")
 
     def _save(self, task: Task) -> None:
         """Writes the best epoch's model."""

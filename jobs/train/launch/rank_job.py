@@ -23,6 +23,7 @@ from jobs.train.read.id_maps import IdMaps, MappedStream
 from jobs.train.read.memory import RowMemory
 from jobs.train.read.stream import Stream
 from jobs.train.step.history import History, Rung
+from jobs.train.tables.table import may_shard
 from jobs.train.warm.source import WarmStart
 from schemas.dataset import Dataset
 
@@ -85,6 +86,13 @@ class TrainJob:
         return {"split": split}
 
     @property
+    def _held_batches(self) -> int:
+        """Batches that a rank holds beside the one that it read last: a step's, and where tables
+        are sharded those of the step after it."""
+        train = self.settings.train
+        return (1 + may_shard(train, self.spec)) * train.accumulate_steps - 1
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the training rows' order, see `fingerprint_of`."""
         stream = self.settings.stream
@@ -143,6 +151,7 @@ class TrainJob:
             first_ds=self.first_ds,
             last_ds=self.last_ds,
             memory=memory,
+            held_batches=self._held_batches if split == "train" else 0,
             must_fit=must_fit,
         )
         maps = {

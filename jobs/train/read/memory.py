@@ -27,7 +27,8 @@ CHUNK_BYTES = 3 << 20
 PIECE_BYTES = 3 << 19
 # Arrow decodes large pieces faster; a small budget has to do with small ones.
 _DECODE_BYTES = (1 << 20, 12 << 20)
-# Blocks of batches that exist at once: being made, waiting, being trained on.
+# Blocks of batches that exist at once: one is being made, one waits, one is trained on, and of the
+# one before it the last batch is still held.
 BLOCKS = 4
 # Windows of a stream that are held at most: one is consumed, the others are read ahead.
 _WINDOWS_OF_STREAM = 4
@@ -48,6 +49,7 @@ class MemoryBudget:
         streams: of the rank.
         block_rows: of the batches that are made together.
         threads: that read row groups.
+        held_rows: of batches that training holds beside the one that it got last.
     """
 
     total: int
@@ -56,6 +58,7 @@ class MemoryBudget:
     streams: int
     block_rows: int
     threads: int
+    held_rows: int = 0
 
     @property
     def fits(self) -> bool:
@@ -70,9 +73,17 @@ class MemoryBudget:
                 f"{self.streams} open windows of up to {self.window_rows} rows are {rows} rows, "
                 f"with batches {self.least} bytes",
                 f"at most {self.total} bytes (stream.memory_mb)",
-                f"raise stream.memory_mb to {-(-self.least >> 20)}, or lower stream.window_rows, "
+                f"raise stream.memory_mb to {self._enough_mb}, or lower stream.window_rows, "
                 "which starts another order; more ranks share the windows too",
             )
+
+    @property
+    def _enough_mb(self) -> int:
+        found = self
+        while not found.fits:
+            # With more memory, larger pieces are decoded.
+            found = replace(found, total=-(-found.least >> 20) << 20)
+        return found.total >> 20
 
     @property
     def fixed(self) -> int:
@@ -80,7 +91,9 @@ class MemoryBudget:
         `WindowBuffer`, and what threads are decoding and copying."""
         decoding = 2 * self.decode_rows * self.row_bytes + CHUNK_BYTES + PIECE_BYTES
         ordering = self.window_rows * _ORDER_BYTES
-        blocks = self.block_rows * self.row_bytes * (1 + 2 * BLOCKS)
+        # A batch keeps its whole block.
+        held = -(-self.held_rows // self.block_rows)
+        blocks = self.block_rows * self.row_bytes * (1 + 2 * (BLOCKS + held))
         return blocks + self.threads * (decoding + ordering)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 _STEP, _LEAST = 10, 19
 
@@ -17,4 +18,6 @@ def yield_to_training() -> None:
     if sys.platform == "linux":
         # Not of the calling thread: one that lowered its own may have made it.
         nice = os.getpriority(os.PRIO_PROCESS, os.getpid())
-        os.setpriority(os.PRIO_PROCESS, 0, min(nice + _STEP, _LEAST))
+        with suppress(PermissionError):
+            # Where it is refused, or this thread's own is lower already, it reads as it is.
+            os.setpriority(os.PRIO_PROCESS, 0, min(nice + _STEP, _LEAST))

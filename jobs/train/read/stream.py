@@ -57,6 +57,7 @@ class Stream:
         decode_threads: Petastorm's pool.
         timeout_s: longest reading of one row group.
         memory: where rows are held; streams that take turns may share one. Its own when None.
+        held_batches: that whoever trains holds beside the one that it got last.
         must_fit: a budget below what the order needs is refused. Otherwise the stream does with
             less beside it, or takes what it needs.
 
@@ -90,6 +91,7 @@ class Stream:
         decode_threads: int = 2,
         timeout_s: float = 300.0,
         memory: RowMemory | None = None,
+        held_batches: int = 0,
         must_fit: bool = True,
     ) -> None:
         _check_declaration(examples, dataset)
@@ -103,7 +105,7 @@ class Stream:
         rows = int(self._groups.group_rows.sum())
         self._share = RankShare(rows, streams, batch_rows, rank, size, gradient_slices)
         self._memory = memory or RowMemory()
-        self._budget = self._planned_budget(memory_mb, decode_threads, must_fit)
+        self._budget = self._planned_budget(memory_mb, decode_threads, held_batches, must_fit)
         self.fingerprint: dict[str, Any] = fingerprint_of(
             shards,
             dataset,
@@ -184,7 +186,9 @@ class Stream:
             reader.close()
             assembler.close()
 
-    def _planned_budget(self, memory_mb: int, threads: int, must_fit: bool) -> MemoryBudget:
+    def _planned_budget(
+        self, memory_mb: int, threads: int, held_batches: int, must_fit: bool
+    ) -> MemoryBudget:
         share, row_bytes = self._share, self._layout.row_bytes
         rows_a_step = share.piece_rows * len(share.owned)
         budget = MemoryBudget(
@@ -194,6 +198,7 @@ class Stream:
             streams=len(share.owned),
             block_rows=rows_a_step * batches_a_block(share, row_bytes),
             threads=threads,
+            held_rows=held_batches * rows_a_step,
         )
         if self._memory.kept is not None:
             # What the order needs comes first.
@@ -230,13 +235,14 @@ def _ahead(
     A failure there is raised here. The thread ends with the iterator, at the latest when the row
     groups being read are done.
     """
-    # One block is being made and one is being trained on; None ends the epoch.
-    ready: queue.Queue[Future[list[Batch]] | Exception | None] = queue.Queue(BLOCKS - 2)
+    # All but the one that is being made, the one that is trained on and the one before it; None
+    # ends the epoch.
+    ready: queue.Queue[Future[list[Batch]] | Exception | None] = queue.Queue(BLOCKS - 3)
     closed = threading.Event()
 
     def produce() -> None:
-        yield_to_training()
         try:
+            yield_to_training()
             for block in blocks:
                 if not _put(ready, block, closed):
                     return

@@ -126,7 +126,7 @@ class Backward:
         Returns:
             [2]: the sum of the weighted losses, and the sum of the weights.
         """
-        reference, settings = next(self._model.parameters()), self._settings
+        reference, settings = self._sharded.reference, self._settings
         if not batch.rows:
             # A model of the user's own may not accept a piece without rows.
             return reference.new_zeros(2)

@@ -155,8 +155,9 @@ def _result(position: Position, rows: int, step: Step, validation: Batches | Non
 
 
 def _validated(step: Step, validation: Batches) -> Validation:
-    batches, fetch = validation.epoch(0), step.sharded.fetch
-    return validate(step.model, batches, step.exchange, fetch, step.slices)
+    batches, sharded = validation.epoch(0), step.sharded
+    device = sharded.reference.device
+    return validate(step.model, device, batches, step.exchange, sharded.fetch, step.slices)
 
 
 def _measured(measured: Validation | None) -> dict[str, float | None]:
@@ -183,8 +184,8 @@ def _train(
     ledger, position = RowLedger(start.trained), start
     began, bytes_before = time.perf_counter(), step.exchange.bytes_sent
     waiting = began
-    groups = _together(train.epoch(start.epoch, start.row), settings.accumulate_steps)
-    for batches, upcoming in _with_next(groups, bool(step.sharded.tables)):
+    groups = together(train.epoch(start.epoch, start.row), settings.accumulate_steps)
+    for batches, upcoming in with_next(groups, bool(step.sharded.tables)):
         wait_s = time.perf_counter() - waiting
         # The step's rows of all ranks, so that all have the same learning rate.
         rows = min(settings.step_rows, total_rows - position.row)
@@ -207,6 +208,7 @@ def _train(
         )
         reporter.rows(title, position.row, total_rows)
         commits.after_step(position, ledger)
+        del batches, upcoming
         waiting = time.perf_counter()
     return replace(
         position,
@@ -215,13 +217,15 @@ def _train(
     )
 
 
-def _together(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
+def together(batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
     """Groups of `count` batches; the last may have fewer."""
     while group := tuple(itertools.islice(batches, count)):
         yield group
+        # Before the next ones are made: `stream.memory_mb` counts one group.
+        del group
 
 
-def _with_next(
+def with_next(
     groups: Iterator[tuple[Batch, ...]], is_known: bool
 ) -> Iterator[tuple[tuple[Batch, ...], tuple[Batch, ...]]]:
     """Each group, with the one after it where that is to be known; none after the last."""
@@ -229,4 +233,6 @@ def _with_next(
     while held:
         upcoming = next(groups, ()) if is_known else ()
         yield held, upcoming
-        held = upcoming if is_known else next(groups, ())
+        held = upcoming
+        if not is_known:
+            held = next(groups, ())

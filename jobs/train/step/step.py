@@ -165,7 +165,8 @@ class Step:
             rows: for each embedding table, then for each piece of a sharded one.
         """
         for parameter, gradient in zip(self._dense, dense, strict=True):
-            parameter.grad = gradient
+            # Sent in one dtype, the widest of them.
+            parameter.grad = gradient.to(parameter.dtype)
         pieces = [table.piece for table in self.sharded.tables]
         for table, merged in zip([*(p for _, p in self._tables), *pieces], rows, strict=True):
             table.grad = torch.sparse_coo_tensor(

@@ -48,6 +48,7 @@ class Validation:
 
 def validate(
     model: Model,
+    device: torch.device,
     batches: Iterable[Batch],
     exchange: Exchange,
     fetch: Callable[[Sequence[Batch]], None] = lambda _: None,
@@ -56,6 +57,7 @@ def validate(
     """Measures the model on the rows of all ranks, which must all call this.
 
     Args:
+        device: the model's.
         batches: this rank's pieces.
         fetch: called before each one, also where it is padding; see `Tables.fetch`.
         slices: this rank's, where batches are measured slice by slice.
@@ -64,7 +66,6 @@ def validate(
         Diverged: the loss is not finite.
         ConfigError: the forward pass changes a buffer of the model.
     """
-    device = next(model.parameters()).device
     # For each slice [2 + 2 * NUM_BINS]: loss, weight, weight of the negatives by bin, weight of the
     # positives by bin.
     count = len(slices.owned) if slices is not None else 1

@@ -183,6 +183,8 @@ def shard(
             continue
         if not isinstance(source, EmbeddingTable):
             raise _refused(name, "is made by another layer than this project's")
+        if not source.weight.requires_grad:
+            raise _refused(name, "is frozen (requires_grad is False)")
         path = name.removesuffix(".weight")
         layer = ShardedEmbedding(path)
         parent, _, key = path.rpartition(".")

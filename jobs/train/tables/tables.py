@@ -95,6 +95,14 @@ class Tables:
         self._order: Pending[list[SentRows]] | None = None
         self._gradients: Pending[list[SentRows]] | None = None
 
+    @property
+    def reference(self) -> Tensor:
+        """A tensor of the model's dtype on its device; of sharded tables alone where it has no
+        parameters of its own."""
+        for parameter in self._model.parameters():
+            return parameter
+        return self.tables[0].piece.new_empty(0, dtype=self.tables[0].computed)
+
     # Not what a validation's inference mode makes: Horovod cannot send that.
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jobs.train.step.history import EpochResult, Position
@@ -46,7 +48,9 @@ class Watch:
         self._gauges = gauges
         self._written_s = time.monotonic()
         self._before = Position()
-        self._curves = _Curves(curves) if curves else None
+        self._curves: _Curves | None = None
+        with self._unless_broken():
+            self._curves = _Curves(curves) if curves else None
 
     def after_step(self, position: Position, ledger: RowLedger) -> None:
         self._commits.after_step(position, ledger)
@@ -78,18 +82,24 @@ class Watch:
 
     def _write(self, values: dict[str, float], row: int, position: Position) -> None:
         self._written_s = time.monotonic()
-        try:
+        with self._unless_broken():
             if self._curves is not None:
                 self._curves.add(values, row)
             if self._gauges is not None:
                 write_gauges(self._gauges, self._run, {**values, "rows": row})
+
+    @contextmanager
+    def _unless_broken(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             log.warning("curves and gauges are given up: %s", error)
             self._curves = self._gauges = None
 
     def close(self) -> None:
-        if self._curves is not None:
-            self._curves.close()
+        with self._unless_broken():
+            if self._curves is not None:
+                self._curves.close()
 
 
 class _Curves:

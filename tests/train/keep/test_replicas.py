@@ -114,3 +114,9 @@ def test_every_dtype_and_every_element_counts(device: str) -> None:
             assert sum_of_bits(other) != whole, (name, index)
     swapped = {**tensors, "floats": tensors["floats"] + 1, "strided": tensors["strided"] - 1}
     assert sum_of_bits(swapped) != whole
+
+
+def test_rows_of_one_tensor_count_wherever_they_begin() -> None:
+    together = torch.arange(30.0).view(6, 5)
+    for row in together:
+        assert sum_of_bits({"row": row}) == sum_of_bits({"row": row.clone()})

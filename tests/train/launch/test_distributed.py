@@ -46,6 +46,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 Trace = list[dict[int, int]]
 EXACT = settings_of(optimizer="adam", clip_norm=0.05, accumulate_steps=2)
 SHORT = EXACT.model_copy(update={"tables": "sharded", "table_dtype": "bfloat16"})
+OF_BUFFERS = (torch.bool, torch.bfloat16, torch.float16, torch.int16, torch.float64)
 UNTOUCHED = untouched_by_rank_0(BATCHES, 2)
 
 
@@ -74,6 +75,9 @@ def traced(
     rows = TableRows(torch.tensor([exchange.rank, 7]), torch.tensor([[0.5], [2.0]]))
     summed = exchange.start_rows("short", [rows], torch.bfloat16).result()
     assert summed.values.flatten().tolist() == [0.5] * exchange.size + [2.0 * exchange.size]
+    kept = [torch.full((2, 3), exchange.rank == 0).to(dtype).t() for dtype in OF_BUFFERS]
+    exchange.broadcast(kept)
+    assert all(bool((own == 1).all()) for own in kept)
     return steps, result, weights, part_of(sharded)
 
 

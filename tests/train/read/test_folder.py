@@ -241,3 +241,31 @@ def test_a_pickle_that_does_more_than_describe_is_refused(plain: Path, evil: Evi
 
     with pytest.raises(DataRefused, match="describes no column"):
         Folder.open(str(plain), **ROLES)
+
+
+def _global(module: str, name: str) -> bytes:
+    """A pickle of something by its name, which may have dots since protocol 4."""
+    texts = (b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
+    return b"\x80\x04" + b"".join(texts) + b"\x93."
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        _global("pyspark.sql.types", "ctypes._types.CodeType"),
+        _global("pyspark.sql.types", "ctypes._types.FunctionType"),
+        _global("pyspark.sql.types", "_FakeType"),
+        _global("numpy", "core.records.recarray"),
+        _global("petastorm.unischema", "Unischema.__init__"),
+        pickle.dumps(5),
+        pickle.dumps({"fields": {}}),
+        b"\x80\x04",
+        b"",
+    ],
+)
+def test_what_is_no_description_is_refused(plain: Path, stored: bytes) -> None:
+    metadata = {b"dataset-toolkit.unischema.v1": stored}
+    pq.write_metadata(table(0, 1).schema.with_metadata(metadata), plain / "_common_metadata")
+
+    with pytest.raises(DataRefused, match="the description of columns that Petastorm writes"):
+        Folder.open(str(plain), **ROLES)

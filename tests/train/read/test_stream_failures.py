@@ -17,6 +17,7 @@ from jobs.train.read.reader import StoreTimeout
 from jobs.train.read.row_groups import RowGroups
 from tests.builders.examples import CLICKS, write_examples
 from tests.builders.streams import (
+    ROWS,
     UNEVEN,
     stream_of,
 )
@@ -140,3 +141,24 @@ def test_another_declaration_is_refused(examples: Examples) -> None:
 def test_more_ranks_than_streams_are_refused(examples: Examples) -> None:
     with pytest.raises(ConfigError, match=r"17 ranks \(size\), 16 streams"):
         stream_of(examples, rank=0, size=17)
+
+
+def test_reading_goes_on_where_its_priority_cannot_be_lowered(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert sum(batch.rows for batch in stream_of(examples).epoch(0)) == ROWS
+
+
+def test_a_thread_that_fails_at_its_start_is_told_of(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no thread")
+
+    monkeypatch.setattr("jobs.train.read.stream.yield_to_training", fail)
+    with pytest.raises(RuntimeError, match="no thread"):
+        list(stream_of(examples).epoch(0))

@@ -5,15 +5,21 @@ from __future__ import annotations
 import gc
 import threading
 import tracemalloc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from jobs.base.errors import ConfigError
+from jobs.batch import layout
+from jobs.batch.builder import BatchBuilder
 from jobs.lake.examples import Examples
-from jobs.train.read.memory import RowMemory
+from jobs.train.read.memory import BLOCKS, RowMemory
+from jobs.train.read.stream import Stream
+from jobs.train.step.loop import together, with_next
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Label, Numeric
 from tests.builders.examples import write_examples
@@ -43,6 +49,13 @@ def numbers(rows: int) -> pa.Table:
     for field in NUMBERS.fields:
         columns[field.name] = pa.array(np.arange(rows, dtype=np.float32) % 251)
     return pa.table(columns)
+
+
+def needed_mb(examples: Examples, **order: int) -> int:
+    """What the refusal of too small a budget asks for."""
+    with pytest.raises(ConfigError) as refused:
+        stream_of(examples, NUMBERS, **order, memory_mb=1)
+    return int(str(refused.value).split("raise stream.memory_mb to ")[1].split(",")[0])
 
 
 def test_the_budget_is_kept_by_shrinking_prefetch(tmp_path: Path) -> None:
@@ -156,14 +169,9 @@ def test_fewer_ranks_read_the_same_rows_with_less_beside_the_windows(tmp_path: P
     )
     sizes = {"streams": 8, "window_rows": 5_000, "batch_rows": 512}
 
-    def least_mb(size: int) -> int:
-        with pytest.raises(ConfigError) as refused:
-            stream_of(examples, NUMBERS, **sizes, size=size, memory_mb=1)
-        return int(str(refused.value).split("raise stream.memory_mb to ")[1].split(",")[0])
-
     expected = [batch.row_id.tolist() for batch in stream_of(examples, NUMBERS, **sizes).epoch(0)]
     # With half of the streams the windows fit well, with all of them not quite, or not at all.
-    for memory_mb in (least_mb(1) - 1, least_mb(4)):
+    for memory_mb in (needed_mb(examples, **sizes) - 1, needed_mb(examples, **sizes, size=4)):
         stream_of(examples, NUMBERS, **sizes, size=4, memory_mb=memory_mb)
         with pytest.raises(ConfigError, match="8 open windows"):
             stream_of(examples, NUMBERS, **sizes, memory_mb=memory_mb)
@@ -191,3 +199,60 @@ def test_leaving_an_epoch_ends_its_threads(examples: Examples) -> None:
 
     assert len(started) >= 1
     assert not any(thread.is_alive() for thread in started)
+
+
+def _peak_bytes(stream: Stream, count: int, is_known: bool) -> int:
+    """Of an epoch whose batches training takes together, so many at a time."""
+    pa.default_memory_pool().release_unused()
+    tracemalloc.start()
+    rows = 0
+    for held, upcoming in with_next(together(stream.epoch(0), count), is_known):
+        rows += sum(batch.rows for batch in held)
+        del held, upcoming
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == stream.rows
+    return found
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_batches_that_training_holds_are_counted(is_known: bool, tmp_path: Path) -> None:
+    place = ("2026-01-01", "train")
+    examples = write_examples(
+        tmp_path, {place: [[500] * 1_000]}, dataset=NUMBERS, tables={place: numbers(500_000)}
+    )
+    order = {"streams": 8, "window_rows": 500, "batch_rows": 2_048}
+    held = 96 * (1 + is_known) - 1
+    memory_mb = needed_mb(examples, **order, held_batches=held)
+    stream = stream_of(examples, NUMBERS, **order, held_batches=held, memory_mb=memory_mb)
+    peak = _peak_bytes(stream, 96, is_known)
+    assert needed_mb(examples, **order) << 20 < peak < memory_mb << 20
+
+
+def test_blocks_of_batches_are_as_many_as_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ("2026-01-01", "train")
+    examples = write_examples(
+        tmp_path, {place: [[5_000] * 12]}, dataset=NUMBERS, tables={place: numbers(60_000)}
+    )
+    living, most, made = set[int](), 0, threading.Condition()
+
+    class Counted(BatchBuilder):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            nonlocal most
+            super().__init__(*given, **more)
+            dense = self._named["dense"]
+            with made:
+                living.add(id(dense))
+                weakref.finalize(dense, living.discard, id(dense))
+                most = max(most, len(living))
+                made.notify()
+
+    monkeypatch.setattr(layout, "BatchBuilder", Counted)
+    stream = stream_of(examples, NUMBERS, streams=8, window_rows=5_000, batch_rows=512)
+    for _ in stream.epoch(0):
+        with made:
+            # Time for one too many.
+            made.wait_for(lambda: len(living) > BLOCKS, timeout=0.02)
+    assert 2 < most <= BLOCKS

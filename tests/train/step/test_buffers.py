@@ -19,6 +19,8 @@ from jobs.train.step.step import Step
 from jobs.train.step.validation import validate
 from tests.builders.batches import SPEC, batch_of
 
+CPU = torch.device("cpu")
+
 
 class Counts(nn.Module):
     """Counts in a buffer what it has seen."""
@@ -63,7 +65,7 @@ def test_a_buffer_that_a_step_changes_is_refused_by_name(kind: Any) -> None:
 @pytest.mark.parametrize("kind", [Counts, Replaces])
 def test_a_buffer_that_validation_changes_is_refused_by_name(kind: Any) -> None:
     with pytest.raises(ConfigError, match=r"forward pass changes its buffer net\.seen\n"):
-        validate(Model(kind(SPEC), "binary"), [batch_of(16, seed=1)], Alone())
+        validate(Model(kind(SPEC), "binary"), CPU, [batch_of(16, seed=1)], Alone())
 
 
 @pytest.mark.parametrize("kind", [Reads])
@@ -73,4 +75,4 @@ def test_buffers_that_are_read_are_fine(kind: Any) -> None:
     for seed in range(3):
         step.run(batch_of(16, seed=seed))
         model.load_state_dict(model.state_dict())
-        assert math.isfinite(validate(model, [batch_of(16, seed=9)], Alone()).loss)
+        assert math.isfinite(validate(model, CPU, [batch_of(16, seed=9)], Alone()).loss)

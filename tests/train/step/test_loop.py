@@ -132,7 +132,7 @@ def test_validation_is_the_whole_sets_loss_and_auc(device: str) -> None:
     model = build_model("wide_deep", SPEC).double()
     with torch.no_grad():
         model.net.deep.mlp[-1].weight.mul_(5)
-    measured = validate(copy.deepcopy(model).to(device), VAL, Alone())
+    measured = validate(copy.deepcopy(model).to(device), torch.device(device), VAL, Alone())
     label, weight = (
         torch.cat([getattr(batch, name) for batch in VAL]).double().numpy()
         for name in ("label", "weight")
@@ -176,7 +176,7 @@ def test_the_auc_of_a_perfect_order_is_one() -> None:
 
 def test_regression_has_a_loss_and_no_auc() -> None:
     model = build_model("mlp", replace(SPEC, task="regression")).double()
-    measured = validate(model, VAL, Alone())
+    measured = validate(model, torch.device("cpu"), VAL, Alone())
     assert math.isnan(measured.auc)
     assert measured.loss > 0
 

@@ -44,6 +44,9 @@ CASES = [
 ]
 
 
+CPU = torch.device("cpu")
+
+
 def assert_same_bits(found: dict[str, Tensor], known: dict[str, Tensor]) -> None:
     assert found.keys() == known.keys()
     for name, weight in known.items():
@@ -121,10 +124,10 @@ def test_a_validation_has_the_same_bits_at_any_number_of_ranks() -> None:
     def work(exchange: Exchange) -> Validation:
         slices = slices_of(exchange)
         own = [piece_for(batch, slices) for batch in batches]
-        return validate(copy.deepcopy(model), own, exchange, slices=slices)
+        return validate(copy.deepcopy(model), CPU, own, exchange, slices=slices)
 
     (known,) = in_ranks(work, 1)
-    whole = validate(model, batches, Alone())
+    whole = validate(model, CPU, batches, Alone())
     assert known.loss == pytest.approx(whole.loss, abs=1e-6)
     assert known.weight == pytest.approx(whole.weight)
     for size in (2, 3):

@@ -293,3 +293,31 @@ def test_bfloat16_is_near_and_keeps_weights_in_float32(device: str) -> None:
     assert low != exact
     assert low == pytest.approx(exact, rel=0.02)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+class OfTwoDtypes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(SPEC.num_dense, 1)
+        self.second = nn.Linear(SPEC.num_dense, 1).double()
+
+    def forward(self, batch: Batch) -> Tensor:
+        dense = batch.dense.nan_to_num()
+        return (self.first(dense) + self.second(dense.double()).float()).squeeze(1)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_model_may_have_parameters_of_two_dtypes(size: int) -> None:
+    model = Model(OfTwoDtypes(), "binary")
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    batch = batch_of(16, seed=0)
+
+    def work(exchange: Exchange) -> dict[str, Tensor]:
+        step = Step(copy.deepcopy(model), TrainSettings(), exchange)
+        step.run(pieces_of(batch, size)[exchange.rank])
+        return dict(step.model.named_parameters())
+
+    for found in [work(Alone())] if size == 1 else in_ranks(work, size):
+        for name, weight in found.items():
+            assert weight.dtype == before[name].dtype
+            assert not torch.equal(weight, before[name]), name

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jobs.base.errors import ConfigError
+from jobs.batch.batch import Batch
 from jobs.models.artifact import load_model
 from jobs.models.build import build_model, predict
+from jobs.models.layers import Embeddings
+from jobs.models.spec import ModelSpec
 from jobs.train.attempts import choose_tables, refuse_unfit_job
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
@@ -22,6 +27,8 @@ from jobs.train.launch.rank_job import RankResult, TrainJob
 from jobs.train.need import MemoryNeed
 from jobs.train.rank import train_rank
 from jobs.train.step.step import Step
+from jobs.train.step.validation import validate
+from jobs.train.tables.table import shard
 from tests.builders.batches import SPEC, batch_of, in_ranks
 from tests.builders.examples import CLICKS, write_examples
 from tests.builders.reference import BATCHES, settings_of, weights_of
@@ -153,3 +160,66 @@ def test_a_place_changes_no_digest_of_the_declaration() -> None:
     (ad,) = (f for f in CLICKS.categorical if f.name == "ad")
     with pytest.raises(ValueError, match="'ad': table is 'anywhere'; it may be replicated or"):
         replace(ad, table="anywhere")
+
+
+class Frozen(nn.Module):
+    """Tables of which nothing is trained."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.tables = Embeddings(spec.table_rows, spec.embedding_dims, 0.1, spec.table_places)
+        self.tables.requires_grad_(False)
+        self.last = nn.Linear(self.tables.num_outputs, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.last(self.tables(batch.sparse)).squeeze(1)
+        return logits
+
+
+def test_a_frozen_table_is_never_trained() -> None:
+    settings, device = settings_of(tables="sharded"), torch.device("cpu")
+    name = f"{__name__}:Frozen"
+    with pytest.raises(ConfigError, match=r"sharded, but .*tables\.0\.weight is frozen"):
+        shard(build_model(name, EQUAL, with_tables=False), settings, 0, 1, device)
+    whole = replace(EQUAL, table_places=("replicated",) * 3)
+    model = build_model(name, whole, with_tables=False)
+    step = Step(model, settings, Alone(), shard(model, settings, 0, 1, device))
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    step.run(batch_of(64, seed=0))
+    changed = {n for n, weight in model.named_parameters() if not torch.equal(weight, before[n])}
+    assert changed == {"net.last.weight", "net.last.bias"}
+
+
+class OnlyTables(nn.Module):
+    """A logistic regression: a number for each value."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.tables = Embeddings(spec.table_rows, [1] * len(spec.table_rows), 0.1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.tables(batch.sparse).sum(1)
+
+    def lookups(self, batch: Batch) -> Iterator[tuple[nn.Module, Tensor]]:
+        return self.tables.lookups(batch)
+
+
+def test_a_model_may_have_nothing_but_tables() -> None:
+    name, settings = f"{__name__}:OnlyTables", settings_of()
+
+    def work(exchange: Exchange) -> Part:
+        model, tables = piece_of(name, settings, exchange.rank, exchange.size, torch.float64)
+        step = run(Step(model, settings, exchange, tables), BATCHES)
+        batch, sharded = batch_of(32, seed=5), step.sharded
+        measured = validate(
+            model, sharded.reference.device, [batch], exchange, sharded.fetch, step.slices
+        )
+        assert math.isfinite(measured.loss)
+        return part_of(step)
+
+    found, known = weights_of_all(in_ranks(work, 2)), weights_of_all([work(Alone())])
+    _, (table,) = piece_of(name, settings, 0, 1, torch.float64)
+    assert found.keys() == known.keys() == {"net.tables.tables.0.weight"}
+    for weights, weight in zip(found.values(), known.values(), strict=True):
+        assert torch.allclose(weights, weight, rtol=0, atol=1e-10)
+        assert not torch.equal(weight, table.piece)

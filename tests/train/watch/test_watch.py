@@ -96,3 +96,13 @@ def test_a_file_that_cannot_be_written_stops_nothing(
     shown.after_epoch(after(RESULT))
     shown.after_epoch(after(RESULT))
     assert caplog.text.count("given up") == 1
+
+
+def test_curves_that_have_no_folder_stop_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "curves").write_text("a file")
+    shown = watch(tmp_path / "curves" / "run", None)
+    shown.after_epoch(after(RESULT))
+    shown.close()
+    assert caplog.text.count("given up") == 1
