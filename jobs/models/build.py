@@ -69,7 +69,7 @@ def build_model(name: str, spec: ModelSpec, base: str = ".", *, with_tables: boo
 
     Raises:
         ConfigError: no such model, no `nn.Module`, or one whose forward pass changes it: batch
-            statistics, tables with `max_norm`.
+            statistics, tables with `max_norm`; or tables with `scale_grad_by_freq`.
     """
     if name not in MODELS and ":" not in name:
         raise ConfigError(
@@ -92,6 +92,12 @@ def build_model(name: str, spec: ModelSpec, base: str = ".", *, with_tables: boo
                 f"train.model {name!r} has a table with max_norm at {place}",
                 "tables that a forward pass only reads: a rank would change rows of its own",
                 "leave max_norm out; train.clip_norm limits gradients",
+            )
+        if table.scale_grad_by_freq:
+            raise ConfigError(
+                f"train.model {name!r} has a table with scale_grad_by_freq at {place}",
+                "gradients of a row that follow from its rows alone, and not from a rank's batch",
+                "leave scale_grad_by_freq out",
             )
         table.sparse = place in apart
     model = Model(net, spec.task, source)

@@ -100,9 +100,10 @@ def refuse_unfit_job(job: TrainJob) -> MemoryNeed | None:
         ConfigError: the model, or a rank's memory, does not do for the settings and data.
     """
     settings = job.settings.train
-    job.stream("train", 0, settings.workers)
+    # No rank has more streams than the last one.
+    job.stream("train", settings.workers - 1, settings.workers)
     if job.has_validation:
-        job.stream("val", 0, settings.workers)
+        job.stream("val", settings.workers - 1, settings.workers)
     # Without memory for weights, which may be large.
     with torch.device("meta"), _Undrawn():
         try:

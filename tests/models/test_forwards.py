@@ -34,6 +34,11 @@ class CappedBag(Net):
         return nn.EmbeddingBag(5, 2, max_norm=1.0)
 
 
+class Scaled(Net):
+    def made(self) -> nn.Module:
+        return nn.Embedding(5, 2, scale_grad_by_freq=True)
+
+
 class Tracking(Net):
     def made(self) -> nn.Module:
         return nn.InstanceNorm1d(3, track_running_stats=True)
@@ -44,8 +49,8 @@ class Untracked(Net):
         return nn.InstanceNorm1d(3)
 
 
-@pytest.mark.parametrize("kind", [Capped, CappedBag, Tracking])
-def test_a_forward_that_changes_the_model_is_refused_by_name(kind: type[Net]) -> None:
+@pytest.mark.parametrize("kind", [Capped, CappedBag, Scaled, Tracking])
+def test_a_forward_that_follows_from_more_than_its_rows_is_refused_by_name(kind: type[Net]) -> None:
     with pytest.raises(ConfigError, match=r"part"):
         build_model(f"{__name__}:{kind.__name__}", SPEC)
 

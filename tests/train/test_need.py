@@ -13,8 +13,10 @@ from jobs.base.errors import ConfigError
 from jobs.models.build import build_model
 from jobs.settings.etl import EtlSettings
 from jobs.settings.settings import Settings
-from jobs.train.attempts import choose_tables
+from jobs.train.attempts import choose_tables, refuse_unfit_job
+from jobs.train.launch.rank_job import TrainJob
 from jobs.train.need import MemoryNeed
+from jobs.train.order.share import RankShare
 from tests.builders.batches import SPEC
 from tests.builders.examples import write_examples
 from tests.builders.training import PLACES, job_of
@@ -104,3 +106,20 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sum() -> None:
     with pytest.raises(ConfigError, match=rf"{62} \(tables\).*= {enough:,} MB") as refused:
         need.refuse_excess(settings_of(memory_mb=enough - 1))
     assert "train.memory_mb" in (refused.value.expected or "")
+
+
+def test_no_rank_reads_more_streams_than_the_one_whose_memory_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(write_examples(tmp_path / "lake", PLACES), tmp_path / "run", workers=3)
+    asked = []
+
+    def stream(self: TrainJob, split: str, rank: int, size: int) -> None:
+        asked.append(rank)
+
+    monkeypatch.setattr(TrainJob, "stream", stream)
+    refuse_unfit_job(job)
+    rows, streams = job.settings.train.batch_rows, job.settings.stream.streams
+    owned = [len(RankShare(1_000, streams, rows, rank, 3).owned) for rank in range(3)]
+    assert len(set(owned)) > 1
+    assert all(owned[rank] == max(owned) for rank in asked)
