@@ -127,6 +127,14 @@ def test_declarations_of_ours_pass(dataset: Dataset) -> None:
         ("CURRENT_TIMESTAMP", "current_timestamp, which asks the clock"),
         ("localtimestamp", "asks the clock"),
         ("epoch(age(t))", "age of one date, which asks the clock"),
+        *[
+            (f"epoch({call})", "age of one date, which asks the clock")
+            for call in ("t.age()", "(t).age()", "main.age(t)", "system.main.age(t)")
+        ],
+        *[
+            (f"hour(CAST(t AS {kind}) AT TIME ZONE 'Asia/Tokyo')", "asks the clock for its offset")
+            for kind in ("TIMETZ", "TIME WITH TIME ZONE")
+        ],
         ("epoch(ago(INTERVAL 1 DAY))", "ago, which calls current_timestamp, which asks the clock"),
         ("version()", "asks the session"),
         ("current_setting('threads')", "current_setting, whose value"),
@@ -164,6 +172,8 @@ def test_what_does_not_follow_from_the_row_is_refused(sql: str, cause: str) -> N
         "split_part(word, '-', 1)",
         "word.length()",
         "epoch(age(t, t))",
+        "epoch(t.age(t))",
+        "epoch(main.age(t, t))",
         "round(x, 2)",
         "TRY_CAST(word AS DECIMAL(10, 2))",
         "date_diff('day', DATE '2020-01-01', day)",

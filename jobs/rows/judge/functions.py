@@ -33,6 +33,7 @@ _OF_THE_CLOCK = frozenset(
 _OF_THE_SESSION = frozenset(
     {"user", "current_user", "session_user", "current_role", "current_catalog", "version"}
 )
+_OF_ZONE = frozenset({"timetz", "time with time zone"})
 
 
 class Catalogue:
@@ -83,10 +84,12 @@ class Catalogue:
                     problem = "" if name in columns else self._problem_of_call(name, outer)
                 case "FUNCTION":
                     name = node["function_name"].lower()
-                    if name == "age" and len(node["arguments"]) == 1:
+                    if name == "age" and _arguments(node) < 2:
                         problem = "calls age of one date, which asks the clock; give both dates"
                     else:
                         problem = self._problem_of_call(name, outer)
+                case "TYPE" if node["type_name"].lower() in _OF_ZONE:
+                    problem = "has a time of day with a zone, which asks the clock for its offset"
                 case kind if kind not in _CLASSES:
                     problem = f"has {_WHAT.get(kind, kind.lower().replace('_', ' '))}"
             if problem:
@@ -146,6 +149,12 @@ class Catalogue:
         if parsed["error"]:
             raise ValueError(first_lines(parsed["error_message"]))
         return parsed
+
+
+def _arguments(call: dict[str, Any]) -> int:
+    """How many a function gets, with what stands before it: `t.age(u)` is `age(t, u)`."""
+    owner = call["schema"].lower()
+    return len(call["arguments"]) + (owner not in ("", "main"))
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
