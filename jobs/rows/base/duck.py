@@ -54,6 +54,8 @@ def connection(memory_mb: int, spill: str = "") -> duckdb.DuckDBPyConnection:
     return opened
 
 
+# After these a database takes no more statements.
+_BREAKS = (duckdb.FatalException, duckdb.InternalException)
 # Of a Python worker, besides the tables that it is given.
 _WORKER_MEMORY_MB = 2_048
 
@@ -68,11 +70,21 @@ def shared_connection() -> duckdb.DuckDBPyConnection:
 def registered(
     duck: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table]
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection whose statements see some Arrow tables by name, inside the block."""
-    for name, table in tables.items():
-        duck.register(name, table)
+    """A connection whose statements see some Arrow tables by name, inside the block.
+
+    Raises:
+        duckdb.Error: a statement failed. Where that ends a database, the shared connection is
+            another one from here on.
+    """
     try:
+        for name, table in tables.items():
+            duck.register(name, table)
         yield duck
+    except _BREAKS:
+        # Nothing can be taken back.
+        shared_connection.cache_clear()
+        tables = {}
+        raise
     finally:
         for name in tables:
             duck.unregister(name)

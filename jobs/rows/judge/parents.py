@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from jobs.base.errors import DataRefused
 from jobs.rows.base.arrays import whole
-from jobs.rows.base.duck import shared_connection
+from jobs.rows.base.duck import registered, shared_connection
 from jobs.rows.base.names import ROW_DS, ROW_FILE, ROW_TEXT, UNREAD
 from jobs.rows.base.types import arrow_type
 from jobs.rows.judge.statement import INPUT, PLACE, REASONS_FOUND, key_column, source_statement
@@ -72,10 +72,8 @@ def typed_rows(raw: pa.Table, source: Source) -> pa.Table:
         if column is not None and name not in native - _texts(source):
             table = table.set_column(place, name, strict(table[name], column.type))
     table = table.append_column(PLACE, pa.array(np.arange(table.num_rows)))
-    connection = shared_connection()
-    connection.register(INPUT, table)
-    found = connection.sql(source_statement(source, native)).to_arrow_table()
-    connection.unregister(INPUT)
+    with registered(shared_connection(), {INPUT: table}) as duck:
+        found = duck.sql(source_statement(source, native)).to_arrow_table()
     bad = pc.greater(pc.list_value_length(found[REASONS_FOUND]), 0)
     if count := pc.sum(bad).as_py():
         line = pc.min(raw[ROW_TEXT].filter(bad)).as_py()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.rows.base.arrays import whole
-from jobs.rows.base.duck import shared_connection
+from jobs.rows.base.duck import registered, shared_connection
 from jobs.rows.base.names import ENCODING, MALFORMED, REPEATED_HEADER, ROW_TEXT, UNREAD, mark
 from jobs.rows.read.lines import Lines
 from schemas.source import Column, Source
@@ -52,16 +52,19 @@ def json_rows(lines: Lines, source: Source) -> pa.Table:
 def _extracted(texts: pa.StringArray, source: Source) -> tuple[np.ndarray, pa.Array, pa.Array]:
     """Which lines are one object [n]; values and their JSON types, a list a line [n]."""
     paths = ", ".join(_quoted(_path(column)) for column in source.columns)
-    connection = shared_connection()
-    connection.register("__lines", pa.table({"line": texts}))
-    found = connection.sql(
+    found = _asked(
+        texts,
         "SELECT o IS NOT NULL AS sound, json_extract_string(o, [" + paths + "]) AS v, "
         "json_type(o, [" + paths + "]) AS t FROM (SELECT CASE WHEN json_valid(line) AND "
         "json_type(CASE WHEN json_valid(line) THEN line END) = 'OBJECT' THEN line END AS o "
-        "FROM __lines)"
-    ).to_arrow_table()
-    connection.unregister("__lines")
+        "FROM __lines)",
+    )
     return np.asarray(found["sound"]), whole(found["v"]), whole(found["t"])
+
+
+def _asked(texts: pa.StringArray, sql: str) -> pa.Table:
+    with registered(shared_connection(), {"__lines": pa.table({"line": texts})}) as duck:
+        return duck.sql(sql).to_arrow_table()
 
 
 def _path(column: Column) -> str:
@@ -96,9 +99,6 @@ def _half_characters(texts: pa.StringArray, sound: np.ndarray) -> np.ndarray:
         mended = pc.replace_substring_regex(bad, _SURROGATE, "?")
         changed = np.asarray(pc.not_equal(bad, mended))
         if changed.any():
-            connection = shared_connection()
-            connection.register("__lines", pa.table({"line": mended}))
-            valid = connection.sql("SELECT json_valid(line) AS v FROM __lines").to_arrow_table()
-            connection.unregister("__lines")
+            valid = _asked(mended, "SELECT json_valid(line) AS v FROM __lines")
             found[places] = changed & np.asarray(valid["v"])
     return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 
+import duckdb
 import pyarrow as pa
 
 from jobs.base.errors import DataRefused, MillstreamError
@@ -190,7 +191,7 @@ def _tables(pieces: Sequence[Piece], source: Source) -> Iterator[pa.Table]:
                 if table.num_rows:
                     yield _placed(table, piece.file)
             refuse_changed(piece.file)
-        except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
+        except (OSError, EOFError, UnicodeError, pa.ArrowException, duckdb.Error) as error:
             raise unreadable(piece.file.path, error) from error
 
 
