@@ -54,7 +54,14 @@ def zstd(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("suffix", "compress"),
-    [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress), (".zst", zstd), (".zstd", zstd)],
+    [
+        ("", bytes),
+        (".gz", gzip.compress),
+        (".GZ", gzip.compress),
+        (".bz2", bz2.compress),
+        (".zst", zstd),
+        (".zstd", zstd),
+    ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_compressed_text_is_the_text(
@@ -219,6 +226,17 @@ DATASET = Dataset(
 def test_quoted_values(cell: str, value: str | None, tmp_path: Path) -> None:
     raw = rows_of(THINGS, tmp_path, f"id,name\n1,{cell}\n2,z\n")
     assert pairs(raw) == [("1", value), ("2", "z")]
+
+
+@pytest.mark.parametrize("null", ["\0", "N\0", "||", "\x1f"])
+@pytest.mark.parametrize("delimiter", [",", "||"])
+def test_null_values_of_odd_characters(null: str, delimiter: str, tmp_path: Path) -> None:
+    source = replace(THINGS, null_value=null, delimiter=delimiter)
+    # Of all that could stand for others, nothing is free.
+    taken = "".join(map(chr, {*range(1, 32)} - {9, 10, 13}))
+    lines = [("id", "name"), ("1", f'"{null}"'), ("2", "N"), ("3", taken)]
+    raw = rows_of(source, tmp_path, "".join(delimiter.join(line) + "\n" for line in lines))
+    assert pairs(raw) == [("1", None), ("2", "N"), ("3", taken)]
 
 
 @pytest.mark.parametrize("cell", ['"abc"x', '"abc', '"', '"""', '"a" ', '"a"b"', '"a\\"b"'])

@@ -20,7 +20,7 @@ from jobs.base.xxhash import xxhash64
 from jobs.etl.fit.counting import Counter as ValueCounter
 from jobs.etl.fit.counting import CountGroups
 from jobs.etl.fit.history import CountHistory, of_fields
-from jobs.rows.base.duck import shared_connection
+from jobs.rows.base.duck import registered, shared_connection
 from jobs.rows.base.names import DS
 from schemas.dataset import Dataset
 from schemas.expect import Drift, Expectation, Nulls, Share
@@ -140,13 +140,9 @@ def measured(valid: pa.Table, expectations: Sequence[Expectation]) -> Measures:
             counts.append(f"count(*) FILTER ({quoted(e.field)} IS NULL) AS __e{number}")
         elif isinstance(e, Share):
             counts.append(f"count(*) FILTER (coalesce(TRY({e.where}), false)) AS __e{number}")
-    connection = shared_connection()
-    connection.register("__valid", valid)
-    try:
-        query = f"SELECT {DS}, {', '.join(counts)} FROM __valid GROUP BY {DS}"
-        rows = connection.sql(query).to_arrow_table().to_pylist()
-    finally:
-        connection.unregister("__valid")
+    query = f"SELECT {DS}, {', '.join(counts)} FROM __valid GROUP BY {DS}"
+    with registered(shared_connection(), {"__valid": valid}) as duck:
+        rows = duck.sql(query).to_arrow_table().to_pylist()
     return {
         row[DS]: {
             "rows": row["rows"],

@@ -114,7 +114,7 @@ def _read(content: pa.Buffer, source: Source, lines: ArrowLines, names: Sequence
     )
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),
-        null_values=list({"", source.null_value}),
+        null_values=list({"", lines.swapped(source.null_value)}),
         strings_can_be_null=True,
         check_utf8=False,
     )

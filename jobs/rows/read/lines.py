@@ -75,7 +75,7 @@ class Lines:
 
 
 def compression_of(path: str) -> str | None:
-    return next((codec for end, codec in _SUFFIXES.items() if path.endswith(end)), None)
+    return next((codec for end, codec in _SUFFIXES.items() if path.lower().endswith(end)), None)
 
 
 def can_be_cut(path: str, source: Source) -> bool:

@@ -33,6 +33,12 @@ class ArrowLines:
     unclosed: Mask
     swaps: tuple[tuple[str, str], ...] = ()
 
+    def swapped(self, text: str) -> str:
+        """A text as the lines have it."""
+        for instead, own in self.swaps:
+            text = text.replace(own, instead)
+        return text
+
     def restored(self, values: pa.ChunkedArray) -> pa.ChunkedArray:
         """Values with the texts that they had."""
         for instead, text in reversed(self.swaps):
