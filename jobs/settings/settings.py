@@ -83,6 +83,22 @@ class Settings(Section):
                 raise ValueError(f"tune.space: train.{key} = {value!r}: {error}") from error
         return self
 
+    @model_validator(mode="after")
+    def _paths_are_of_one_store(self) -> Settings:
+        given = {
+            "etl.sources": self.etl.sources,
+            "score.sources": self.score.sources or {},
+            "serve.parents": self.serve.parents,
+        }
+        paths = {f"{key}.{name}": path for key, of in given.items() for name, path in of.items()}
+        for key, path in {"lake": self.lake, **paths}.items():
+            if "::" in self.path(path):
+                raise ValueError(
+                    f"{key} is {self.path(path)}; a path must be without `::`, which fsspec takes "
+                    "for a chain of stores: rename the folder, or link to it by another name"
+                )
+        return self
+
     def with_train(self, changes: Mapping[str, Any]) -> Settings:
         """The same settings with others in `train`, and without a search.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from jobs.base.errors import DataRefused, NoRawFile
+from jobs.rows.read.links import LinkedFiles, each_once
 from jobs.stores.files import store_at
 
 _GLOB = re.compile(r"[*?\[{]")
@@ -38,7 +40,8 @@ class RawFile:
 def find_files(path: str, dates: Sequence[str]) -> list[RawFile]:
     """The raw files of a source, by date and path.
 
-    Folders are searched below. Files and folders whose names begin with `_` or `.` are passed over
+    Folders are searched below, also those that links lead to; a local file of several names is read
+    once. Files and folders whose names begin with `_` or `.` are passed over
     (writers keep unfinished files there), unless the path itself names them.
 
     Args:
@@ -47,10 +50,12 @@ def find_files(path: str, dates: Sequence[str]) -> list[RawFile]:
 
     Raises:
         NoRawFile: a path, or a date's path, matches no file. An absent file is not an empty one.
+        DataRefused: what is matched is neither a file nor a folder, or has a name with `::`.
         ConfigError: there is no client for the path's store.
     """
     days = list(dates) if "{ds}" in path else [""]
     fs = store_at(path)[0].fs
+    fs = LinkedFiles() if isinstance(fs, LocalFileSystem) else fs
     with ThreadPoolExecutor(min(16, len(days))) as threads:
         found = list(threads.map(partial(_files_of, fs, path), days))
     if missing := [
@@ -71,10 +76,30 @@ def _files_of(fs: Any, path: str, ds: str) -> list[RawFile]:
         for pattern in _alternatives(path.replace("{ds}", ds))
         for name, info in _matches(fs, fs._strip_protocol(pattern))
     }
+    for name, info in found.items():
+        _refuse_odd(name, info)
+    if isinstance(fs, LinkedFiles):
+        found = each_once(found)
     return [
         RawFile(ds, _url(fs, name), info["size"], stamp_of(info), info.get("blocksize") or 0)
         for name, info in found.items()
     ]
+
+
+def _refuse_odd(name: str, info: Mapping[str, Any]) -> None:
+    """Refuses what opening would wait for, or would take for something else."""
+    what = ""
+    if info["type"] == "other":
+        leads = "a link to no file, or to a folder that it lies in"
+        what = f"is {leads if info.get('islink') else 'a pipe, a socket or a device'}"
+    elif "::" in name:
+        what = "has `::` in its name, which fsspec takes for a chain of stores"
+    if what:
+        raise DataRefused(
+            f"{name} {what}",
+            "files, and folders of files",
+            "take it away or rename it, or give a path that does not match it",
+        )
 
 
 def _alternatives(pattern: str) -> list[str]:
