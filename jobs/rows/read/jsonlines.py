@@ -1,7 +1,8 @@
 """Lines of JSON to a text a declared column: an object a line, values by their path.
 
-DuckDB's parser says what is JSON. It prints a number that is no whole one in its shortest form;
-where a text is declared, the number's own spelling is taken instead (`1.50` stays `1.50`).
+DuckDB's parser says what is JSON, but for commas behind the last element, which it takes. It prints
+-0, and a number that is no whole one, in its shortest form; where a text is declared, the number's
+own spelling is taken instead (`1.50` stays `1.50`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _STRING = r'"(?:[^"\\]|\\.)*"'
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _BARE_NUMBER = rf'((?:[^"0-9-]|{_STRING})*)({_NUMBER})'
 _END = "\x010"
+_LAST_COMMA = r",[ \t\r\n]*[}\]]"
 # Half of a pair of escapes is no character.
 _SURROGATE = r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 
@@ -29,7 +31,7 @@ _SURROGATE = r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 def json_rows(lines: Lines, source: Source) -> pa.Table:
     """A row a line [n]: a text a declared column, the line, and the marks of reading."""
     texts = lines.bare()
-    sound, values, kinds = _extracted(texts, source)
+    sound, values, kinds = _extracted(_without_last_commas(texts), source)
     columns = {}
     for place, column in enumerate(source.columns):
         columns[column.name] = pc.list_element(values, place)
@@ -47,6 +49,15 @@ def json_rows(lines: Lines, source: Source) -> pa.Table:
             UNREAD: ~sound,
         }
     )
+
+
+def _without_last_commas(texts: pa.StringArray) -> pa.StringArray:
+    """The lines; null for one with a comma behind the last element of a list or an object."""
+    found = pc.match_substring_regex(texts, _LAST_COMMA)
+    if not pc.any(found).as_py():
+        return texts
+    bare = pc.replace_substring_regex(texts, _STRING, '""')
+    return pc.if_else(pc.match_substring_regex(bare, _LAST_COMMA), None, texts)
 
 
 def _extracted(texts: pa.StringArray, source: Source) -> tuple[np.ndarray, pa.Array, pa.Array]:
@@ -80,7 +91,10 @@ def _spelled(
     values: pa.Array, kinds: pa.Array, place: int, texts: pa.StringArray, source: Source
 ) -> pa.Array:
     """A column's texts, numbers as the lines spell them."""
-    numbers = np.asarray(pc.fill_null(pc.equal(pc.list_element(kinds, place), "DOUBLE"), False))
+    kind = pc.list_element(kinds, place)
+    # 0 itself has no sign to DuckDB, and -0 has one.
+    minus_zero = pc.and_(pc.equal(kind, "BIGINT"), pc.equal(values, "0"))
+    numbers = np.asarray(pc.fill_null(pc.or_(pc.equal(kind, "DOUBLE"), minus_zero), False))
     if not numbers.any():
         return values
     ended = pc.binary_join_element_wise(texts.filter(pa.array(numbers)), _END, "")
