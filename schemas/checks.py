@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from numbers import Real
 
 from schemas.expect import Drift, Nulls
 from schemas.field import (
@@ -16,7 +18,7 @@ from schemas.field import (
     WithIds,
 )
 from schemas.parts import Parts
-from schemas.source import IMAGE_COLUMNS, NUMPY_OF_TYPE, Join, Source
+from schemas.source import IMAGE_COLUMNS, NUMPY_OF_TYPE, Column, Join, Source
 from schemas.stored import ROW_ID
 from schemas.text import Replace
 
@@ -42,6 +44,9 @@ def _duplicates(names: Sequence[str]) -> list[str]:
 def problems(dataset: Parts) -> Iterator[str]:
     """What contradicts itself, in words; nothing when the declaration is sound."""
     source_names = [source.name for source in dataset.sources]
+    named = {"source": source_names, "field": [f.name for f in dataset.fields]}
+    for what in (what for what, names in named.items() if not all(names)):
+        yield f"a {what} has no name"
     if repeated := _duplicates(source_names):
         yield f"sources named twice: {', '.join(repeated)}"
     if dataset.rows not in source_names:
@@ -53,6 +58,11 @@ def problems(dataset: Parts) -> Iterator[str]:
         for name in names:
             if name not in columns:
                 yield f"{role} column {name!r} is not in source {dataset.rows!r}"
+    if repeated := _duplicates([join.source for join in dataset.joins]):
+        yield (
+            f"two joins with {', '.join(repeated)}; declare the source twice, under two names, and "
+            "give both the same path in etl.sources"
+        )
     for join in dataset.joins:
         yield from _join_problems(dataset, join)
     yield from _field_problems(dataset)
@@ -84,7 +94,11 @@ def _source_problems(dataset: Parts) -> Iterator[str]:
                 f"Millstream's own do: {', '.join(taken)}; give them another name, and the file's "
                 "as `header` or `path`"
             )
-        yield from _pattern_problems(source)
+        if not all(source.column_names or ("",)):
+            yield f"source {source.name!r} has no columns, or one without a name"
+        for column in source.columns:
+            for problem in _rule_problems(column):
+                yield f"column {source.name}.{column.name} {problem}"
         if source.format == "images":
             yield from _image_source_problems(source)
             continue
@@ -96,11 +110,14 @@ def _source_problems(dataset: Parts) -> Iterator[str]:
         yield from _layout_problems(source)
 
 
-def _pattern_problems(source: Source) -> Iterator[str]:
-    for column in source.columns:
-        if column.pattern is not None and (why := _why_no_regex(column.pattern)):
-            place = f"{source.name}.{column.name}"
-            yield f"column {place} has the pattern {column.pattern!r}, which RE2 refuses: {why}"
+def _rule_problems(column: Column) -> Iterator[str]:
+    for name, bound in (("min", column.min), ("max", column.max)):
+        if bound is not None and (not isinstance(bound, Real) or math.isnan(bound)):
+            yield f"has {name}={bound!r}; bounds are numbers"
+    if column.allowed is not None and (isinstance(column.allowed, str) or not column.allowed):
+        yield f"has allowed={column.allowed!r}; give a tuple of one value or more"
+    if column.pattern is not None and (why := _why_no_regex(column.pattern)):
+        yield f"has the pattern {column.pattern!r}, which RE2 refuses: {why}"
 
 
 def _why_no_regex(pattern: str, by: str = "") -> str:
@@ -117,30 +134,49 @@ def _why_no_regex(pattern: str, by: str = "") -> str:
 
 def _layout_problems(source: Source) -> Iterator[str]:
     """What the layout of a source's files says against itself."""
-    if not source.delimiter:
-        yield f"source {source.name!r} has no delimiter"
+    ends = {"\0", "\r", "\n"}
+    if not source.delimiter or {*source.delimiter} & {*ends, source.quote}:
+        yield (
+            f"source {source.name!r}: delimiter is {source.delimiter!r}; it must be a character or "
+            "more, without the quote, zeros and ends of lines"
+        )
     for name in ("quote", "escape", "comment"):
-        if len(value := getattr(source, name)) > 1 or not (name == "comment" or value.isascii()):
-            one = "one character" if name == "comment" else "one character of ASCII"
-            yield f"source {source.name!r}: {name} is {value!r}; it must be {one}, or empty"
+        value, any_script = getattr(source, name), name == "comment"
+        if len(value) > 1 or value in ends or not (any_script or value.isascii()):
+            one = "one character" if any_script else "one character of ASCII"
+            yield (
+                f"source {source.name!r}: {name} is {value!r}; it must be {one}, no zero or end of "
+                "a line, or empty"
+            )
     if source.escape not in ("", "\\"):
         yield (
             f"source {source.name!r}: escape is {source.escape!r}; it must be a backslash, or the "
             f"quote itself, {source.quote!r}"
         )
-    try:
-        codecs.lookup(source.encoding)
-    except LookupError:
-        yield f"source {source.name!r} has the unknown encoding {source.encoding!r}"
+    if not _is_encoding(source.encoding):
+        yield f"source {source.name!r} has the encoding {source.encoding!r}, which is none of texts"
     if nested := [c.name for c in source.columns if c.path and source.format == "csv"]:
         yield f"source {source.name!r} is csv, where no path leads to {', '.join(nested)}"
     if renamed := [c.name for c in source.columns if c.header and source.format != "csv"]:
         yield f"source {source.name!r} is no csv: there is no header to name {', '.join(renamed)}"
+    wild = [column.name for column in source.columns if {"*", "**"} & {*column.place}]
+    if wild and source.format == "json":
+        yield f"source {source.name!r} is json, where a key * cannot be read: {', '.join(wild)}"
     places = {column.place for column in source.columns}
     for column in source.columns:
         outer = [column.place[:end] for end in range(1, len(column.place))]
         if inside := [place for place in outer if place in places]:
             yield f"column {column.name!r} lies inside the column {'.'.join(inside[0])!r}"
+
+
+def _is_encoding(name: str) -> bool:
+    """Whether Python has it, for texts, and tells bytes that are none apart."""
+    try:
+        "".encode(name)
+        codecs.getincrementaldecoder(name)("backslashreplace").decode(b"a", False)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 def _image_source_problems(source: Source) -> Iterator[str]:
@@ -159,6 +195,8 @@ def _join_problems(dataset: Parts, join: Join) -> Iterator[str]:
         return
     if join.source.lower() in (name.lower() for name in dataset.row_source.column_names):
         yield f"parent {join.source!r} is also a column of {dataset.rows!r}; rename the source"
+    if not join.on:
+        yield f"join with {join.source!r} on nothing"
     for _, parent_column in join.on:
         if parent_column not in dataset.source(join.source).column_names:
             yield f"join on {join.source}.{parent_column}, which is not declared"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from jobs.base.errors import ConfigError
 from jobs.rows.base.duck import connection, registered
 from jobs.rows.judge.casts import cast
+from jobs.rows.judge.expressions import refuse_bad_expressions
 from jobs.rows.judge.strict import strict
 from schemas.dataset import Column
 from schemas.field import Carried
@@ -61,3 +65,45 @@ def test_two_signs_are_no_number_beside_any_other(beside: str, day: str, tmp_pat
     found = judged(dataset, write(tmp_path, {"0.csv": f"{lines}{day},{beside}\n"}), "2024-01-01")
     assert reasons_of(found).pop("2024-01-01,+-1") == ["unparsable:x"]
     assert values_of(found, "x")[:2] == ["100.0", "1.0"]
+
+
+MIDNIGHT = "2024-01-01T00:00:00+02:00"
+
+
+@pytest.mark.parametrize(
+    ("type_", "allowed", "good", "bad"),
+    [
+        ("timestamp", (MIDNIGHT,), [MIDNIGHT, "2023-12-31 22:00"], ["2024-01-01"]),
+        ("date", ("2024-1-1",), ["2024-01-01"], ["2024-01-02"]),
+        ("boolean", (True,), ["yes", "1"], ["no"]),
+        ("boolean", (" Yes",), ["yes", "1"], ["no"]),
+        ("int", (1, "+2", " 3"), ["1", "2", "03"], ["4"]),
+        ("float", (0.1,), ["0.1", ".10"], ["0.2"]),
+        ("string", (1, " a"), ["1", " a"], ["01", "a"]),
+    ],
+)
+def test_allowed_values_are_read_as_the_columns_own(
+    type_: str, allowed: tuple[Any, ...], good: list[str], bad: list[str], tmp_path: Path
+) -> None:
+    dataset = declared(Column("v", type_, allowed=allowed), Column("n", "int"), fields=(ONE,))
+    refuse_bad_expressions(dataset)
+    lines = "".join(f"{text},1\n" for text in (*good, *bad))
+    found = judged(dataset, write(tmp_path, {"0.csv": lines}))
+    assert reasons_of(found) == {f"{text},1": ["not_allowed:v"] for text in bad}
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        ("int", 1.5),
+        ("int", "1_0"),
+        ("tinyint", 300),
+        ("date", "today"),
+        ("double", "nan"),
+        ("timestamp", "2024-01-01T00:00:00+25:00"),
+    ],
+)
+def test_allowed_values_of_no_such_type_are_refused(type_: str, value: Any) -> None:
+    dataset = declared(Column("v", type_, allowed=(value,)), fields=(ONE,))
+    with pytest.raises(ConfigError, match=f"column 'v' has {re.escape(repr(value))} among"):
+        refuse_bad_expressions(dataset)

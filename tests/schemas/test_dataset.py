@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -38,8 +39,12 @@ fields = st.one_of(
 )
 
 
-def laid_out(**layout: Any) -> Source:
-    return Source("rows", columns=(Column("k", "int"), Column("x", "double")), **layout)
+def laid_out(more: Column | None = None, **layout: Any) -> Source:
+    columns = (Column("k", "int"), Column("x", "double"), *([more] if more else []))
+    return Source("rows", columns, **layout)
+
+
+TWO = (laid_out(), Source("air", (Column("k", "int"),)))
 
 
 def declared(*more: Field, **changes: Any) -> Dataset:
@@ -103,6 +108,37 @@ def test_an_escape_that_is_the_quote_says_nothing() -> None:
         ({"sources": (laid_out(escape="^"),)}, "escape is '^'; it must be a backslash"),
         ({"sources": (laid_out(quote="'", escape='"'),)}, "escape is '\"'; it must be"),
         ({"sources": (laid_out(quote="“"),)}, "quote is '“'; it must be one"),
+        ({"sources": (laid_out(quote="\n"),)}, "quote is '\\n'; it must be one"),
+        *[
+            ({"sources": (laid_out(delimiter=mark),)}, "delimiter is ")
+            for mark in ("", "\0", "\n", "|\r", '"')
+        ],
+        *[
+            ({"sources": (laid_out(encoding=name),)}, f"encoding {name!r}, which is none of texts")
+            for name in ("rot13", "base64", "idna", "punycode", "undefined", "nope", "", "a\0")
+        ],
+        *[
+            ({"sources": (laid_out(format="json", more=Column("c", "int", path=path)),)}, "a key *")
+            for path in ("*", "x.*", "**.x")
+        ],
+        ({"sources": (laid_out(), Source("other", ()))}, "'other' has no columns"),
+        ({"sources": (laid_out(), Source("", (Column("k", "int"),)))}, "a source has no name"),
+        ({"sources": (laid_out(more=Column("", "int")),)}, "or one without a name"),
+        ({"fields": (Label("y", "x"), Numeric("", "x"))}, "a field has no name"),
+        *[
+            ({"sources": (laid_out(more=Column("c", "int", **{bound: value})),)}, f"c has {bound}=")
+            for bound in ("min", "max")
+            for value in ("3", "2020-01-01", math.nan)
+        ],
+        *[
+            ({"sources": (laid_out(more=Column("c", "string", allowed=value)),)}, "c has allowed=")
+            for value in ((), "abc")
+        ],
+        ({"sources": TWO, "joins": (Join("air", ()),)}, "join with 'air' on nothing"),
+        (
+            {"sources": TWO, "joins": (Join("air", (("k", "k"),)), Join("air", (("x", "k"),)))},
+            "two joins with air; declare the source twice, under two names",
+        ),
     ],
 )
 def test_contradictions_are_named(changes: dict[str, Any], named: str) -> None:

@@ -16,7 +16,9 @@ import duckdb
 from jobs.base.errors import ConfigError
 from jobs.rows.base.duck import connection
 from jobs.rows.base.names import ROW_DS, UNREAD
+from jobs.rows.judge.casts import is_text
 from jobs.rows.judge.functions import OWN, Catalogue, first_lines
+from jobs.rows.judge.rules import allowed_values
 from jobs.rows.judge.statement import (
     INPUT,
     PLACE,
@@ -96,6 +98,7 @@ def refuse_bad_expressions(dataset: Dataset) -> None:
         for e, type_ in zip(expressions, _types(duck, dataset, expressions), strict=True):
             if problem := e.misfit(type_):
                 _refuse(dataset, e, problem)
+        _refuse_bad_values(duck, dataset)
         _bind_whole(duck, dataset)
 
 
@@ -110,6 +113,20 @@ def _refuse(dataset: Dataset, e: _Expression, problem: str) -> None:
         f"declaration {dataset.name!r}: {e.place}: {e.sql!r} {problem}",
         "DuckDB's SQL over the row, see docs/expressions.md",
     )
+
+
+def _refuse_bad_values(duck: duckdb.DuckDBPyConnection, dataset: Dataset) -> None:
+    for column in dataset.row_source.columns:
+        if is_text(column) or not column.allowed:
+            continue
+        found = duck.execute(f"SELECT {', '.join(allowed_values(column))}").fetchone() or ()
+        for value, read in zip(column.allowed, found, strict=True):
+            if read is None:
+                raise ConfigError(
+                    f"declaration {dataset.name!r}: column {column.name!r} has {value!r} among its "
+                    f"allowed values, which is none of type {column.type}",
+                    "values as the column's texts have them, see docs/raw.md",
+                )
 
 
 def _bind_whole(duck: duckdb.DuckDBPyConnection, dataset: Dataset) -> None:

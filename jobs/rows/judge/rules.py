@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from jobs.rows.base.names import LABEL_ABSENT, MARKS, ROW_DS, UNDATED
-from jobs.rows.judge.casts import is_text, is_whole
+from jobs.rows.judge.casts import cast, is_text, is_whole
+from jobs.rows.judge.strict import strict
 from schemas.dataset import Dataset
 from schemas.field import (
     CategoricalList,
@@ -19,7 +22,7 @@ from schemas.field import (
     Tensor,
     Weight,
 )
-from schemas.source import Column, duckdb_type, quoted
+from schemas.source import Column, quoted
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,15 @@ def _double(number: float) -> str:
 
 
 def _not_allowed(column: Column) -> str:
-    """True of a value that is none of the allowed ones; these are read as the column's texts."""
-    name, kind = quoted(column.name), duckdb_type(column.type)
-    allowed = ", ".join(f"TRY_CAST({text_literal(str(v))} AS {kind})" for v in column.allowed or ())
+    """True of a value that is none of the allowed ones."""
+    name, allowed = quoted(column.name), ", ".join(allowed_values(column))
     return f"{name} IS NOT NULL AND NOT coalesce({name} IN ({allowed}), false)"
+
+
+def allowed_values(column: Column) -> list[str]:
+    """SQL of each allowed value, read as the column's own texts are: null where it is none."""
+    texts = strict(pa.chunked_array([[str(v) for v in column.allowed or ()]]), column.type)
+    return [cast(text_literal(text), column.type, False) for text in texts.to_pylist()]
 
 
 def text_literal(text: str) -> str:
