@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.base.errors import DataRefused
 from jobs.rows.base.duck import registered, shared_connection
 from schemas.source import quoted
 
@@ -182,13 +180,5 @@ def rows_as_json(table: pa.Table, of_json: Collection[str]) -> pa.ChunkedArray:
 
 
 def _asked(table: pa.Table, sql: str) -> pa.ChunkedArray:
-    try:
-        with registered(shared_connection(), {"__values": table}) as duck:
-            return duck.sql(f"SELECT {sql} AS found FROM __values").to_arrow_table()["found"]
-    except duckdb.Error as error:
-        types = ", ".join(f"{field.name} {field.type}" for field in table.schema)
-        raise DataRefused(
-            f"columns ({types}) cannot be read: {error}".splitlines()[0],
-            "values that DuckDB can show",
-            "write the column as another type, or land the file again",
-        ) from error
+    with registered(shared_connection(), {"__values": table}) as duck:
+        return duck.sql(f"SELECT {sql} AS found FROM __values").to_arrow_table()["found"]
