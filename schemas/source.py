@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -71,9 +71,9 @@ class Column:
     A text that does not parse as `type` refuses the row (`unparsable:NAME`). `pattern` is an RE2
     regular expression that is searched in the text, where `.` is no end of a line; ^ and $ are the
     text's ends. `of_label` marks a column known only once the label is: its rules do not apply in
-    scoring. `path` is where the value stands in nested data (`user.address.city`); empty means the
-    name. `header` is the name in a CSV file's header, where that one is not fit for SQL
-    (`Order ID`); empty means the name.
+    scoring, where files may lack it. `path` is where the value stands in nested data
+    (`user.address.city`); empty means the name. `header` is the name in a CSV file's header, where
+    that one is not fit for SQL (`Order ID`); empty means the name.
     """
 
     name: str
@@ -137,6 +137,11 @@ class Source:
     def header_names(self) -> tuple[str, ...]:
         """As the header of a CSV file has them."""
         return tuple(column.header or column.name for column in self.columns)
+
+    def without(self, names: Collection[str]) -> Source:
+        """The source of files that have not these columns."""
+        kept = tuple(column for column in self.columns if column.name not in names)
+        return replace(self, columns=kept) if names else self
 
     def struct_type(self) -> StructType:
         """The columns with their declared types, as Spark's StructType."""

@@ -150,6 +150,22 @@ def test_sources_of_scoring_may_be_others(spark: SparkSession, night: Line, tmp_
     assert {ds: counts.valid for ds, counts in found.counts.items()} == {"2024-02-01": 5}
 
 
+@pytest.mark.parametrize(("most_mb", "day"), [(0, "2024-02-05"), (256, "2024-02-06")])
+def test_files_without_the_columns_of_the_label_have_the_same_scores(
+    most_mb: int, day: str, spark: SparkSession, night: Line, tmp_path: Path
+) -> None:
+    raw = Raw(tmp_path).add(rows_of(day, 50)).write("labelled.csv")
+    lines = (tmp_path / "labelled.csv").read_text().splitlines()
+    text = "".join(line.rsplit(",", 1)[0] + "\n" for line in lines)
+    (tmp_path / "bare.csv").write_text(text)
+    for name in ("labelled.csv", "bare.csv"):
+        given = [f"score.sources={{visits: {raw.folder / name}}}"]
+        settings = load_settings(night.raw.config, [*given, f"etl.broadcast_parent_mb={most_mb}"])
+        found = _score(night, spark, f"score-{most_mb}-{name}", (day,), settings=settings)
+        assert {ds: counts.valid for ds, counts in found.counts.items()} == {day: 50}
+        assert found.changed == (name == "labelled.csv")
+
+
 def test_undated_rows_are_counted_on_a_line_of_their_own(
     spark: SparkSession, night: Line, tmp_path: Path
 ) -> None:

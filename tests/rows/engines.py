@@ -73,7 +73,8 @@ def judged(
 
 def judged_files(engine: Engine, files: Sequence[RawFile], piece_bytes: int = WHOLE) -> Judged:
     source = engine.dataset.row_source
-    found = [engine.judge(raw) for raw in read_rows(cut(files, source, piece_bytes), source)]
+    pieces = cut(files, source, piece_bytes, engine.with_label)
+    found = [engine.judge(raw) for raw in read_rows(pieces, source)]
     if not found:
         return Judged(pa.table({}), pa.table({}), 0)
     return Judged(

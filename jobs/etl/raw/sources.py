@@ -77,13 +77,14 @@ class RawSources:
         )
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
-    def pieces(self) -> list[Piece]:
-        """Those of the rows' files.
+    def pieces(self, with_label: bool = True) -> list[Piece]:
+        """Those of the rows' files; without a label they may be without its columns.
 
         Raises:
             DataRefused: a file cannot be read, or has another header or schema than declared.
         """
-        return cut(self.files[self.dataset.rows], self.dataset.row_source, _PIECE_BYTES)
+        files = self.files[self.dataset.rows]
+        return cut(files, self.dataset.row_source, _PIECE_BYTES, with_label)
 
     def large_parents(self, most_mb: int) -> list[Join]:
         """Joins whose parents' files are larger together than so much."""

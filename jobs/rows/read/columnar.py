@@ -69,14 +69,20 @@ def _reader(file: Any, source: Source) -> Any:
     return pq.ParquetFile(file, coerce_int96_timestamp_unit="us")
 
 
-def refuse_other_columns(path: str, schema: pa.Schema, source: Source) -> None:
+def refuse_other_columns(
+    path: str, schema: pa.Schema, source: Source, optional: frozenset[str]
+) -> frozenset[str]:
     """Refuses a file that lacks a declared column or has another.
+
+    Returns:
+        Which of the optional columns it is without.
 
     Raises:
         DataRefused: it names file and columns.
     """
     declared = {column.place[0] for column in source.columns}
-    missing = [".".join(c.place) for c in source.columns if _leaf(schema, c.place) is None]
+    absent = [c for c in source.columns if _leaf(schema, c.place) is None]
+    missing = [".".join(c.place) for c in absent if c.name not in optional]
     unknown = [name for name in schema.names if name not in declared]
     if missing or unknown:
         raise DataRefused(
@@ -85,6 +91,7 @@ def refuse_other_columns(path: str, schema: pa.Schema, source: Source) -> None:
             ", ".join(".".join(column.place) for column in source.columns),
             "correct the file, or the source's columns in the declaration",
         )
+    return frozenset(c.name for c in absent)
 
 
 def _leaf(schema: pa.Schema, place: Sequence[str]) -> pa.DataType | None:

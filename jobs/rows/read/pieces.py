@@ -42,6 +42,7 @@ class Piece:
         start, end: bytes of a text file, or row groups; `end` None is the file's end.
         weight: bytes, about, for sharing pieces out among tasks.
         offset: of its first byte in the file, about, for finding the hosts that have it.
+        lacks: declared columns of the label that the file is without.
     """
 
     file: RawFile
@@ -49,39 +50,47 @@ class Piece:
     end: int | None = None
     weight: int = 0
     offset: int = 0
+    lacks: frozenset[str] = frozenset()
 
 
-def cut(files: Sequence[RawFile], source: Source, piece_bytes: int) -> list[Piece]:
+def cut(
+    files: Sequence[RawFile], source: Source, piece_bytes: int, with_label: bool = True
+) -> list[Piece]:
     """The pieces of some files, in order.
+
+    Args:
+        with_label: False in scoring: a file may be without columns that are `of_label`.
 
     Raises:
         DataRefused: a file cannot be read, or its header or schema is not the declared one.
     """
+    pieces = partial(_pieces, source=source, piece_bytes=piece_bytes, with_label=with_label)
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = list(threads.map(partial(_pieces, source=source, piece_bytes=piece_bytes), files))
+        found = list(threads.map(pieces, files))
     return [piece for own in found for piece in own]
 
 
-def _pieces(file: RawFile, source: Source, piece_bytes: int) -> list[Piece]:
+def _pieces(file: RawFile, source: Source, piece_bytes: int, with_label: bool) -> list[Piece]:
+    optional = frozenset(c.name for c in source.columns if c.of_label and not with_label)
     if source.format == "images":
         return [Piece(file, weight=file.size_bytes + 4096)]
     try:
         if source.format in ("parquet", "orc"):
-            return _of_groups(file, source, piece_bytes)
-        head = _checked_header(file, source)
+            return _of_groups(file, source, piece_bytes, optional)
+        head, lacks = _checked_header(file, source, optional)
     except MillstreamError:
         raise
     except (OSError, EOFError, pa.ArrowException) as error:
         raise unreadable(file.path, error) from error
     if not can_be_cut(file.path, source) or file.size_bytes <= piece_bytes:
-        return [Piece(file, weight=file.size_bytes)]
+        return [Piece(file, weight=file.size_bytes, lacks=lacks)]
     ends = _ends(file.size_bytes, piece_bytes, file.block_bytes)
     # The header belongs to the first piece, whatever comments stand before it.
     ends = [0, *(end for end in ends[1:-1] if end >= head), file.size_bytes]
     count = len(ends) - 1
     # Files may grow; the last piece ends where the file does, which is then refused.
     return [
-        Piece(file, start, end if n + 1 < count else None, end - start, start)
+        Piece(file, start, end if n + 1 < count else None, end - start, start, lacks)
         for n, (start, end) in enumerate(pairwise(ends))
     ]
 
@@ -101,27 +110,34 @@ def _ends(size: int, piece_bytes: int, block_bytes: int) -> list[int]:
     return [*(n * blocks * block_bytes // of_a_block for n in range(count)), size]
 
 
-def _of_groups(file: RawFile, source: Source, piece_bytes: int) -> list[Piece]:
+def _of_groups(
+    file: RawFile, source: Source, piece_bytes: int, optional: frozenset[str]
+) -> list[Piece]:
     with ColumnarFile(file.path, source) as opened:
-        refuse_other_columns(file.path, opened.schema, source)
+        lacks = refuse_other_columns(file.path, opened.schema, source, optional)
         groups = opened.groups
     count = max(1, min(groups, -(-file.size_bytes // piece_bytes)))
     ends = [groups * n // count for n in range(count + 1)]
     weight = file.size_bytes // count
     return [
-        Piece(file, a, b, weight, n * weight) for n, (a, b) in enumerate(pairwise(ends)) if a < b
+        Piece(file, a, b, weight, n * weight, lacks)
+        for n, (a, b) in enumerate(pairwise(ends))
+        if a < b
     ]
 
 
-def _checked_header(file: RawFile, source: Source) -> int:
+def _checked_header(
+    file: RawFile, source: Source, optional: frozenset[str]
+) -> tuple[int, frozenset[str]]:
     """Refuses a file whose first line is not the declared header, naming what differs.
 
     Returns:
-        A number of bytes from the start that hold the header.
+        A number of bytes from the start that hold the header, and which of the optional columns it
+        is without.
     """
     if source.format != "csv" or not source.header:
-        return 0
-    expected, cuttable = header_text(source), can_be_cut(file.path, source)
+        return 0, frozenset()
+    cuttable = can_be_cut(file.path, source)
     head = _HEAD_BYTES if cuttable else max(_HEAD_BYTES, file.size_bytes)
     while True:
         lines = next(read_lines(file.path, source, 0, head if cuttable else None), None)
@@ -131,20 +147,31 @@ def _checked_header(file: RawFile, source: Source) -> int:
     if lines is None:
         raise DataRefused(
             f"{file.path} is empty: it has no header",
-            f"a file that begins with {expected}",
+            f"a file that begins with {header_text(source)}",
             "land the file again, or take it away; a file with a header and no rows is accepted",
         )
-    first = without_quotes(lines.bare()[0].as_py(), source)
-    if first == expected:
-        return head
-    names = first.split(source.delimiter)
-    missing = [name for name in source.header_names if name not in names]
-    unknown = [name for name in names if name not in source.header_names]
+    return head, _lacking(lines.bare()[0].as_py(), file.path, source, optional)
+
+
+def _lacking(line: str, path: str, source: Source, optional: frozenset[str]) -> frozenset[str]:
+    """Which of the optional columns a header is without."""
+    first, between = without_quotes(line, source), source.delimiter
+    # Names, too, may hold the delimiter.
+    held = between + first + between
+    headers = dict(zip(source.column_names, source.header_names, strict=True))
+    absent = [name for name, text in headers.items() if between + text + between not in held]
+    lacks = optional.intersection(absent)
+    if first == header_text(source.without(lacks)):
+        return lacks
+    missing = [headers[name] for name in absent if name not in optional]
+    for text in source.header_names:
+        held = held.replace(between + text + between, between)
+    unknown = held.split(between)[1:-1]
     raise DataRefused(
-        f"{file.path}: the header of source {source.name!r} differs: "
+        f"{path}: the header of source {source.name!r} differs: "
         f"missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}"
         + ("" if missing or unknown else "; the order differs"),
-        expected,
+        header_text(source),
         "correct the file, or the source's columns in the declaration",
     )
 
@@ -196,6 +223,14 @@ def _tables(pieces: Sequence[Piece], source: Source) -> Iterator[pa.Table]:
 
 
 def _of_piece(piece: Piece, source: Source) -> Iterator[pa.Table]:
+    """The rows of a piece, null in columns that its file is without."""
+    for table in _parsed(piece, source.without(piece.lacks)):
+        for name in sorted(piece.lacks):
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+        yield table
+
+
+def _parsed(piece: Piece, source: Source) -> Iterator[pa.Table]:
     if source.format == "images":
         yield image_rows([piece.file], source)
     elif source.format in ("parquet", "orc"):
