@@ -35,7 +35,8 @@ class Layout:
     Args:
         dataset: the declaration.
         columns: fields that become inputs, in the declaration's order; all when None.
-        with_label: False where the rows have no label (scoring): their labels are NaN.
+        with_label: False where the rows have no label (scoring): their labels are NaN. No weight is
+            read then, which may follow from the label; it is 1.
 
     Raises:
         ConfigError: `columns` names what is no input.
@@ -49,7 +50,7 @@ class Layout:
         self._dense = [f.name for f in dataset.numeric if f.name in wanted]
         self._sparse = [f.name for f in dataset.categorical if f.name in wanted]
         self._label = dataset.label.name if with_label else None
-        self._weight = dataset.weight.name if dataset.weight else None
+        self._weight = dataset.weight.name if dataset.weight and with_label else None
         scalars = [self._label, self._weight, *self._dense, *self._sparse]
         self._columns = {name: place for place, name in enumerate(filter(None, scalars), start=2)}
         self._first_dense = 2 + (self._label is not None) + (self._weight is not None)
@@ -184,7 +185,7 @@ def batch_from_arrow(
     Args:
         rows: the stored columns (further ones are ignored).
         dataset: their declaration.
-        with_label: False in scoring: labels are NaN, and no label column is needed.
+        with_label: False in scoring: labels are NaN, weights 1, and no column of them is needed.
         columns: fields that become inputs; all when None.
 
     Raises:

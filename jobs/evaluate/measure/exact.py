@@ -20,12 +20,12 @@ Limbs = npt.NDArray[np.int64]
 LIMBS = ("high", "middle", "low")
 LIMB_BITS = 28
 UNIT = 2 ** (2 * LIMB_BITS)
-# More rows, or a larger sum, could overflow the whole numbers.
-MOST_ROWS, LARGEST_SUM = 2 ** (62 - LIMB_BITS), 2.0**62
+# More rows could overflow the whole numbers.
+MOST_ROWS = 2 ** (62 - LIMB_BITS)
 
 
 def exact_sum(term: Column) -> Column:
-    """The exact sum of a term cut at 2^-56: three sums of whole numbers, and the largest term."""
+    """The exact sum of a term cut at 2^-56: three sums of whole numbers."""
     base = float(2**LIMB_BITS)
     high = F.floor(term)
     rest = (term - high) * base
@@ -35,7 +35,6 @@ def exact_sum(term: Column) -> Column:
         F.sum(high).alias("high"),
         F.sum(middle).alias("middle"),
         F.sum(low).alias("low"),
-        F.max(F.abs(term)).alias("largest"),
     )
 
 

@@ -56,7 +56,8 @@ def from_totals(sums: Mapping[str, Any], task: Task) -> dict[str, Any]:
     score, label = sums["score"], sums["label"]
     values = {"mean_score": _divided(score, weight)}
     if task == "regression":
-        spread = sums["label_squared"] * weight - label * label
+        deviation = sums["deviation"]
+        spread = sums["deviation_squared"] * weight - deviation * deviation
         return {
             "rmse": np.sqrt(_divided(sums["squared"], weight)),
             "mae": _divided(sums["absolute"], weight),

@@ -1,8 +1,8 @@
 """Metrics of scored rows, exact, at any size, of all rows and of slices.
 
-Nothing on the driver grows with the rows. Three jobs over the scored rows, so persist what is dear
-to compute: sums (`sums.py`); and for a binary label ranks (`ranking.py`) and how sure their areas
-are (`jackknife.py`).
+Nothing on the driver grows with the rows. A few jobs over the scored rows, so persist what is dear
+to compute: their scale (`scale.py`); sums (`sums.py`); and for a binary label ranks
+(`ranking.py`) and how sure their areas are (`jackknife.py`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from jobs.evaluate.measure.jackknife import (
 )
 from jobs.evaluate.measure.multiclass import with_own_score
 from jobs.evaluate.measure.ranking import Curve, Ranking, rank
+from jobs.evaluate.measure.scale import Scale, scale_of
 from jobs.evaluate.measure.sums import ALL, SCORE_EPSILON, Sums, sums_by_slice
 from jobs.evaluate.predict.predict import PREDICTED_CLASS
 from schemas.field import Task
+
+# Metrics of a regression that are measured as its labels are.
+_IN_LABELS = {"rmse", "mae", "mean_label", "mean_score"}
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,13 @@ def measure(
         DataRefused: no rows, one class only, a missing or impossible score, label or weight.
     """
     blocks = BLOCKS if "block" in scored.columns else 1
-    rows = _by_slice(with_own_score(scored) if task == "multiclass" else scored)
-    sums = sums_by_slice(rows, task, name, bins=bins, blocks=blocks, threshold=threshold)
+    scale = scale_of(scored, task, name)
+    rows = _by_slice(with_own_score(scored) if task == "multiclass" else scored, scale)
+    sums = sums_by_slice(
+        rows, task, name, bins=bins, blocks=blocks, threshold=threshold, centre=scale.centre
+    )
     if task != "binary":
-        measured = {slice_: _of_sums(of_slice, task) for slice_, of_slice in sums.items()}
+        measured = {slice_: _of_sums(of_slice, task, scale) for slice_, of_slice in sums.items()}
     else:
         _refuse_one_class(sums[ALL], name)
         with side_by_side(rows.sparkSession) as threads:
@@ -113,7 +120,7 @@ def measure(
             areas = replicates_of_ranking(rows, blocks) if blocks > 1 else {}
             rankings = ranked.result()
         measured = {
-            slice_: _binary(of_slice, rankings.get(slice_), areas.get(slice_, {}))
+            slice_: _binary(of_slice, rankings.get(slice_), areas.get(slice_, {}), scale)
             for slice_, of_slice in sums.items()
         }
     whole = measured.pop(ALL)
@@ -121,12 +128,12 @@ def measure(
     return Metrics(**{**vars(whole), "slices": slices})
 
 
-def _by_slice(scored: DataFrame) -> DataFrame:
-    """A row for each slice of a scored row, and one for all rows together."""
+def _by_slice(scored: DataFrame, scale: Scale) -> DataFrame:
+    """A row for each slice of a scored row, and one for all rows together; scaled."""
     slices = F.col("slices") if "slices" in scored.columns else F.array().cast("array<string>")
     block = F.col("block") if "block" in scored.columns else F.lit(0)
     return scored.select(
-        *(F.col(c).cast("double").alias(c) for c in ("score", "label", "weight")),
+        *((F.col(c).cast("double") * scale.of(c)).alias(c) for c in ("score", "label", "weight")),
         *(c for c in (PREDICTED_CLASS,) if c in scored.columns),
         block.alias("block"),
         F.explode(F.concat(F.array(F.lit(ALL)), slices)).alias("slice"),
@@ -150,19 +157,20 @@ def _values(sums: Sums, task: Task) -> dict[str, float]:
     return {name: float(found) for name, found in from_totals(totals, task).items()}
 
 
-def _of_sums(sums: Sums, task: Task) -> Metrics:
-    return Metrics(
-        task,
-        int(sums.rows.sum()),
-        value(sums.total("weight")),
-        _values(sums, task),
-        replicates_of_sums(sums, task),
-    )
+def _of_sums(sums: Sums, task: Task, scale: Scale) -> Metrics:
+    values, replicates = _values(sums, task), replicates_of_sums(sums, task)
+    for name in _IN_LABELS & values.keys():
+        values[name] /= scale.number
+        replicates[name] = replicates[name] / scale.number
+    weight = value(sums.total("weight")) / scale.weight
+    return Metrics(task, int(sums.rows.sum()), weight, values, replicates)
 
 
-def _binary(sums: Sums, ranking: Ranking | None, areas: Mapping[str, Floats]) -> Metrics:
-    weight = value(sums.total("weight"))
-    calibration = _calibration(sums)
+def _binary(
+    sums: Sums, ranking: Ranking | None, areas: Mapping[str, Floats], scale: Scale
+) -> Metrics:
+    weight = value(sums.total("weight")) / scale.weight
+    calibration = _calibration(sums, scale)
     gaps = math.fsum(b.weight * abs(b.mean_score - b.mean_label) for b in calibration)
     return Metrics(
         "binary",
@@ -185,7 +193,7 @@ def _areas(ranking: Ranking | None) -> dict[str, float]:
     return {"auc": ranking.auc, "pr_auc": ranking.pr_auc}
 
 
-def _calibration(sums: Sums) -> tuple[CalibrationBin, ...]:
+def _calibration(sums: Sums, scale: Scale) -> tuple[CalibrationBin, ...]:
     bins = len(sums.rows)
     weights, scores, labels = (sums.by_bin(term) for term in ("weight", "score", "label"))
     return tuple(
@@ -193,7 +201,7 @@ def _calibration(sums: Sums) -> tuple[CalibrationBin, ...]:
             low=bin_ / bins,
             high=(bin_ + 1) / bins,
             rows=int(sums.rows[bin_]),
-            weight=value(weights[bin_]),
+            weight=value(weights[bin_]) / scale.weight,
             mean_score=scores[bin_] / weights[bin_],
             mean_label=labels[bin_] / weights[bin_],
         )

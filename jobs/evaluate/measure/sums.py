@@ -14,7 +14,6 @@ from pyspark.sql import functions as F
 
 from jobs.base.errors import DataRefused
 from jobs.evaluate.measure.exact import (
-    LARGEST_SUM,
     MOST_ROWS,
     Limbs,
     exact_sum,
@@ -61,7 +60,14 @@ class Sums:
 
 
 def sums_by_slice(
-    rows: DataFrame, task: Task, name: str, *, bins: int, blocks: int, threshold: float
+    rows: DataFrame,
+    task: Task,
+    name: str,
+    *,
+    bins: int,
+    blocks: int,
+    threshold: float,
+    centre: float = 0.0,
 ) -> dict[str, Sums]:
     """Sums of the terms that the task's metrics need, by slice.
 
@@ -71,11 +77,12 @@ def sums_by_slice(
             is there.
         name: of the rows, for errors.
         threshold: a score from here on predicts label 1.
+        centre: of a regression's labels, see `Scale`.
 
     Raises:
-        DataRefused: no rows, an impossible score, label or weight, or too large a sum.
+        DataRefused: no rows or too many, an impossible score, label or weight.
     """
-    terms = _terms(task, threshold)
+    terms = _terms(task, threshold, centre)
     bad = {problem: F.count_if(condition) for problem, condition in _problems(task).items()}
     bin_ = (
         F.least(F.floor(F.col("score") * bins), F.lit(bins - 1)) if task == "binary" else F.lit(0)
@@ -91,7 +98,7 @@ def sums_by_slice(
     )
     whole = found.filter(pc.equal(found["slice"], ALL))
     _refuse_impossible(whole, list(bad), task, name)
-    _refuse_overflow(whole, list(terms), name)
+    _refuse_too_many(whole, name)
     return {
         slice_: _of_slice(found.filter(pc.equal(found["slice"], slice_)), list(terms), bins, blocks)
         for slice_ in sorted(found["slice"].unique().to_pylist())
@@ -109,7 +116,7 @@ def _of_slice(found: pa.Table, terms: list[str], bins: int, blocks: int) -> Sums
     return Sums(rows, limbs)
 
 
-def _terms(task: Task, threshold: float) -> dict[str, Column]:
+def _terms(task: Task, threshold: float, centre: float) -> dict[str, Column]:
     score, label, weight = F.col("score"), F.col("label"), F.col("weight")
     error = score - label
     if task == "multiclass":
@@ -120,7 +127,9 @@ def _terms(task: Task, threshold: float) -> dict[str, Column]:
     terms = {"weight": weight, "score": weight * score, "label": weight * label}
     terms["squared"] = weight * error * error
     if task == "regression":
-        return {**terms, "absolute": weight * F.abs(error), "label_squared": weight * label * label}
+        deviation = label - centre
+        terms |= {"absolute": weight * F.abs(error), "deviation": weight * deviation}
+        return {**terms, "deviation_squared": weight * deviation * deviation}
     clipped = F.least(F.greatest(score, F.lit(SCORE_EPSILON)), F.lit(1 - SCORE_EPSILON))
     loss = -F.log(F.when(label == 1, clipped).otherwise(1 - clipped))
     positive = score >= threshold
@@ -165,13 +174,7 @@ def _refuse_impossible(whole: pa.Table, problems: list[str], task: Task, name: s
             raise DataRefused(f"{name}: {count} rows have {problem}", _EXPECTED[task])
 
 
-def _refuse_overflow(whole: pa.Table, terms: list[str], name: str) -> None:
+def _refuse_too_many(whole: pa.Table, name: str) -> None:
     rows = pc.sum(whole["rows"]).as_py()
-    for term in terms:
-        largest = pc.max(whole[term].combine_chunks().field("largest")).as_py()
-        if largest * rows >= LARGEST_SUM or rows >= MOST_ROWS:
-            raise DataRefused(
-                f"{name}: the sum of {term} over {rows} rows, up to {largest:g} each, is too large",
-                f"sums below {LARGEST_SUM:g} and fewer than {MOST_ROWS} rows",
-                "scale the label or the weights",
-            )
+    if rows >= MOST_ROWS:
+        raise DataRefused(f"{name} has {rows:,} rows", f"fewer than {MOST_ROWS:,} to measure")

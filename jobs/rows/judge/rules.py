@@ -75,7 +75,7 @@ def _of_field(number: int, f: Field, with_label: bool) -> Iterator[Rule]:
     match f:
         case Numeric():
             yield Rule(f"not_finite:{f.name}")
-        case Weight():
+        case Weight() if with_label:
             good = f"{value} IS NOT NULL AND isfinite({value}) AND {value} > 0"
             yield Rule(f"weight:{f.name}", f"NOT ({good})")
         case Label() if with_label:
