@@ -101,7 +101,7 @@ def compare(settings: Settings, spark: SparkSession, *, run_id: str, challenger:
     )
     evaluation.report(measured, against, verdict)
     evaluation.record(measured, verdict)
-    return Comparison(measured, against, verdict)
+    return Comparison(measured, against, verdict, champion.version if champion else "")
 
 
 @dataclass(frozen=True)

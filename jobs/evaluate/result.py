@@ -58,11 +58,17 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A challenger and the champion, measured on the same rows, and what the gate says."""
+    """A challenger and the champion, measured on the same rows, and what the gate says.
+
+    Attributes:
+        champion: None where there is none, or the two read no rows alike.
+        standing: the version that the challenger would replace, compared with or not; or empty.
+    """
 
     challenger: EvaluateResult
     champion: EvaluateResult | None
     verdict: Verdict
+    standing: str
 
     def summary(self) -> str:
         """Two lines: what was measured of the challenger, and what the gate says."""

@@ -20,6 +20,7 @@ from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
 from jobs.nightly import page
 from jobs.nightly.inputs import labelled_ds
+from jobs.nightly.names import SEARCH
 from jobs.nightly.record import DONE, Record
 from jobs.observe import facts
 from jobs.observe.run import Run
@@ -113,6 +114,7 @@ class Steps:
         values = {
             **facts.of_evaluate(measured),
             "champion": compared.champion.version if compared.champion else "",
+            "standing": compared.standing,
             "passed": verdict.passed,
             "checks": list(verdict.checks),
             "reasons": list(verdict.reasons),
@@ -125,7 +127,7 @@ class Steps:
         """Promotes the model that the evaluation's verdict lets pass.
 
         Raises:
-            GateRefused: it does not pass.
+            GateRefused: it does not pass, or another champion stands than the verdict knew.
         """
         (night,) = nights
         found = night.steps["evaluate"].values
@@ -145,9 +147,7 @@ class Steps:
                 "a model that passes the gate",
                 f"see the report {found['report']}",
             )
-        self._registry().promote(version, run.id)
-        if before != version:
-            run.promoted(version, before)
+        self._promote(run, night.steps["gate"].runs, version, found["standing"])
         message = f"model version {version} is the champion"
         return [Outcome(message, {"versions": {"champion": version, "before": before}})]
 
@@ -192,20 +192,35 @@ class Steps:
         values = {**facts.of_tune(result), "study": result.study}
         if not result.version:
             return [Outcome(result.summary(), values)]
-        return [Outcome(f"{result.summary()}; {self._judged(run, result.version)}", values)]
+        said = self._judged(run, night.steps[SEARCH].runs, result.version)
+        return [Outcome(f"{result.summary()}; {said}", values)]
 
-    def _judged(self, run: Run, version: str) -> str:
+    def _judged(self, run: Run, runs: Sequence[str], version: str) -> str:
         """Promotes a search's winner that passes the gate; says what the gate said."""
         from jobs.evaluate import job
 
         compared = job.compare(self.settings, self.spark, run_id=run.id, challenger=version)
         if not compared.verdict.passed:
             return f"the gate refused it: {'; '.join(compared.verdict.reasons)}"
-        before = self.champion()
-        if before != version:
-            self._registry().promote(version, run.id)
-            run.promoted(version, before)
+        try:
+            self._promote(run, runs, version, compared.standing)
+        except GateRefused as refused:
+            return str(refused)
         return f"model version {version} is the champion from now on"
+
+    def _promote(self, run: Run, runs: Sequence[str], version: str, instead_of: str) -> None:
+        """Promotes a version, and tells of it, also where an attempt was killed before it did.
+
+        Args:
+            runs: the attempts of the step, this one included.
+            instead_of: the champion that the verdict knew.
+        """
+        from jobs.registry.promotions import moves
+
+        self._registry().promote(version, run.id, instead_of)
+        for move in moves(self.lake)[-1:]:
+            if move["run"] in runs and move["versions"]["to"] == version:
+                run.promoted(version, move["versions"]["from"])
 
     def report(self, run: Run, nights: Sequence[Record]) -> list[Outcome]:
         outcomes = []

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.base.errors import DataRefused, Locked
+from jobs.base.errors import DataRefused, GateRefused, Locked
 from jobs.lake.lake import Lake
 from jobs.lake.lock import stage_lock
 from jobs.registry import promotions
@@ -135,14 +135,19 @@ class Registry:
         """Adds measured values to the version's MLflow run, as `eval.NAME`."""
         self._client.log_metrics(version, {_MEASURED + n: value for n, value in metrics.items()})
 
-    def promote(self, version: str, run: str) -> None:
+    def promote(self, version: str, run: str, instead_of: str | None = None) -> None:
         """Makes a version the champion.
 
         The intent is in the ledger before the alias moves, so a crash between the two is
         completed by the next look at the champion.
 
+        Args:
+            instead_of: the version that must be the champion until then, empty where there must
+                be none; any one when None.
+
         Raises:
             DataRefused: no such version, or it was changed since it was registered.
+            GateRefused: another version is the champion than `instead_of`.
             Locked: another run is promoting.
         """
         found = self.resolve(version)
@@ -152,6 +157,8 @@ class Registry:
             before = self._find(CHAMPION)
             if before is not None and before.version == to:
                 return
+            if instead_of is not None:
+                _refuse_other_champion(to, instead_of, before.version if before else "")
             self._intend(run, before, to, "")
 
     def rollback(self, run: str, to: str | None = None) -> tuple[str, str]:
@@ -204,6 +211,16 @@ class Registry:
         tags = {name: lengthen(self.lake, text) for name, text in found.tags.items()}
         folder = model_folder(self.lake, digest_of_model(tags))
         return ModelVersion(str(found.version), folder, found.run_id, tags)
+
+
+def _refuse_other_champion(version: str, wanted: str, found: str) -> None:
+    if found != wanted:
+        known, is_now = (f"version {one}" if one else "none" for one in (wanted, found))
+        raise GateRefused(
+            f"model version {version} was judged when the champion was {known}; it is {is_now} now",
+            "the champion that the verdict knew",
+            "judge it beside that one: run the night again with --from evaluate",
+        )
 
 
 def _same_but_run(some: Mapping[str, str], others: Mapping[str, str]) -> bool:

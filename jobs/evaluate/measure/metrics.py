@@ -28,7 +28,7 @@ from jobs.evaluate.measure.jackknife import (
 )
 from jobs.evaluate.measure.multiclass import with_own_score
 from jobs.evaluate.measure.ranking import Curve, Ranking, rank
-from jobs.evaluate.measure.scale import Scale, scale_of
+from jobs.evaluate.measure.scale import Scaling, scale_of
 from jobs.evaluate.measure.sums import ALL, SCORE_EPSILON, Sums, sums_by_slice
 from jobs.evaluate.predict.predict import PREDICTED_CLASS
 from schemas.field import Task
@@ -128,7 +128,7 @@ def measure(
     return Metrics(**{**vars(whole), "slices": slices})
 
 
-def _by_slice(scored: DataFrame, scale: Scale) -> DataFrame:
+def _by_slice(scored: DataFrame, scale: Scaling) -> DataFrame:
     """A row for each slice of a scored row, and one for all rows together; scaled."""
     slices = F.col("slices") if "slices" in scored.columns else F.array().cast("array<string>")
     block = F.col("block") if "block" in scored.columns else F.lit(0)
@@ -157,7 +157,7 @@ def _values(sums: Sums, task: Task) -> dict[str, float]:
     return {name: float(found) for name, found in from_totals(totals, task).items()}
 
 
-def _of_sums(sums: Sums, task: Task, scale: Scale) -> Metrics:
+def _of_sums(sums: Sums, task: Task, scale: Scaling) -> Metrics:
     values, replicates = _values(sums, task), replicates_of_sums(sums, task)
     for name in _IN_LABELS & values.keys():
         values[name] /= scale.number
@@ -167,7 +167,7 @@ def _of_sums(sums: Sums, task: Task, scale: Scale) -> Metrics:
 
 
 def _binary(
-    sums: Sums, ranking: Ranking | None, areas: Mapping[str, Floats], scale: Scale
+    sums: Sums, ranking: Ranking | None, areas: Mapping[str, Floats], scale: Scaling
 ) -> Metrics:
     weight = value(sums.total("weight")) / scale.weight
     calibration = _calibration(sums, scale)
@@ -193,7 +193,7 @@ def _areas(ranking: Ranking | None) -> dict[str, float]:
     return {"auc": ranking.auc, "pr_auc": ranking.pr_auc}
 
 
-def _calibration(sums: Sums, scale: Scale) -> tuple[CalibrationBin, ...]:
+def _calibration(sums: Sums, scale: Scaling) -> tuple[CalibrationBin, ...]:
     bins = len(sums.rows)
     weights, scores, labels = (sums.by_bin(term) for term in ("weight", "score", "label"))
     return tuple(

@@ -23,7 +23,7 @@ _MOST_APART = 2.0**50
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scaling:
     """What weights, and the scores and labels of a regression, are multiplied with.
 
     Attributes:
@@ -40,7 +40,7 @@ class Scale:
         return self.weight if name == "weight" else self.number
 
 
-def scale_of(scored: DataFrame, task: Task, name: str) -> Scale:
+def scale_of(scored: DataFrame, task: Task, name: str) -> Scaling:
     """The scale of scored rows; what is no number, or no weight above 0, does not count.
 
     Raises:
@@ -62,11 +62,11 @@ def scale_of(scored: DataFrame, task: Task, name: str) -> Scale:
             f"the largest at most {_MOST_APART:.3g} times the least",
             "let the declaration refuse rows of almost no weight, or give them more",
         )
-    scale = Scale(_power(heaviest, _WEIGHT_BITS))
+    scale = Scaling(_power(heaviest, _WEIGHT_BITS))
     if task != "regression":
         return scale
     number = _power(max(-low, high, score_size), _NUMBER_BITS)
-    return Scale(scale.weight, number, (low / 2 + high / 2) * number)
+    return Scaling(scale.weight, number, (low / 2 + high / 2) * number)
 
 
 def _finite(value: Column, where: Column | None = None) -> Column:

@@ -77,7 +77,7 @@ def sums_by_slice(
             is there.
         name: of the rows, for errors.
         threshold: a score from here on predicts label 1.
-        centre: of a regression's labels, see `Scale`.
+        centre: of a regression's labels, see `Scaling`.
 
     Raises:
         DataRefused: no rows or too many, an impossible score, label or weight.

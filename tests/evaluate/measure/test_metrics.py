@@ -230,9 +230,9 @@ def test_a_missing_score_is_refused(spark: SparkSession) -> None:
 def test_one_shuffle_of_the_scores_and_no_single_partition(spark: SparkSession) -> None:
     from jobs.evaluate.measure.metrics import _by_slice
     from jobs.evaluate.measure.ranking import counts_by_score
-    from jobs.evaluate.measure.scale import Scale
+    from jobs.evaluate.measure.scale import Scaling
 
-    frame = _by_slice(_frame(spark, _binary_rows(100)), Scale())
+    frame = _by_slice(_frame(spark, _binary_rows(100)), Scaling())
 
     plan = counts_by_score(frame)._jdf.queryExecution().executedPlan().toString()
 
