@@ -7,12 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 from click.shell_completion import shell_complete
 
 from jobs.base.errors import ConfigError, MillstreamError
-from jobs.base.output import flush, say
+from jobs.base.output import complain, flush, open_outputs, say
 from jobs.base.quiet import start_log
 from jobs.base.termination import Terminated, interruption, terminable
 from jobs.commands import draft, line, models, tables
@@ -51,18 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     if (instruction := os.environ.get(_COMPLETE)) is not None:
         return shell_complete(millstream, {}, _NAME, _COMPLETE, instruction)
+    open_outputs()
     try:
         call = _parsed(sys.argv[1:] if argv is None else argv)
     except click.exceptions.Exit as done:
         return done.exit_code
     except ConfigError as error:
-        say(f"millstream: {error}", sys.stderr)
+        complain(f"millstream: {error}")
         return error.exit_code
-    except BrokenPipeError:
-        # Of `--help`, whose reader has gone.
-        return 0
+    except OSError as error:
+        # Of `--help`, whose reader has gone, or whose disk is full.
+        return 0 if isinstance(error, BrokenPipeError) else _unexpected(error)
     finally:
-        flush(sys.stdout)
+        with suppress(OSError):
+            flush(sys.stdout)
     start_log(call.verbose, logging.WARNING if call.quiet else logging.INFO)
     return _ran(call)
 
@@ -89,13 +92,13 @@ def _ran(call: Call) -> int:
         with terminable():
             say(call.run(), sys.stdout)
     except MillstreamError as error:
-        say(f"millstream: {error}", sys.stderr)
+        complain(f"millstream: {error}")
         return error.exit_code
     except (Exception, KeyboardInterrupt) as error:
         interrupt = interruption(error)
         if interrupt is None:
             return _unexpected(error)
-        say("millstream: interrupted; nothing half-written is visible", sys.stderr)
+        complain("millstream: interrupted; nothing half-written is visible")
         return interrupt.exit_code if isinstance(interrupt, Terminated) else 130
     return 0
 
@@ -105,13 +108,12 @@ def _unexpected(error: BaseException) -> int:
     from jobs.stores.errors import known_error
 
     if (known := known_error(error)) is not None:
-        say(f"millstream: {known}", sys.stderr)
+        complain(f"millstream: {known}")
         return known.exit_code
-    say("".join(traceback.format_exception(error)), sys.stderr)
-    say(
+    complain("".join(traceback.format_exception(error)))
+    complain(
         "millstream: this was not expected; what was committed before stands, nothing "
-        "half-written is visible. Please report the lines above.",
-        sys.stderr,
+        "half-written is visible. Please report the lines above."
     )
     return 1
 

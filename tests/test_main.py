@@ -50,6 +50,43 @@ def test_nor_of_help_and_errors(stream: str, arguments: tuple[str, ...], code: i
     assert _unread(stream, *arguments) == (code, "", "")
 
 
+def _in_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A shell's line, where `$M` is the command."""
+    return subprocess.run(
+        ["bash", "-c", line.replace("$M", f"{sys.executable} -m jobs.main")],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$M --help >&-", 0),
+        ("$M status --config x.yaml >&-", 2),
+        ("$M status --config x.yaml >&- 2>&-", 2),
+        ("$M status --config x.yaml 2>/dev/full", 2),
+        ("$M --help >/dev/full", 1),
+    ],
+)
+def test_closed_and_full_outputs_end_in_no_trace(line: str, code: int) -> None:
+    ended = _in_shell(line)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+
+
+def test_a_text_that_an_output_cannot_show_is_no_failure(tmp_path: Path) -> None:
+    raw = Raw(tmp_path).write()
+    line = f"$M status --config {raw.config} --set lake=l\u00e4ke"
+    ended = _in_shell(line, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "l\\xe4ke/" in ended.stdout
+
+
 # Usage
 
 

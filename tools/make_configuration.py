@@ -21,10 +21,11 @@ HEAD = """\
 <!-- Written by tools/make_configuration.py from the settings tree; change that, not this. -->
 
 One YAML file a data set, given with `--config`. Only `schema`, `lake` and `etl.sources` must be
-there. An unknown key is refused, naming the nearest known one. Any setting can be given on the
-command line too, as `--set SECTION.KEY=VALUE`, which wins; values are YAML. Paths are relative to
-the file. Secrets are no settings: stores read their credentials from the environment, and a webhook
-whose URL holds one is named by `observe.webhook_url_env`.
+there. An unknown key is refused, naming the nearest known one, and so is one that stands twice. A
+section without lines has its defaults. Any setting can be given on the command line too, as `--set
+SECTION.KEY=VALUE`, which wins; values are YAML. Paths are relative to the file. Secrets are no
+settings: stores read their credentials from the environment, and a webhook whose URL holds one is
+named by `observe.webhook_url_env`.
 
 `millstream init --from data.csv` writes a first one ([quickstart.md](quickstart.md)).
 

@@ -68,7 +68,7 @@ def vacuum(settings: Settings, hours: float, force: bool, dry_run: bool) -> str:
     from jobs.lake.ledger import new_run_id
     from jobs.operations import vacuum
 
-    if hours < 0:
+    if not hours >= 0:
         raise ConfigError(f"--older-than {hours:g}", "hours, at least 0")
     run_id = new_run_id("vacuum")
     result = vacuum.run(
@@ -95,5 +95,7 @@ def files(settings: Settings, version: int | None, split: str | None) -> str:
     from jobs.etl.job import lake_of
     from jobs.lake.examples import Examples
 
+    if version is not None and not 0 <= version < 2**63:
+        raise ConfigError(f"--version {version}", "at least 0, as Delta numbers versions")
     examples = Examples.open(lake_of(settings).table("examples").url, version)
     return "\n".join(f"{examples.url}/{shard.path}" for shard in examples.shards(split))

@@ -29,18 +29,44 @@ def load_settings(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     if not file.is_file():
         raise ConfigError(f"no settings file {file}", remedy="give the path with --config")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = _of_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ConfigError(f"{file} is no YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file} holds no settings", "a mapping with schema, lake and etl")
     for override in overrides:
         _override(tree, override)
+    if "base" in tree:
+        raise ConfigError(f"{file}: unknown setting 'base'{_nearest(('base',))}")
     tree["base"] = str(file.resolve().parent)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{file}: " + "\n  ".join(_explain(error))) from error
+
+
+class _SettingsLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping: of two sections one would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _of_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ValueError: it is no YAML, has a date or a number that there is not, or a key twice.
+    """
+    try:
+        return yaml.load(text, _SettingsLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -49,12 +75,14 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}", "--set section.key=value")
     *sections, key = name.split(".")
     for section in sections:
-        tree = tree.setdefault(section, {})
+        if tree.get(section) is None:
+            tree[section] = {}
+        tree = tree[section]
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
     try:
-        tree[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree[key] = _of_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"--set {override!r}: the value is no YAML: {error}") from error
 
 
@@ -71,9 +99,9 @@ def _explain(error: ValidationError) -> Iterable[str]:
 
 
 def _found(problem: Mapping[str, Any], place: str) -> str:
-    """The value that is wrong; not a whole section, and no URL, which may hold a secret."""
+    """The value that is wrong; not a whole section, and nothing that may hold a secret."""
     value = problem.get("input")
-    if isinstance(value, Mapping | BaseModel) or place.endswith("_url"):
+    if isinstance(value, Mapping | BaseModel) or place.endswith(("_url", "_env", "_uri")):
         return ""
     return f" (found {_short(value)})"
 

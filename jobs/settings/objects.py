@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -28,17 +29,12 @@ def load_object(reference: str, base: str) -> Any:
         ConfigError: no such file, module or name.
     """
     place, _, name = reference.rpartition(":")
-    if not place or not name:
+    is_file = place.endswith(".py")
+    if not name or not (is_file or all(part.isidentifier() for part in place.split("."))):
         raise ConfigError(f"{reference!r} names no object", "module:NAME or ./file.py:NAME")
     try:
-        module = (
-            _load_file(place, base) if place.endswith(".py") else importlib.import_module(place)
-        )
+        module = _load_file(place, base) if is_file else importlib.import_module(place)
         return getattr(module, name)
-    except (ImportError, FileNotFoundError, AttributeError) as error:
-        raise ConfigError(
-            f"{reference!r} cannot be loaded: {error}", "module:NAME or ./file.py:NAME"
-        ) from error
     except SyntaxError as error:
         raise ConfigError(
             f"{reference!r} cannot be loaded: {error.filename}, line {error.lineno}: {error.msg}",
@@ -46,6 +42,17 @@ def load_object(reference: str, base: str) -> Any:
         ) from error
     except ValueError as error:
         raise ConfigError(f"{reference!r} cannot be used: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{reference!r} cannot be loaded: {_told(error)}", "module:NAME or ./file.py:NAME"
+        ) from error
+
+
+def _told(error: BaseException) -> str:
+    """An error with the line of the module that led to it, where one did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{f.filename}, line {f.lineno}: " for f in frames if f.name == "<module>"]
+    return f"{lines[-1]}{type(error).__name__}: {error}" if lines else str(error)
 
 
 def source_of(reference: str, base: str) -> str:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from jobs.settings.section import Section
+from jobs.settings.section import Section, VariableName
 
 
 class ObserveSettings(Section):
@@ -20,7 +20,7 @@ class ObserveSettings(Section):
         None, description="of node_exporter's textfile collector; a few files for each stage"
     )
     pushgateway_url: str | None = Field(None, description="as in http://host:9091")
-    pushgateway_url_env: str | None = Field(
+    pushgateway_url_env: VariableName | None = Field(
         None, description="name of the environment variable that holds that URL"
     )
     lineage_file: str | None = Field(
@@ -31,14 +31,14 @@ class ObserveSettings(Section):
         description="OpenLineage events are posted to, as in http://host:5000/api/v1/lineage; "
         "with OPENLINEAGE_API_KEY of the environment, where there is one",
     )
-    lineage_url_env: str | None = Field(
+    lineage_url_env: VariableName | None = Field(
         None, description="name of the environment variable that holds that URL"
     )
     lineage_namespace: str = Field("millstream", description="of jobs in OpenLineage events")
     webhook_url: str | None = Field(
         None, description="told of failures and promotions, by a POST of a small JSON"
     )
-    webhook_url_env: str | None = Field(
+    webhook_url_env: VariableName | None = Field(
         None, description="name of the environment variable that holds the webhook's URL"
     )
     timeout_s: float = Field(5.0, gt=0, description="longest wait for one observer at one event")

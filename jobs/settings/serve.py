@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jobs.settings.section import Section
+from jobs.settings.section import Section, VariableName
 
 
 class ServeSettings(Section):
@@ -42,7 +42,7 @@ class ServeSettings(Section):
     most_rows: int = Field(4_096, ge=1, description="of a request")
     most_connections: int = Field(1_024, ge=1, description="at a time, of a replica")
     body_timeout_s: float = Field(10.0, gt=0, description="from a request's first byte to its last")
-    token_env: str | None = Field(
+    token_env: VariableName | None = Field(
         None, description="environment variable with the bearer tokens, separated by spaces"
     )
     token_file: str | None = Field(None, description="file with bearer tokens, one a line")

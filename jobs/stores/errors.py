@@ -25,6 +25,7 @@ _OF_CLIENTS = (
 # What a system says of a file that cannot be written.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 # What Spark's JVM says of a store whose connector it was not given.
 _NO_CLIENT = re.compile(r'No FileSystem for scheme "?(\w+)|Class org\.apache\.hadoop\.fs\.s3a')
 _SQLITE_FULL = "database or disk is full"
@@ -136,7 +137,7 @@ def store_failed(error: BaseException) -> MillstreamError | None:
 def _of_system(error: BaseException) -> int | None:
     """What the system said of a file; of a lack of space also where another program passed it on:
     the JVM, a task, SQLite."""
-    if isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NOT_WRITABLE):
+    if isinstance(error, OSError) and error.errno in (*_NO_SPACE, *_NOT_WRITABLE, *_NO_NAME):
         return error.errno
     text = str(error)
     if _SQLITE_FULL in text:

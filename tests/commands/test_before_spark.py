@@ -68,6 +68,9 @@ CASES = [
     (3, "no model '7'", ("score", "--date", DS, "--model", "7")),
     (3, "no raw file matches", ("score", "--date", DS, "--set", f"score.{LAND[4:]}")),
     (3, "no raw file matches", ("nightly", "--date", LATER, "--set", LAND)),
+    (2, "--version -1", ("files", "--version", "-1")),
+    (2, "--older-than nan", ("vacuum", "--older-than", "nan")),
+    (2, "File name too long", ("models", "--set", f"lake={'x' * 300}")),
     (2, "no settings file", ("etl", "--date", DS, "--config", "none.yaml")),
 ]
 

@@ -75,6 +75,14 @@ def test_a_file_by_its_declaration_and_paths_relative_to_it(tmp_path: Path) -> N
         ("schema=./nowhere.py:X", "no file"),
         ("schema=jobs.settings.settings:Settings", "is a ModelMetaclass"),
         ("schema=flights", "names no object"),
+        ("schema=./flights:FLIGHTS", "names no object"),
+        ("schema=..flights:FLIGHTS", "names no object"),
+        ("base=/tmp", "unknown setting 'base'"),
+        ("lake=2024-13-01", "the value is no YAML: month must be in 1..12"),
+        ("lake=!!int a", "the value is no YAML: "),
+        ("train={epochs: 1, epochs: 2}", "line 1: 'epochs' is there twice"),
+        ("train.learning_rate=.inf", "setting train.learning_rate: Input should be a finite"),
+        ("gate.rules=[{min_gain: .nan}]", "setting gate.rules.0.min_gain: Input should be a fin"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, override: str, named: str) -> None:
@@ -89,6 +97,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, override: str, named: str) -> No
 def test_a_secret_in_a_url_is_refused_and_not_shown(tmp_path: Path, name: str, url: str) -> None:
     with pytest.raises(ConfigError, match=f"setting observe.{name}: .*_env") as refused:
         load_settings(written(tmp_path, MINIMAL), [f"observe.{name}={url}"])
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["observe.webhook_url_env", "observe.lineage_url_env", "serve.token_env"]
+)
+def test_a_secret_in_the_place_of_a_variables_name_is_not_shown(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"setting {name}") as refused:
+        load_settings(written(tmp_path, MINIMAL), [f"{name}=https://hooks/hidden"])
     assert "hidden" not in str(refused.value)
 
 
@@ -107,12 +124,60 @@ def test_a_declaration_that_is_no_python_is_named_with_its_line(tmp_path: Path) 
     assert refused.value.exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "a: [", "lake: x"])
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("Column('a', 'int', mn=0)", "TypeError: Column.__init__() got an unexpected"),
+        ("Nmeric('a')", "NameError: name 'Nmeric' is not defined"),
+        ("Categorical('a', min_count='2')", "TypeError: '<' not supported"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("raise SystemExit(7)", "SystemExit: 7"),
+    ],
+)
+def test_a_declaration_that_fails_is_named_with_its_line(
+    tmp_path: Path, line: str, named: str
+) -> None:
+    head = "from schemas.dataset import Column\nfrom schemas.field import Categorical\n"
+    (tmp_path / "mine.py").write_text(f"{head}{line}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_settings(written(tmp_path, MINIMAL), ["schema=./mine.py:X"]).dataset()
+    assert f"cannot be loaded: {tmp_path}/mine.py, line 3: {named}" in str(refused.value)
+
+
+def test_a_section_without_lines_has_its_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path, {**MINIMAL, "train": None})
+    assert load_settings(path) == load_settings(written(tmp_path, MINIMAL))
+    path = written(tmp_path, {**MINIMAL, "train": None})
+    assert load_settings(path, ["train.epochs=9"]).train.epochs == 9
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "a: [", "lake: x", "lake: 2024-13-01", "lake: 0x_", "a: " + "[" * 3000]
+)
 def test_files_that_hold_no_settings_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):
         load_settings(path)
+
+
+def test_of_two_sections_of_one_name_neither_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("train: {epochs: 2}\nlake: lake\ntrain: {workers: 1}\n")
+    with pytest.raises(ConfigError, match="line 3: 'train' is there twice"):
+        load_settings(path)
+
+
+def test_a_mapping_may_take_another_one_in(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(
+        "schema: schemas.flights:FLIGHTS\nlake: lake\n"
+        "etl: {sources: &all {flights: f.csv, weather: w.csv, planes: p.csv}}\n"
+        "score: {sources: {<<: *all, flights: new.csv}}\n"
+    )
+    sources = load_settings(path).score.sources
+    assert sources == {"flights": "new.csv", "weather": "w.csv", "planes": "p.csv"}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
