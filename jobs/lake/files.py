@@ -16,7 +16,8 @@ from jobs.base.errors import DataRefused
 from jobs.stores.files import spark_url
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,35 @@ def tables_of(url: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     with pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True) as file:
         for number in range(file.num_row_groups):
             yield file.read_row_group(number, list(columns), use_threads=False)
+
+
+def read_files(
+    session: SparkSession, url: str, files: Sequence[LiveFile], schema: StructType
+) -> DataFrame:
+    """Files of a table as a Spark DataFrame.
+
+    The partition's columns come from the paths by name. Were the folders' names all taken for
+    columns, as Spark does of itself, a run's name would stand in a column `run` of the rows.
+    """
+    if not files:
+        return session.createDataFrame([], schema)
+    # Late: readers of files need no Spark.
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import StructType
+
+    from jobs.base.spark import quoted
+
+    stored = StructType([f for f in schema.fields if f.name not in files[0].partition])
+    root = spark_url(url)
+    rows = session.read.schema(stored).parquet(*(f"{root}/{file.path}" for file in files))
+    path = rows.metadataColumn("_metadata")["file_path"]
+    columns = {
+        name: F.substring_index(F.substring_index(path, f"/{name}=", -1), "/", 1)
+        for name in files[0].partition
+    }
+    for name in stored.names:
+        columns[name] = F.col(quoted(name))
+    return rows.select(*(columns[name].alias(name) for name in schema.names))
 
 
 def check_covered(files: Sequence[NewFile], where: Mapping[str, Sequence[str]]) -> None:

@@ -20,8 +20,8 @@ from deltalake.transaction import create_table_with_add_actions
 
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import KEEP_LOG, add_action, schema_difference, unreadable, with_token
-from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered
-from jobs.stores.files import delta_options, spark_url, store_at
+from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered, read_files
+from jobs.stores.files import delta_options, store_at
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -285,15 +285,11 @@ class Table(StagedRuns):
         version: int | None = None,
         where: Mapping[str, Iterable[str]] | None = None,
     ) -> DataFrame:
-        """A version, or the partitions `where` names, as a Spark DataFrame."""
+        """A version, or the partitions `where` names, as a Spark DataFrame of the schema."""
         wanted = {name: set(values) for name, values in (where or {}).items()}
-        root = spark_url(self.url)
-        paths = [
-            f"{root}/{file.path}"
+        files = [
+            file
             for file in (self.files(version) if self.exists() else [])
             if all(file.partition[name] in values for name, values in wanted.items())
         ]
-        if not paths:
-            return session.createDataFrame([], schema)
-        reader = session.read.schema(schema).option("basePath", root)
-        return reader.parquet(*paths)
+        return read_files(session, self.url, files, schema)

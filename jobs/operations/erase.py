@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,19 +21,27 @@ from pyspark.sql import functions as F
 from jobs.etl.job import lake_of
 from jobs.etl.write.accounts import content_digests
 from jobs.etl.write.quarantine import QUARANTINE, STAGE
-from jobs.evaluate.predict.predictions import predictions_schema
+from jobs.evaluate.predict.predictions import (
+    content,
+    predictions_of_file,
+    predictions_schema,
+    refused_content,
+    refused_of_file,
+)
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
 from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.tables import Table
+from jobs.operations.kept import TableContent, check_files, check_shards
 from jobs.operations.keys import HIT, Keys, erasable_columns, marked
 from jobs.operations.layout import commit_layout, lay_out, stored_examples
 from jobs.operations.raw_keys import SERVED_TEXTS, marked_json, marked_raw
 from jobs.rows.base.names import DS, RAW
 from jobs.settings.settings import Settings
 from schemas.dataset import ROW_ID
+from schemas.stored import arrow_schema
 
 Counts = dict[str, int]
 
@@ -111,28 +120,31 @@ class Erasure:
         return result
 
     def _predictions(self, table: Table) -> Counts:
-        schema = predictions_schema(self.settings.dataset())
+        dataset = self.settings.dataset()
+        schema = predictions_schema(dataset)
         table.check_columns(schema)
-        rows = table.spark(self.spark, schema).select(schema.names)
-        rows = self._marked(rows)
-        counts = _hits(rows)
+        counts = _hits(self._marked(table.spark(self.spark, schema)))
         if counts:
-            kept = rows.where(F.col(DS).isin(*counts) & ~F.col(HIT)).drop(HIT)
-            even = kept.hint("rebalance", F.col(DS)).sortWithinPartitions(DS, ROW_ID)
-            files = table.stage(even, self.run_id, [DS])
+            rows = self._marked(table.spark(self.spark, schema, where={DS: counts}))
+            kept = _kept(rows).hint("rebalance", F.col(DS)).sortWithinPartitions(DS, ROW_ID)
+            files = table.stage(kept, self.run_id, [DS])
+            read = partial(predictions_of_file, dataset), partial(content, dataset=dataset)
+            check_files(table, counts, files, _gone(rows), TableContent(*read))
             info = table.commit_info() | {"run": self.run_id}
             self.score.check()
             table.rewrite(files, {DS: list(counts)}, info, "score", self.score.token)
         return counts
 
     def _quarantine(self, table: Table) -> Counts:
-        rows = table.spark(self.spark, QUARANTINE).select(QUARANTINE.names)
-        rows = marked_raw(rows, self.settings.dataset(), self.keys)
-        counts = _hits(rows)
+        dataset = self.settings.dataset()
+        counts = _hits(marked_raw(table.spark(self.spark, QUARANTINE), dataset, self.keys))
         if counts:
-            kept = rows.where(F.col(DS).isin(*counts) & ~F.col(HIT)).drop(HIT)
-            by_date = kept.repartition(STAGE, DS).sortWithinPartitions(STAGE, DS, "raw")
-            files = table.stage(by_date, self.run_id, [STAGE, DS])
+            rows = table.spark(self.spark, QUARANTINE, where={DS: counts})
+            rows = marked_raw(rows, dataset, self.keys)
+            kept = _kept(rows).repartition(STAGE, DS).sortWithinPartitions(STAGE, DS, RAW)
+            files = table.stage(kept, self.run_id, [STAGE, DS])
+            read = TableContent(refused_of_file, refused_content)
+            check_files(table, counts, files, _gone(rows), read)
             info = table.commit_info() | {"run": self.run_id}
             self.etl.check()
             where = {STAGE: ["etl", "score"], DS: list(counts)}
@@ -140,7 +152,7 @@ class Erasure:
         return counts
 
     def _served(self, table: Table) -> Counts:
-        rows = table.spark(self.spark, SERVED_TEXTS).select(SERVED_TEXTS.names)
+        rows = table.spark(self.spark, SERVED_TEXTS)
         hits = marked_json(rows, self.settings.dataset(), self.keys).where(HIT)
         counts = Counter[str]()
         for ds in sorted(row[DS] for row in hits.select(DS).distinct().collect()):
@@ -154,21 +166,20 @@ class Erasure:
         return dict(counts)
 
     def _examples(self, table: Table) -> Counts:
-        dates = sorted({file.partition[DS] for file in table.files()})
-        rows = self._marked(stored_examples(self.spark, self.settings, self.lake, dates))
-        counts = _hits(rows)
+        shards = Examples.open(table.url).shards()
+        counts = _hits(self._stored({shard.ds for shard in shards}))
         if counts:
-            before = sum(file.rows for file in table.files() if file.partition[DS] in counts)
-            kept = rows.where(F.col(DS).isin(*counts) & ~F.col(HIT)).drop(HIT)
-            shards = lay_out(kept, self.settings, self.lake, self.run_id)
-            after = sum(shard.rows for shard in shards)
-            if before != after + sum(counts.values()):
-                raise AssertionError(
-                    f"{before} examples, {sum(counts.values())} to erase, but {after} are left; "
-                    "the examples were not changed"
-                )
-            commit_layout(self.lake, self.etl, self.run_id, list(counts), shards)
+            rows = self._stored(counts)
+            before = [shard for shard in shards if shard.ds in counts]
+            after = lay_out(_kept(rows), self.settings, self.lake, self.run_id)
+            schema = arrow_schema(self.settings.dataset().stored_columns())
+            check_shards(before, after, _gone(rows), schema)
+            commit_layout(self.lake, self.etl, self.run_id, list(counts), after)
         return counts
+
+    def _stored(self, dates: Collection[str]) -> DataFrame:
+        """The examples of the dates, marked."""
+        return self._marked(stored_examples(self.spark, self.settings, self.lake, sorted(dates)))
 
     def _marked(self, rows: DataFrame) -> DataFrame:
         dataset = self.settings.dataset()
@@ -204,6 +215,14 @@ def _hits(rows: DataFrame) -> Counts:
     """Matching rows by date."""
     counts = rows.where(HIT).groupBy(DS).count().collect()
     return {row[DS]: row["count"] for row in sorted(counts, key=lambda row: str(row[DS]))}
+
+
+def _kept(marked: DataFrame) -> DataFrame:
+    return marked.where(~F.col(HIT)).drop(HIT)
+
+
+def _gone(marked: DataFrame) -> DataFrame:
+    return marked.where(HIT).drop(HIT)
 
 
 def _paths(table: Table) -> set[str]:

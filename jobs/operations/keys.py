@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
 
 from jobs.base.errors import ConfigError
+from jobs.base.spark import quoted
 from schemas.dataset import Dataset
 from schemas.field import Carried
 
@@ -100,11 +102,10 @@ def marked(rows: DataFrame, dataset: Dataset, keys: Keys, named: Mapping[str, st
     types = {column.name: column.type for column in dataset.row_source.columns}
     spark, flags = rows.sparkSession, []
     for number, (columns, values) in enumerate(keys.groups()):
-        known = known_keys(spark, columns, values, types).toDF(
-            *[f"__key_{number}_{name}" for name in columns]
-        )
+        names = [f"__key_{number}_{place}" for place in range(len(columns))]
+        known = known_keys(spark, columns, values, types).toDF(*names)
         flags.append(f"{HIT}_{number}")
-        on = [F.col(named[name]) == known[f"__key_{number}_{name}"] for name in columns]
+        on = [F.col(quoted(named[c])) == known[n] for c, n in zip(columns, names, strict=True)]
         rows = rows.join(F.broadcast(known.withColumn(flags[-1], F.lit(True))), on, "left")
         rows = rows.drop(*known.columns)
     return rows.withColumn(HIT, F.coalesce(*flags, F.lit(False))).drop(*flags)
@@ -117,9 +118,11 @@ def known_keys(
     types: Mapping[str, str],
 ) -> DataFrame:
     """The keys of some columns, typed and each once."""
-    texts = spark.createDataFrame(values, ", ".join(f"`{name}` string" for name in columns))
-    typed = texts.select(*[F.expr(f"try_cast(`{n}` AS {types[n]})").alias(n) for n in columns])
+    texts = spark.createDataFrame(
+        values, StructType([StructField(n, StringType()) for n in columns])
+    )
+    typed = texts.select(*[F.col(quoted(n)).try_cast(types[n]).alias(n) for n in columns])
     for name in columns:
-        if typed.where(F.col(name).isNull()).limit(1).count():
+        if typed.where(F.col(quoted(name)).isNull()).limit(1).count():
             raise ConfigError(f"a value of key column {name!r} is no {types[name]}", types[name])
     return typed.distinct()

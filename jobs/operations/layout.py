@@ -26,7 +26,7 @@ def stored_examples(
 ) -> DataFrame:
     """The examples of the dates: stored columns, `ds`, `split`."""
     schema = settings.dataset().examples_schema()
-    rows = lake.table("examples").spark(spark, schema, where={DS: dates}).select(schema.names)
+    rows = lake.table("examples").spark(spark, schema, where={DS: dates})
     # Read back, any column may be null; row ids were written as never null, and are again.
     return rows.withColumn(ROW_ID, F.coalesce(ROW_ID, F.lit(0)))
 

@@ -13,6 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StringType, StructField, StructType
 
+from jobs.base.spark import quoted
 from jobs.base.workers import in_workers
 from jobs.operations.keys import HIT, Keys, marked
 from jobs.rows.base.names import DS, ENCODING, MALFORMED, RAW, REASONS, SOURCE_FILE, UNREAD, mark
@@ -41,8 +42,7 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
     types = {column.name: column.type for column in source.columns}
     names = sorted({name for key in keys.keys for name in key})
     typed = {
-        f"__typed_{name}": F.expr(f"try_cast(`{text_column(name)}` AS {types[name]})")
-        for name in names
+        f"__typed_{name}": F.col(quoted(text_column(name))).try_cast(types[name]) for name in names
     }
     parsed = _parsed(rows, source).withColumns(typed)
     parsed = parsed.withColumn(_TORN, F.col(_TORN) | F.array_contains(REASONS, ENCODING))
@@ -61,12 +61,11 @@ def marked_json(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
     """
     types = {column.name: column.type for column in dataset.row_source.columns}
     names = sorted({name for key in keys.keys for name in key})
-    typed = {
-        f"__typed_{name}": _typed(F.get_json_object(RAW, f"$['{name}']"), types[name])
-        for name in names
-    }
-    named = {name: f"__typed_{name}" for name in names}
-    return marked(rows.withColumns(typed), dataset, keys, named).drop(*typed)
+    # Not by a path of JSON, in which not all names can be spelled.
+    texts = F.from_json(RAW, "map<string, string>")
+    typed = {f"__typed_{name}": _typed(texts[name], types[name]) for name in names}
+    found = marked(rows.withColumns(typed), dataset, keys, {n: f"__typed_{n}" for n in names})
+    return found.select(*rows.columns, HIT)
 
 
 def _typed(text: Column, kind: str) -> Column:

@@ -65,14 +65,14 @@ def read_back(url: str, schema: pa.Schema) -> tuple[int, list[int], Digests]:
     with pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True) as file:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number, schema.names, use_threads=False)
-            sums += _sums(table, done, schema)
+            sums += digests_of(table, done, schema)
             groups.append(file.metadata.row_group(number).num_rows)
             done += groups[-1]
     return fs.size(path), groups, sums
 
 
-def _sums(table: pa.Table, first: int, schema: pa.Schema) -> Digests:
-    """Of a row group whose first row stands at place `first` of its file."""
+def digests_of(table: pa.Table, first: int, schema: pa.Schema) -> Digests:
+    """Of rows, the first of which stands at place `first` of its file."""
     columns = [whole(table[field.name]) for field in schema]
     # The hash skips nulls, so where they stand is hashed too.
     nulls = [

@@ -76,9 +76,8 @@ def sent_rows(
 
 def sent_examples(examples: DataFrame, dataset: Dataset, layout: ShardLayout) -> DataFrame:
     """The same of rows that are encoded: with the stored columns, `ds` and `split`."""
-    schema = arrow_schema(dataset.stored_columns())
-    step = partial(_sent_batches, schema, layout)
-    return in_workers(examples.select(*schema.names, DS, SPLIT), step, PARCELS)
+    step = partial(_sent_batches, arrow_schema(dataset.stored_columns()), layout)
+    return in_workers(examples, step, PARCELS)
 
 
 def _sent_batches(
