@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jobs.base.errors import DataRefused
 from jobs.lake.choice import Choice, Where
 from jobs.lake.manifest import Shard, read_manifest
 from jobs.lake.tables import Table
@@ -35,8 +36,16 @@ class Examples:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """What the commit says: run, state by ds, declaration digest, versions of other tables."""
-        return Table(self.url).commit_info(self.version)
+        """What the commit says: run, state by ds, declaration digest, versions of other tables.
+
+        Raises:
+            DataRefused: no run has committed yet.
+        """
+        info = Table(self.url).commit_info(self.version)
+        if not info:
+            # A run that died made the table, and no more.
+            raise DataRefused(f"no run has committed to {self.url}", remedy="run the ETL first")
+        return info
 
     def shards(
         self,

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.base.errors import DataRefused
+from jobs.base.errors import DataRefused, Locked
 from jobs.stores.files import spark_url
 
 if TYPE_CHECKING:
@@ -76,6 +76,21 @@ class StagedRuns:
         paths = sorted(path for path in fs.find(f"{root}/run={run}") if path.endswith(".parquet"))
         with ThreadPoolExecutor(16) as threads:
             return list(threads.map(lambda path: staged_file(fs, root, path, partition_by), paths))
+
+    def check_staged(self, files: Sequence[NewFile]) -> None:
+        """Raises Locked where another process has removed what is about to be committed."""
+        fs, root = fsspec.core.url_to_fs(self.url)
+        found: set[str] = set()
+        for folder in {file.path.split("/", 1)[0] for file in files}:
+            found.update(
+                path.removeprefix(root).lstrip("/") for path in fs.find(f"{root}/{folder}")
+            )
+        if gone := sorted({file.path for file in files} - found):
+            raise Locked(
+                f"{self.url}: {len(gone)} files that this run wrote are gone, one is {gone[0]}",
+                "all of them, until they are committed",
+                "nothing was committed; run the stage again",
+            )
 
 
 def staged_file(fs: Any, root: str, path: str, partition_by: Sequence[str]) -> NewFile:

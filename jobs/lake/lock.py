@@ -2,21 +2,25 @@
 
 The lock is a file in the lake that names its holder. A holder that died on this host is taken
 over at once (its pid is gone, or belongs to a process that started at another time); one on
-another host when its lease ran out, by clocks that agree to some seconds. Every taking raises the
-token; a commit carries the token, so a holder that lost its lease cannot commit over its successor.
+another host, or in another container, when its lease ran out, by clocks that agree to some seconds.
+Every taking raises the token; a commit carries the token, so a holder that lost its lease cannot
+commit over its successor.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -34,6 +38,9 @@ RENEW_S = 10.0
 # Longest wait for a renewal, and for the release, which a silent store would make endless.
 RENEWAL_S = 20.0
 RELEASE_S = 30.0
+# So far the times of a process's start may differ where they are told by the wall clock.
+_CLOCK_S = 5.0
+_PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -155,26 +162,56 @@ def _is_of(holder: dict[str, Any] | None, token: int) -> bool:
 
 
 def _myself(run: str, token: int) -> dict[str, Any]:
-    process = psutil.Process()
     return {
         "token": token,
         "run": run,
-        "host": socket.gethostname(),
-        "pid": process.pid,
-        "pid_started_at": process.create_time(),
+        **_here(),
+        "pid": os.getpid(),
+        "pid_started_at": _started_at(os.getpid()),
         "renewed_at": time.time(),
         "released": False,
     }
 
 
+def _here() -> dict[str, str]:
+    """Where a pid means a process. Hosts may have one name, and containers of a host its name."""
+    here = {"host": socket.gethostname()}
+    if _PROC.is_dir():
+        here["boot"] = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        here["pid_namespace"] = str((_PROC / "self/ns/pid").readlink())
+    return here
+
+
+def _started_at(pid: int) -> float:
+    """When a process started, in ticks since the boot: no change of the clock moves them. Where
+    there is no /proc in seconds since 1970. Infinity of one that is gone.
+
+    Raises:
+        PermissionError: another user's, which may not be seen.
+    """
+    if not _PROC.is_dir():
+        try:
+            return float(psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return math.inf
+    try:
+        state, *fields = (_PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        if psutil.pid_exists(pid):
+            raise PermissionError(f"process {pid} is hidden") from None
+        return math.inf
+    # A zombie has ended; its parent may never ask how.
+    return math.inf if state in "ZX" else float(fields[18])
+
+
 def _is_live(holder: dict[str, Any]) -> bool:
     if holder["released"]:
         return False
-    if holder["host"] == socket.gethostname():
-        try:
-            return bool(psutil.Process(holder["pid"]).create_time() == holder["pid_started_at"])
-        except psutil.NoSuchProcess:
-            return False
+    here = _here()
+    if {name: holder.get(name) for name in here} == here:
+        most = 0.0 if "boot" in here else _CLOCK_S
+        with suppress(PermissionError):
+            return bool(abs(_started_at(holder["pid"]) - holder["pid_started_at"]) <= most)
     return bool(time.time() - holder["renewed_at"] < LEASE_S)
 
 

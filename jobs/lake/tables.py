@@ -89,10 +89,24 @@ class Table(StagedRuns):
         """What the newest commit at or before `version` that was made by a run says of itself."""
         until = self._at(version).version()
         # Of the newest version: history() of an older one lists the newer commits under its number.
-        for commit in self._at(None).history():
-            if commit["version"] <= until and "millstream" in commit:
-                return dict(json.loads(commit["millstream"]))
-        return {}
+        table, read = self._at(None), 8
+        while True:
+            commits = table.history(table.version() - until + read)
+            for commit in commits:
+                if commit["version"] <= until and "millstream" in commit:
+                    return dict(json.loads(commit["millstream"]))
+            if read > until:
+                return {}
+            read *= 8
+
+    def infos(self) -> dict[int, dict[str, Any]]:
+        """`commit_info` of each version."""
+        found, info = {}, dict[str, Any]()
+        for commit in sorted(self._at(None).history(), key=lambda commit: int(commit["version"])):
+            if "millstream" in commit:
+                info = dict(json.loads(commit["millstream"]))
+            found[int(commit["version"])] = info
+        return found
 
     def newest_info(self) -> dict[str, Any]:
         """`commit_info` of the newest version; nothing where there is no table yet."""
@@ -178,6 +192,7 @@ class Table(StagedRuns):
         app_id: str,
         token: int,
     ) -> int:
+        self.check_staged(files)
         table = self._at(None)
         said = {"millstream": json.dumps(dict(info), sort_keys=True)}
         properties = with_token(table, app_id, token, said)

@@ -9,16 +9,16 @@ from jobs.lake.lake import Lake
 from jobs.operations.stored import StoredFile, stored_files
 
 
-def abandoned(lake: Lake, days: int) -> dict[str, list[StoredFile]]:
-    """The files of each run that wrote none within so many days, by the run's name."""
+def abandoned(lake: Lake, place: str, days: int) -> dict[str, list[StoredFile]]:
+    """The files of each folder of a place in which none was written within so many days."""
     files = defaultdict(list)
-    for file in stored_files(lake.folder("checkpoints")):
+    for file in stored_files(lake.folder(place)):
         files[file.relative.split("/", 1)[0]].append(file)
     since = time.time() - 86_400 * days
     return {
-        run: of_run
-        for run, of_run in sorted(files.items())
-        if max(file.written_at for file in of_run) < since
+        name: own
+        for name, own in sorted(files.items())
+        if max(file.written_at for file in own) < since
     }
 
 

@@ -55,7 +55,8 @@ def parse_keys(dataset: Dataset, given: Sequence[Sequence[str]], file: str | Non
     Raises:
         ConfigError: no key, a text that is none, or a column that the examples do not keep.
     """
-    keys = [dict(_pair(text) for text in texts) for texts in given]
+    pairs = [[_pair(text) for text in texts] for texts in given]
+    keys = [_key([n for n, _ in some], [v for _, v in some], "--key") for some in pairs]
     if file is not None:
         keys += _read(file)
     if not keys or len(keys) > _MOST_KEYS:
@@ -78,16 +79,22 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _key(names: Sequence[str], values: Sequence[str], place: str) -> dict[str, str]:
+    """Refuses a key of which a part would be lost, since it would match other entities' rows."""
+    if len(names) != len(values):
+        raise ConfigError(f"{place} has {len(values)} values", f"the header's {len(names)}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{place} names a column twice: {', '.join(names)}", "each once")
+    return dict(zip(names, values, strict=True))
+
+
 def _read(file: str) -> list[dict[str, str]]:
     if not Path(file).is_file():
         raise ConfigError(f"no file of keys {file}", "a CSV file, its header the columns' names")
     with Path(file).open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.reader(lines)
         names = next(reader, [])
-        keys = [dict(zip(names, line, strict=False)) for line in reader if line]
-    if wrong := [number for number, key in enumerate(keys, start=2) if len(key) != len(names)]:
-        raise ConfigError(f"{file}, line {wrong[0]} has not the header's {len(names)} values")
-    return keys
+        return [_key(names, line, f"{file}, line {reader.line_num}") for line in reader if line]
 
 
 def marked(rows: DataFrame, dataset: Dataset, keys: Keys, named: Mapping[str, str]) -> DataFrame:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import fsspec
 
+from jobs.base.errors import DataRefused
 from jobs.lake.lake import Lake, TableName
+from jobs.lake.state import load_state
 from jobs.lake.tables import Table
 from jobs.registry.registry import Registry
 
@@ -42,21 +45,30 @@ def named(
 
     Args:
         since: seconds since 1970.
-        force: leave out what only registered models and checkpoints name.
-        given_up: runs whose checkpoints count no more.
+        force: leave out what only registered models, checkpoints and studies name.
+        given_up: runs whose checkpoints count no more, and `studies/NAME`.
     """
     versions = {name: current_since(lake.table(name), since) for name in TABLES}
     states: set[str] = set()
-    for info in _infos(lake, versions["examples"]):
-        versions["contributions"].add(info["versions"]["contributions"])
     for version, state in () if force else _pinned(lake, registry, given_up):
         versions["examples"].add(version)
-        states.add(state)
-    for info in _infos(lake, versions["examples"]):
-        # Within a generation the log only grows, so this version has the entries of all states.
-        versions["id_log"].add(info["versions"]["id_log"])
+        states.update(state)
+    infos = lake.table("examples").infos() if versions["examples"] else {}
+    for info in (infos[version] for version in versions["examples"] if infos.get(version)):
+        for name in ("contributions", "id_log"):
+            versions[name].add(info["versions"][name])
         states.update(info["states"].values())
+    # A state may have been written again by a run that never committed, with the place it knew.
+    with ThreadPoolExecutor(16) as threads:
+        versions["id_log"].update(*threads.map(partial(_id_log_version, lake), sorted(states)))
     return Named(versions, states)
+
+
+def _id_log_version(lake: Lake, digest: str) -> set[int]:
+    # A state that is lost, or damaged, can be scored with no more.
+    with suppress(DataRefused):
+        return {load_state(lake, digest).id_log_version}
+    return set()
 
 
 def current_since(table: Table, since: float) -> set[int]:
@@ -66,17 +78,27 @@ def current_since(table: Table, since: float) -> set[int]:
     return {version for (version, _), end in zip(commits, replaced_at, strict=False) if end > since}
 
 
-def _infos(lake: Lake, versions: set[int]) -> Iterator[dict[str, Any]]:
-    infos = (lake.table("examples").commit_info(version) for version in sorted(versions))
-    return (info for info in infos if info)
+def _pinned(
+    lake: Lake, registry: Registry, given_up: Collection[str]
+) -> Iterator[tuple[int, set[str]]]:
+    """Examples version and states of each model, and each checkpoint and study that counts."""
+    models = registry.versions()
+    for model in models:
+        yield int(model.tags["examples_version"]), {model.tags["state_digest"]}
+    yield from _of_checkpoints(lake, given_up)
+    ended = {model.tags.get("study") for model in models}
+    for name in _folders(lake, "studies"):
+        if name not in ended and f"studies/{name}" not in given_up:
+            # Late: Optuna takes a second to load.
+            from jobs.tune.study import known_facts
+
+            if facts := known_facts(lake.folder("studies", name)):
+                # The states are those of the version.
+                yield facts["examples_version"], set()
 
 
-def _pinned(lake: Lake, registry: Registry, given_up: Collection[str]) -> Iterator[tuple[int, str]]:
-    """Examples version and state of each registered model and each checkpoint that counts."""
-    for model in registry.versions():
-        yield int(model.tags["examples_version"]), model.tags["state_digest"]
-    fs, folder = fsspec.core.url_to_fs(lake.folder("checkpoints"))
-    if not fs.exists(folder):
+def _of_checkpoints(lake: Lake, given_up: Collection[str]) -> Iterator[tuple[int, set[str]]]:
+    if not _folders(lake, "checkpoints"):
         return
     # Late: torch takes seconds to load.
     from jobs.train.keep.checkpoint import identity
@@ -88,4 +110,10 @@ def _pinned(lake: Lake, registry: Registry, given_up: Collection[str]) -> Iterat
             # A torn one is no checkpoint: nobody goes on from it.
             with suppress(Damaged):
                 found = identity(url)
-                yield int(found["examples_version"]), found["state_digest"]
+                yield int(found["examples_version"]), {found["state_digest"]}
+
+
+def _folders(lake: Lake, name: str) -> list[str]:
+    fs, root = fsspec.core.url_to_fs(lake.folder(name))
+    paths = fs.ls(root, detail=False) if fs.exists(root) else []
+    return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)

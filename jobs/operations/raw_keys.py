@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +28,8 @@ from schemas.dataset import Dataset, Source
 # Of the served rows.
 SERVED_TEXTS = StructType([StructField(DS, StringType()), StructField(RAW, StringType())])
 _TORN = "__torn"
-# What values are made of; all else parts them.
-_BETWEEN_WORDS = r"[^\p{L}\p{N}_.:@+-]+"
+# What parts words, besides the delimiter.
+_NO_WORD = r"[^\p{L}\p{N}_.:@+-]"
 
 
 def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
@@ -47,7 +50,8 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
     parsed = _parsed(rows, source).withColumns(typed)
     parsed = parsed.withColumn(_TORN, F.col(_TORN) | F.array_contains(REASONS, ENCODING))
     whole = marked(parsed, dataset, keys, {name: f"__typed_{name}" for name in names})
-    texts = _torn_texts(parsed.where(_TORN), keys).withColumn("__torn_hit", F.lit(True))
+    texts = _torn_texts(parsed.where(_TORN), keys, source.delimiter)
+    texts = texts.withColumn("__torn_hit", F.lit(True))
     found = whole.join(F.broadcast(texts), RAW, "left")
     hit = F.when(F.col(_TORN), F.coalesce("__torn_hit", F.lit(False))).otherwise(F.col(HIT))
     return found.select(*rows.columns, hit.alias(HIT))
@@ -129,12 +133,34 @@ def _of_image(rows: pa.Table, source: Source) -> tuple[pa.Table, pa.Array]:
     return pa.table(columns, list(source.column_names)), pa.array(np.zeros(len(places), bool))
 
 
-def _torn_texts(torn: DataFrame, keys: Keys) -> DataFrame:
-    """The texts that hold all words of a key: each text once."""
-    wanted = torn.sparkSession.createDataFrame(
-        [(" ".join(key.values()),) for key in keys.keys], "wanted string"
-    )
-    words = F.split(F.col(RAW), _BETWEEN_WORDS)
-    missing = F.array_except(F.split("wanted", _BETWEEN_WORDS), words)
+def _torn_texts(torn: DataFrame, keys: Keys, delimiter: str) -> DataFrame:
+    """The texts that hold all words of a key, and its values without words: each text once."""
+    each = (zip(*map(_spelled, key.values()), strict=True) for key in keys.keys)
+    spelled = [(list(values),) for values in sorted(set(chain.from_iterable(each)))]
+    wanted = torn.sparkSession.createDataFrame(spelled, "values array<string>")
+    other = f"(?:{_NO_WORD}|\\Q{delimiter}\\E)+" if delimiter else f"{_NO_WORD}+"
+
+    def words(text: Column) -> Column:
+        return F.filter(F.split(text, other), lambda word: word != "")
+
+    wanted = wanted.select(
+        words(F.concat_ws(" ", "values")).alias("words"),
+        F.filter("values", lambda value: (value != "") & (F.size(words(value)) == 0)).alias("bare"),
+    ).where((F.size("words") > 0) | (F.size("bare") > 0))
     pairs = torn.select(RAW).distinct().crossJoin(F.broadcast(wanted))
-    return pairs.where(F.size(missing) == 0).select(RAW).distinct()
+    missing = F.array_except("words", words(F.col(RAW)))
+    bare = F.forall("bare", lambda value: F.contains(F.col(RAW), value))
+    return pairs.where((F.size(missing) == 0) & bare).select(RAW).distinct()
+
+
+def _spelled(value: str) -> tuple[str, ...]:
+    """The ways in which raw text may have a value: as it is, with the escapes of a line whose
+    encoding is broken, with those of JSON."""
+    escaped = json.dumps(value)[1:-1]
+    return (
+        value,
+        value.encode().decode("ascii", "backslashreplace"),
+        escaped,
+        re.sub(r"\\u....", lambda code: f"\\u{code[0][2:].upper()}", escaped),
+        json.dumps(value, ensure_ascii=False)[1:-1],
+    )

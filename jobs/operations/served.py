@@ -130,7 +130,7 @@ def report_served(settings: Settings, spark: SparkSession, dates: Sequence[str])
         )
     judging = _JudgedAgain(dataset, parent_files(settings))
     bins, unread = _counted(served, judging)
-    if not bins:
+    if not bins and unread:
         raise DataRefused(f"no served row can be judged: {next(iter(unread))}")
     return ServedReport(
         model_version=champion.version,

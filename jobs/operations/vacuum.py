@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -33,6 +34,9 @@ from jobs.registry.registry import Registry
 from jobs.settings.settings import Settings
 
 log = logging.getLogger("millstream.vacuum")
+
+# A file that was never shown, as stores write them.
+_HALF = ".tmp"
 
 
 @dataclass
@@ -91,9 +95,13 @@ def run(
     result = VacuumResult(dry_run)
     result.dropped = retain(lake, settings.retention, run_id, dry_run)
     since = time.time() - 3600 * older_than_hours
-    _vacuum_checkpoints(lake, settings.retention.checkpoints_days, run_id, result)
+    days = settings.retention.checkpoints_days
+    _vacuum_checkpoints(lake, days, run_id, result)
     registry = Registry(settings, lake)
-    look = partial(named, lake, registry, since, force, result.given_up)
+    studies = (
+        [] if days is None else [f"studies/{name}" for name in abandoned(lake, "studies", days)]
+    )
+    look = partial(named, lake, registry, since, force, [*result.given_up, *studies])
     unreferred = _unreferred(lake, registry, since, older_than_hours)
     for place, files in chain(_unnamed_files(lake, since, look), unreferred):
         result.add(place, files)
@@ -109,16 +117,18 @@ def run(
 
 
 def _vacuum_checkpoints(lake: Lake, days: int | None, run_id: str, result: VacuumResult) -> None:
-    """Under the lock of training, which goes on from a run of any name."""
-    if days is None or not abandoned(lake, days):
+    """Under the locks of training and of searches, which go on from any run of theirs."""
+    if days is None or not abandoned(lake, "checkpoints", days):
         return
     try:
-        with stage_lock(lake, "train", run_id) as lock:
-            for run, files in abandoned(lake, days).items():
+        with ExitStack() as held:
+            locks = [held.enter_context(stage_lock(lake, s, run_id)) for s in ("train", "tune")]
+            for run, files in abandoned(lake, "checkpoints", days).items():
                 result.given_up.append(run)
                 result.add("checkpoints", files)
                 if not result.dry_run:
-                    lock.check()
+                    for lock in locks:
+                        lock.check()
                     give_up(lake, run)
     except Locked as error:
         result.skipped.append(f"checkpoints were left alone: {error.found}")
@@ -153,7 +163,7 @@ def _unreferred(
     digests = {model.digest for model in registry.versions()}
     for name, files in stored.items():
         old = (file for file in files if file.written_at < since)
-        yield name, [file for file in old if file.relative.split("/", 1)[0] not in digests]
+        yield name, [file for file in old if _is_left(file.relative, digests)]
 
 
 def _refuse_if_damaged(table: Table, stored: set[str]) -> None:
@@ -177,9 +187,16 @@ def _is_unnamed(relative: str, paths: set[str], runs: set[str]) -> bool:
         return False
     if name.startswith(".") and name.endswith(".crc"):
         return f"{place}/{name[1:-4]}" not in paths
-    if "/_temporary/" in f"/{place}/" or (_is_data(name) and relative.startswith("run=")):
+    if "/_temporary/" in f"/{place}/" or name.endswith(_HALF):
+        return True
+    if _is_data(name) and relative.startswith("run="):
         return True
     return _run_of(relative) not in runs
+
+
+def _is_left(relative: str, kept: Collection[str]) -> bool:
+    """Whether a file is in none of the folders that are kept, or half written."""
+    return relative.split("/", 1)[0] not in kept or relative.endswith(_HALF)
 
 
 def _is_data(name: str) -> bool:
@@ -205,7 +222,7 @@ def _vacuum_states(lake: Lake, since: float, look: Any, run_id: str, result: Vac
         files = [
             file
             for file in stored_files(lake.folder("states"))
-            if file.relative.split("/", 1)[0] not in kept and file.written_at < since
+            if file.written_at < since and _is_left(file.relative, kept)
         ]
         result.add("states", files)
         if not result.dry_run:
@@ -217,13 +234,16 @@ def _remove(lake_url: str, files: Iterable[StoredFile]) -> None:
     fs, _ = fsspec.core.url_to_fs(lake_url)
     folders: set[str] = set()
     for file in files:
-        fs.rm_file(file.path)
+        # Another vacuum may have come first.
+        with suppress(FileNotFoundError):
+            fs.rm_file(file.path)
         depth = file.relative.count("/")
         folders.update(file.path.rsplit("/", up)[0] for up in range(1, depth + 1))
     # The deepest first; an object store has none, and one that still holds something stays.
     for folder in sorted(folders, key=len, reverse=True):
-        if fs.isdir(folder) and not fs.ls(folder):
-            fs.rmdir(folder)
+        with suppress(OSError):
+            if fs.isdir(folder) and not fs.ls(folder):
+                fs.rmdir(folder)
 
 
 def _record(lake: Lake, result: VacuumResult, run_id: str, seconds: float) -> None:

@@ -29,6 +29,10 @@ from jobs.settings.tune import TuneSettings
 from schemas.dataset import Dataset
 
 
+# Spark's patterns of paths, what delta-rs takes for no path, and escapes of URLs.
+_NO_LAKE = re.compile(r"[\[\]{}*?^|\\]|%[0-9a-fA-F]{2}")
+
+
 class Settings(Section):
     """The whole tree. `base` is the folder that relative paths start from."""
 
@@ -55,6 +59,15 @@ class Settings(Section):
         if not lake.strip():
             raise ValueError("the lake's path is empty")
         return lake
+
+    @model_validator(mode="after")
+    def _lake_has_a_path_that_all_read_alike(self) -> Settings:
+        if found := _NO_LAKE.search(self.lake_url):
+            raise ValueError(
+                f"the lake's path {self.lake_url} has {found[0]!r}, which Spark or delta-rs read as "
+                r"a sign of theirs; a lake's path has none of [ ] { } * ? ^ | \ nor %20 and the like"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_takes_equally_from_streams(self) -> Settings:

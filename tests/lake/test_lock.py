@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
@@ -83,6 +85,53 @@ def test_a_pid_that_belongs_to_another_process_by_now_is_dead(lake: Lake) -> Non
         rewrite(lake, pid_started_at=1.0)
         with stage_lock(lake, "etl", "second") as held:
             assert held.token == 2
+
+
+def test_a_holder_that_was_never_waited_for_is_dead(lake: Lake) -> None:
+    code = (
+        "import os\nfrom jobs.lake.lake import Lake\nfrom jobs.lake.lock import stage_lock\n"
+        f"with stage_lock(Lake({lake.url.rsplit('/', 1)[0]!r}, 'made_up'), 'etl', 'dead'):\n"
+        "    os._exit(9)\n"
+    )
+    died = subprocess.Popen([sys.executable, "-c", code])
+    os.waitid(os.P_PID, died.pid, os.WEXITED | os.WNOWAIT)
+    assert holder(lake)["run"] == "dead"
+    with stage_lock(lake, "etl", "next") as held:
+        assert held.token == 2
+    died.wait()
+
+
+def test_a_stepped_clock_takes_no_lock_away(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot_time = psutil._pslinux.boot_time
+    with stage_lock(lake, "etl", "first"):
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time() + 3600)
+        with pytest.raises(Locked, match="run first"), stage_lock(lake, "etl", "second"):
+            pass
+        assert lock.live_runs(lake) == {"first"}
+
+
+def test_a_stepped_clock_of_some_seconds_is_stood_without_proc(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_PROC", tmp_path / "no_proc")
+    with stage_lock(lake, "etl", "first"):
+        rewrite(lake, pid_started_at=holder(lake)["pid_started_at"] - 3)
+        assert lock.live_runs(lake) == {"first"}
+        rewrite(lake, pid_started_at=holder(lake)["pid_started_at"] - 3)
+        assert not lock.live_runs(lake)
+
+
+@pytest.mark.parametrize("where", [{"pid_namespace": "pid:[1]"}, {"boot": "another"}])
+def test_a_holder_whose_pid_means_nothing_here_keeps_its_lease(
+    lake: Lake, where: dict[str, str]
+) -> None:
+    """In a container with the host's name, or on a host of the same name."""
+    with stage_lock(lake, "etl", "first"):
+        rewrite(lake, **where, pid=2**22 + 1)
+        assert lock.live_runs(lake) == {"first"}
+        rewrite(lake, renewed_at=holder(lake)["renewed_at"] - 61)
+        with stage_lock(lake, "etl", "second"):
+            pass
 
 
 def test_a_holder_on_another_host_keeps_its_lease(lake: Lake) -> None:

@@ -27,7 +27,7 @@ from jobs.models.build import build_model, predict
 from jobs.registry.files import keep_model
 from jobs.registry.registry import Registry
 from jobs.settings.load import load_settings
-from jobs.stores.files import read_json, write_json
+from jobs.stores.files import read_json, write_json, write_whole
 from jobs.train import job
 from jobs.train.read.reader import StoreTimeout
 from jobs.train.read.stream import Stream
@@ -167,6 +167,7 @@ def test_only_one_of_two_commits_from_the_same_snapshot_lasts(lake: Lake) -> Non
 
     def commit(number: int) -> None:
         path = f"run=r{number}/ds=a/part-{number}.parquet"
+        write_whole(f"{table.url}/{path}", b"x" * 10)
         file = NewFile(path, {"ds": "a"}, 10, (1,))
         try:
             results.append(table.replace([file], schema, ["ds"], {"ds": ["a"]}, {}, "p", number))

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.base.errors import DataRefused, Locked
+from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.examples import Examples
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, new_run_id, read_ledger, record
@@ -18,6 +20,7 @@ from jobs.lake.manifest import Shard, read_manifest, write_manifest
 from jobs.lake.tables import Table
 from jobs.stores.files import read_json, write_json
 from schemas.dataset import struct_type
+from tests.builders.visits import VISITS
 
 SCHEMA = struct_type([("x", "bigint"), ("ds", "string"), ("split", "string")])
 
@@ -65,6 +68,35 @@ def test_an_older_token_may_not_commit(tmp_path: Path) -> None:
     with pytest.raises(Locked, match="token 3; ours is 2"):
         replace(table, "b", ["d1"], 7, token=2)
     assert rows_by_ds(table) == {"d1": 5}
+
+
+def test_what_commits_say_is_found_behind_many_that_say_nothing(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    first = replace(table, "a", ["d1"], 5)
+    for _ in range(20):
+        table.append(pa.table({"x": [1], "ds": ["d3"], "split": ["all"]}))
+    second = replace(table, "b", ["d2"], 5)
+    infos = table.infos()
+    assert sorted(infos) == list(range(second + 1)) and infos[0] == {}
+    assert [table.commit_info(version) for version in infos] == list(infos.values())
+    assert infos[first] == infos[second - 1] == {"run": "a"} != infos[second]
+
+
+def test_files_that_are_gone_are_not_committed(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    replace(table, "a", ["d1"], 5)
+    file = put(table, "b", "d1", 7)
+    Path(table.url, file.path).unlink()
+    with pytest.raises(Locked, match="1 files that this run wrote are gone"):
+        table.replace([file], SCHEMA, ["ds", "split"], {"ds": ["d1"]}, {}, "etl", 1)
+    assert rows_by_ds(table) == {"d1": 5}
+
+
+def test_a_table_without_a_commit_of_a_run_is_refused(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "t"))
+    table._create_if_absent(SCHEMA, ["ds", "split"])
+    with pytest.raises(DataRefused, match="no run has committed"):
+        refuse_changed_declaration(Examples.open(table.url).info, VISITS, "the examples were")
 
 
 def test_a_file_outside_the_dates_replaced_is_refused(tmp_path: Path) -> None:

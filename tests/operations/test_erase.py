@@ -10,11 +10,12 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from jobs.base.errors import ConfigError
 from jobs.etl.write.quarantine import QUARANTINE
 from jobs.evaluate.predict.predictions import predictions_schema
 from jobs.lake.ledger import read_ledger
 from jobs.main import main
-from jobs.operations.keys import parse_keys
+from jobs.operations.keys import Keys, parse_keys
 from jobs.operations.raw_keys import marked_raw
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
 from tests.builders.photos import PHOTOS
@@ -106,15 +107,48 @@ def test_keys_of_a_file_with_several_columns_match_together(scored: Raw, tmp_pat
         ("amount=1.0", "column amount is not kept in the examples"),
         ("visit=many", "a value of key column 'visit' is no int"),
         ("visit", "--key COLUMN=VALUE"),
+        ("visit=1 visit=2", "--key names a column twice: visit, visit"),
     ],
 )
 def test_a_key_that_cannot_be_is_a_usage_error(
     raw: Raw, key: str, message: str, spark: SparkSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     version = examples_of(raw).version
-    assert erase(raw, "--key", key) == 2
+    assert erase(raw, "--key", *key.split()) == 2
     assert message in capsys.readouterr().err
     assert examples_of(raw).version == version
+
+
+@pytest.mark.parametrize("line", ["7", "7,Smith, John", "7,a,"])
+def test_a_line_of_keys_with_another_number_of_values_is_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text(f"visit,shop\n5,a\n\n{line}\n")
+    with pytest.raises(ConfigError, match=r"line 4 has \d values"):
+        parse_keys(VISITS, [], str(file))
+
+
+TORN = (
+    (["malformed"], f"{DATES[0]},1,{{3f25-11}},1.0,30,1,surplus"),
+    (["malformed"], f"{DATES[0]},2,#42,1.0,30,1,surplus"),
+    (["malformed"], f"{DATES[0]},3,Müller,1.0,30,1,surplus"),
+    (["encoding"], rf"{DATES[0]},4,M\xc3\xbcller,\xff,30,1"),
+    (["malformed"], r'{"day": "2024-01-01", "shop": "M\u00FCller"'),
+    (["malformed"], f"{DATES[0]},5,***,1.0,30,1,surplus"),
+    (["unparsable:age"], f"{DATES[0]},6,#42,1.0,x,1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("shop", "hits"),
+    [("{3f25-11}", [0]), ("#42", [1, 6]), ("Müller", [2, 3, 4]), ("***", [5]), ("", []), ("!", [])],
+)
+def test_torn_lines_are_found_by_values_of_any_signs(
+    spark: SparkSession, shop: str, hits: list[int]
+) -> None:
+    lines = [(*line, "f", "r", "etl", DATES[0]) for line in TORN]
+    rows = spark.createDataFrame(lines, QUARANTINE)
+    marked = marked_raw(rows, VISITS, Keys(({"shop": shop},))).where("__hit").collect()
+    assert {row["raw"] for row in marked} == {TORN[number][1] for number in hits}
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,29 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 import torch
+from pyspark.sql import SparkSession
 
+from jobs.etl.fit.states import state_entries
+from jobs.etl.job import Pass
 from jobs.lake.ledger import read_ledger
 from jobs.lake.lock import stage_lock
+from jobs.lake.state import load_state
 from jobs.main import main
+from jobs.operations import vacuum as vacuums
 from jobs.settings.load import load_settings
 from jobs.train.keep import checkpoint
 from jobs.train.keep.snapshot import Snapshot
 from jobs.train.step.history import Position
-from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
+from jobs.tune.study import Study
+from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined, run_etl
 from tests.builders.models import register_model
 from tests.builders.s3 import S3
-from tests.builders.visits import Raw
+from tests.builders.visits import Raw, rows_of
 from tests.operations.conftest import DATES
 
 
@@ -137,24 +144,94 @@ def name_by_checkpoint(raw: Raw) -> None:
     checkpoint.write(lake_of(raw).folder("checkpoints", "train-1"), snapshot, identity)
 
 
-@pytest.mark.parametrize("name", [name_by_model, name_by_checkpoint])
+def name_by_study(raw: Raw) -> None:
+    settings = load_settings(raw.config)
+    facts = {"examples_version": examples_of(raw).version, "dates": [DATES[0], DATES[-1]]}
+    Study(lake_of(raw).folder("studies", "first"), settings.tune, ("auc", True), facts)
+
+
+@pytest.mark.parametrize("name", [name_by_model, name_by_checkpoint, name_by_study])
 def test_what_a_model_or_checkpoint_names_stays_unless_forced(
     raw: Raw, name: Callable[[Raw], None]
 ) -> None:
     name(raw)
     opened = examples_of(raw)
     states = set((raw.lake / "visits" / "states").iterdir())
-    lake_of(raw).table("examples").rewrite([], {"ds": DATES}, opened.info, "etl", 99)
+    counted = lake_of(raw).table("contributions")
+    version = counted.rewrite([], {"ds": DATES}, {"run": "etl-2"}, "etl", 99)
+    info = {**opened.info, "versions": {**opened.info["versions"], "contributions": version}}
+    lake_of(raw).table("examples").rewrite([], {"ds": DATES}, info, "etl", 99)
     assert vacuum(raw) == 0
     assert all(Path(opened.url, shard.path).exists() for shard in opened.shards())
+    named = counted.files(opened.info["versions"]["contributions"])
+    assert named and all(Path(counted.url, file.path).exists() for file in named)
     assert set((raw.lake / "visits" / "states").iterdir()) == states
     assert vacuum(raw, "--force") == 0
     assert not list(Path(opened.url).glob("run=*"))
 
 
-def aged(raw: Raw, run: str, days: float) -> Path:
-    """The run's folder of checkpoints, last written so many days ago."""
-    folder = raw.lake / "visits" / "checkpoints" / run
+def test_a_study_names_its_examples_until_it_is_past_retention(raw: Raw) -> None:
+    name_by_study(raw)
+    opened = examples_of(raw)
+    lake_of(raw).table("examples").rewrite([], {"ds": DATES}, opened.info, "etl", 99)
+    aged(raw, "first", 29.9, "studies")
+    assert vacuum(raw) == 0
+    assert all(Path(opened.url, shard.path).exists() for shard in opened.shards())
+    aged(raw, "first", 30.1, "studies")
+    assert vacuum(raw) == 0
+    assert not list(Path(opened.url).glob("run=*"))
+
+
+def test_a_models_state_is_readable_though_a_dead_run_wrote_it_again(
+    raw: Raw, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name_by_model(raw)
+    lake = lake_of(raw)
+    digest = examples_of(raw).info["states"][DATES[-1]]
+    before = load_state(lake, digest)
+    entries = state_entries(lake, before)
+    raw.add(rows_of("2024-01-04", 60, ("x", "y", "z"))).write()
+    with monkeypatch.context() as patch:
+        patch.setattr(Pass, "_commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_etl(raw, spark, [DATES[-1], "2024-01-04"])
+    assert load_state(lake, digest).id_log_version > before.id_log_version
+    lake.table("id_log").restore(before.id_log_version, "etl", 99)
+    assert vacuum(raw) == 0
+    assert state_entries(lake, load_state(lake, digest)).equals(entries)
+
+
+def dies(*_: object) -> int:
+    raise KeyboardInterrupt
+
+
+def test_two_at_once_both_end_well(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove, ended = vacuums._remove, list[int]()
+
+    def after_another(*arguments: Any) -> None:
+        monkeypatch.setattr(vacuums, "_remove", remove)
+        ended.append(vacuum(raw))
+        remove(*arguments)
+
+    monkeypatch.setattr(vacuums, "_remove", after_another)
+    assert [vacuum(raw), *ended] == [0, 0]
+    assert data_files(raw) >= named_files(raw)
+
+
+def test_half_files_in_named_folders_go(raw: Raw) -> None:
+    (state, *_) = (raw.lake / "visits" / "states").glob("*/state.json")
+    shard = Path(examples_of(raw).url, examples_of(raw).shards()[0].path)
+    halves = [file.with_name(f"{file.name}.1790000000000000000.tmp") for file in (state, shard)]
+    for half in halves:
+        half.write_bytes(b"rows of a lost attempt")
+    assert vacuum(raw, "--set", "etl.shard_rows=20") == 0
+    assert not any(half.exists() for half in halves)
+    assert state.exists() and shard.exists()
+
+
+def aged(raw: Raw, run: str, days: float, place: str = "checkpoints") -> Path:
+    """The run's folder, last written so many days ago."""
+    folder = raw.lake / "visits" / place / run
     moment = time.time() - 86_400 * days
     for path in folder.rglob("*"):
         os.utime(path, (moment, moment))
@@ -175,10 +252,11 @@ def test_checkpoints_that_nobody_goes_on_from_are_given_up_and_free_their_exampl
     assert vacuum(raw, "--set", "retention.checkpoints_days=null") == 0
     assert vacuum(raw, "--dry-run") == 0
     assert "would give up unfinished trainings train-1" in capsys.readouterr().out
-    with stage_lock(lake_of(raw), "train", "train-2"):
-        # It may go on from any of them.
-        assert vacuum(raw) == 0
-    assert "checkpoints were left alone: stage 'train'" in capsys.readouterr().out
+    for stage in ("train", "tune"):
+        with stage_lock(lake_of(raw), stage, f"{stage}-2"):
+            # It may go on from any of them.
+            assert vacuum(raw) == 0
+        assert f"checkpoints were left alone: stage '{stage}'" in capsys.readouterr().out
     assert folder.exists() and list(Path(opened.url).glob("run=*"))
 
     assert vacuum(raw) == 0

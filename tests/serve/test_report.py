@@ -74,6 +74,18 @@ def test_what_differs_and_drifts_is_named(
     assert after["age_years"] == pytest.approx(before["age_years"], abs=0.05)
 
 
+def test_where_all_rows_were_refused_the_report_says_so(
+    served: Served, sampled: Raw, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = sampled.copy(tmp_path / "lake")
+    lake_of(raw).table("served").rewrite_appended(
+        "ds", "2024-01-03", lambda rows: rows.filter(pc.is_null(rows["score"]))
+    )
+    text = report(raw, served.parents, capsys)
+    assert "served: 3 rows, 3 of them refused" in text
+    assert indices(text) == {}
+
+
 def test_rows_that_lack_their_parents_are_left_out_by_name(
     served: Served, sampled: Raw, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,8 @@ def test_a_file_by_its_declaration_and_paths_relative_to_it(tmp_path: Path) -> N
         ("train", "--set section.key=value"),
         ("train.epochs=[", "is no YAML"),
         ("lake.x=1", "'lake' is a value, not a section"),
+        ("lake='lake[1]'", "lake[1] has '['"),
+        ("lake=s3://bucket/a%20b", "a%20b has '%20'"),
         ("schema=schemas.flights:NOWHERE", "cannot be loaded"),
         ("schema=./nowhere.py:X", "no file"),
         ("schema=jobs.settings.settings:Settings", "is a ModelMetaclass"),
