@@ -42,7 +42,7 @@ from jobs.etl.write.shards import stage_shards
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
-from jobs.lake.ledger import record
+from jobs.lake.ledger import of_commit, record, record_committed, record_lost
 from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.manifest import Shard, write_manifest
 from jobs.lake.state import State, save_states
@@ -90,7 +90,9 @@ def run(
     chunks = chunks_of(dates, len(dates) if rebuild else settings.etl.dates_per_pass)
     paths = source_paths(settings, dataset)
     with stage_lock(lake, "etl", run_id) as lock, closing(Progress(chunks)) as shown:
-        backfill = Backfill.resumed(settings, chunks, lake.table("examples").newest_info())
+        before = lake.table("examples").newest_info()
+        record_lost(lake, "examples", before)
+        backfill = Backfill.resumed(settings, chunks, before)
         for number, chunk in enumerate(chunks):
             raw = RawSources.listed(dataset, paths, chunk)
             if len(chunks) > 1 and backfill.has(chunk, raw.digest):
@@ -154,10 +156,10 @@ class Pass:
         finally:
             self.lake.table("judged").discard(self.run_id)
         assert_conserved(rows.counts, shards, quarantined)
-        version = self._commit(before, fitted, shards, versions)
         seconds = time.monotonic() - started
-        done = ledger_rows(self.run_id, rows.counts, fitted, findings, shards, version, seconds)
-        record(self.lake, done)
+        done = ledger_rows(self.run_id, rows.counts, fitted, findings, shards, seconds)
+        version = self._commit(before, fitted, shards, versions, of_commit(done))
+        record_committed(self.lake, "examples", version, done, time.monotonic() - started)
         return version, rows.counts
 
     def _before(self) -> dict[str, Any]:
@@ -254,6 +256,7 @@ class Pass:
         fitted: Mapping[str, State],
         shards: Sequence[Shard],
         versions: Mapping[str, int],
+        ledger: Mapping[str, Any],
     ) -> int:
         """Makes the run visible: this commit names everything else that it wrote."""
         table = self.lake.table("examples")
@@ -272,6 +275,7 @@ class Pass:
             "runs": {**before.get("runs", {}), **dict.fromkeys(self.dates, self.run_id)},
             "versions": dict(versions),
             **self.backfill.info(),
+            **ledger,
         }
         files = [
             NewFile(s.path, {DS: s.ds, SPLIT: s.split}, s.bytes, s.row_group_rows) for s in shards

@@ -57,7 +57,7 @@ from jobs.evaluate.predict.scorer import Scorer
 from jobs.evaluate.predict.stage import stage_predictions
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake, TableName
-from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.ledger import LedgerRow, of_commit, record, record_committed, record_lost
 from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.state import State, load_state
 from jobs.registry.registry import Registry
@@ -117,6 +117,7 @@ def run(
     dataset = settings.dataset()
     lake = Lake(settings.lake_url, dataset.name)
     with stage_lock(lake, "score", run_id) as lock:
+        record_lost(lake, "predictions", lake.table("predictions").newest_info())
         version = Registry(settings, lake).resolve(model)
         return Scoring(settings, spark, lake, lock, run_id, version, sorted(set(dates))).run()
 
@@ -158,14 +159,14 @@ class Scoring:
         log.info("refused %s rows", f"{sum(quarantined.values()):,}")
         assert_conserved(rows.counts, found, quarantined)
         changed = self._differs(found, refused)
-        version = self._commit(predictions, refused) if changed else self._left_as_it_was()
-        url, seconds = self.lake.table("predictions").url, time.monotonic() - started
-        result = ScoreResult(url, version, self.model.version, rows.counts, changed, seconds)
         status = "done" if changed else "unchanged"
-        line = LedgerRow(self.run_id, "score", "", status, seconds=seconds)
-        line = replace(line, versions={"predictions": str(version), "model": self.model.version})
-        record(self.lake, ledger_lines(line, self.model, rows.counts, found))
-        return result
+        line = LedgerRow(self.run_id, "score", "", status, versions={"model": self.model.version})
+        line = replace(line, seconds=time.monotonic() - started)
+        done = ledger_lines(line, self.model, rows.counts, found)
+        version = self._commit(predictions, refused, done) if changed else self._left_as_it_was()
+        url, seconds = self.lake.table("predictions").url, time.monotonic() - started
+        record_committed(self.lake, "predictions", version, done, seconds)
+        return ScoreResult(url, version, self.model.version, rows.counts, changed, seconds)
 
     # Reading
 
@@ -249,7 +250,9 @@ class Scoring:
             self.lake.table(name).discard(self.run_id)
         return self.lake.table("predictions").version()
 
-    def _commit(self, files: Sequence[NewFile], refused: Sequence[NewFile]) -> int:
+    def _commit(
+        self, files: Sequence[NewFile], refused: Sequence[NewFile], done: Sequence[LedgerRow]
+    ) -> int:
         """Makes the run visible: the last commit names everything else that it wrote."""
         where = self._quarantined_where
         quarantine = self._replace("quarantine", refused, QUARANTINE, where, {"run": self.run_id})
@@ -263,6 +266,7 @@ class Scoring:
             "weights": self.model.tags["weights_digest"],
             "state": self.model.tags["state_digest"],
             "versions": {"quarantine": quarantine},
+            **of_commit(done),
         }
         schema = predictions_schema(self.dataset)
         return self._replace("predictions", files, schema, {DS: self.dates}, info)

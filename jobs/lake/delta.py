@@ -6,12 +6,15 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from deltalake import (
     CommitProperties,
     DeltaTable,
     PostCommitHookProperties,
+    QueryBuilder,
     Schema,
     Transaction,
 )
@@ -22,14 +25,17 @@ from jobs.lake.files import NewFile
 from jobs.stores.errors import remedy_of, told
 from jobs.stores.files import delta_options
 
+# The key under which a commit says what its run says of it.
+_SAID = "millstream"
+_APPEND_HOURS = 24  # longer than any takes
 # By default delta-rs forgets versions after 30 days, which a registered model may still name.
 KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 def with_token(
-    table: DeltaTable, app_id: str, token: int, said: Mapping[str, str] | None = None
+    table: DeltaTable, app_id: str, token: int, said: Mapping[str, Any] | None = None
 ) -> CommitProperties:
-    """What a commit carries: the token of the lock, and what it says of itself.
+    """What a commit carries: the token of the lock, and what a run's commit says of itself.
 
     Raises:
         Locked: another holder committed with a newer token.
@@ -38,10 +44,51 @@ def with_token(
     if newest is not None and newest > token:
         raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
     return CommitProperties(
-        custom_metadata=dict(said) if said else None,
+        custom_metadata=None if said is None else {_SAID: json.dumps(dict(said), sort_keys=True)},
         app_transactions=[Transaction(app_id, token)],
         max_commit_retries=15,
     )
+
+
+def said_until(table: DeltaTable, until: int) -> dict[str, Any]:
+    """What the last commit of a run up to a version says; nothing where there is none.
+
+    Args:
+        table: at its newest version: history() of an older one lists the newer commits under its
+            number.
+    """
+    read = 8
+    while True:
+        # The newest first.
+        for commit in table.history(table.version() - until + read):
+            if commit["version"] <= until and _SAID in commit:
+                return dict(json.loads(commit[_SAID]))
+        if read > until:
+            return {}
+        read *= 8
+
+
+def said_by_version(table: DeltaTable) -> dict[int, dict[str, Any]]:
+    """The same of each version."""
+    found, info = {}, dict[str, Any]()
+    for commit in sorted(table.history(), key=lambda commit: int(commit["version"])):
+        if _SAID in commit:
+            info = dict(json.loads(commit[_SAID]))
+        found[int(commit["version"])] = info
+    return found
+
+
+def has_value(table: DeltaTable, column: str, value: str) -> bool:
+    """Whether a value stands in a column; files whose least and greatest say no are left out."""
+    sql = f"SELECT 1 FROM rows WHERE \"{column}\" = '{value}' LIMIT 1"
+    return bool(queried(table, sql).num_rows)
+
+
+def queried(table: DeltaTable, sql: str) -> pa.Table:
+    """What a query of the table, called `rows`, finds."""
+    # Not to_pyarrow_table: Arrow's threads then hold Python objects, and a process that ends
+    # soon after may abort (https://github.com/apache/arrow/issues/34314).
+    return pa.table(QueryBuilder().register("rows", table).execute(sql).read_all())
 
 
 def unreadable(url: str, error: OSError) -> DataRefused:
@@ -66,6 +113,13 @@ def add_action(file: NewFile) -> AddAction:
         True,
         json.dumps({"numRecords": file.rows}),
     )
+
+
+def replaced_files(table: DeltaTable, hours: int) -> list[str]:
+    """Files that no version names any more since so many hours. One that no version ever named
+    may be of an append under way, and is told after a day."""
+    look = partial(table.vacuum, dry_run=True, enforce_retention_duration=False)
+    return sorted({*look(hours), *look(max(hours, _APPEND_HOURS), full=True)})
 
 
 def scattered_values(url: str, column: str, file_bytes: int) -> dict[str, int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from jobs.lake.lake import Lake
+from jobs.lake.lake import Lake, TableName
 
 _SCHEMA = pa.schema(
     [
@@ -70,6 +70,34 @@ def record(lake: Lake, rows: Sequence[LedgerRow]) -> None:
             value[name] = list(value[name].items())
     if values:
         lake.table("ledger").append(pa.Table.from_pylist(values, schema=_SCHEMA))
+
+
+def of_commit(rows: Sequence[LedgerRow]) -> dict[str, Any]:
+    """What the commit holds that the rows tell of, for `record_lost`."""
+    return {"ledger": [asdict(row) for row in rows]}
+
+
+def record_committed(
+    lake: Lake, name: TableName, version: int, rows: Iterable[LedgerRow], seconds: float
+) -> None:
+    """Appends the rows of the commit that made a table's version."""
+    made = {name: str(version)}
+    record(lake, [replace(row, versions=row.versions | made, seconds=seconds) for row in rows])
+
+
+def record_lost(lake: Lake, name: TableName, info: Mapping[str, Any]) -> None:
+    """Appends the rows that a table's newest commit holds, where its run died before it did.
+
+    Args:
+        info: what the commit says.
+    """
+    held, ledger = info.get("ledger"), lake.table("ledger")
+    if not held or (ledger.exists() and ledger.holds("run", held[0]["run"])):
+        return
+    infos = lake.table(name).infos()
+    version = min(version for version, found in infos.items() if found.get("ledger") == held)
+    rows = [LedgerRow(**row) for row in held]
+    record_committed(lake, name, version, rows, rows[0].seconds)
 
 
 def read_ledger(lake: Lake, **where: str) -> list[dict[str, Any]]:

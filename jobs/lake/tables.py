@@ -8,9 +8,7 @@ its lock cannot commit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,7 +17,18 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import create_table_with_add_actions
 
 from jobs.base.errors import DataRefused, Locked
-from jobs.lake.delta import KEEP_LOG, add_action, schema_difference, unreadable, with_token
+from jobs.lake.delta import (
+    KEEP_LOG,
+    add_action,
+    has_value,
+    queried,
+    replaced_files,
+    said_by_version,
+    said_until,
+    schema_difference,
+    unreadable,
+    with_token,
+)
 from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered, read_files
 from jobs.stores.files import delta_options, store_at
 
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 _MEASURED = "delta.dataSkippingStatsColumns"
-_APPEND_HOURS = 24  # longer than any takes
 
 
 class Table(StagedRuns):
@@ -88,25 +96,11 @@ class Table(StagedRuns):
     def commit_info(self, version: int | None = None) -> dict[str, Any]:
         """What the newest commit at or before `version` that was made by a run says of itself."""
         until = self._at(version).version()
-        # Of the newest version: history() of an older one lists the newer commits under its number.
-        table, read = self._at(None), 8
-        while True:
-            commits = table.history(table.version() - until + read)
-            for commit in commits:
-                if commit["version"] <= until and "millstream" in commit:
-                    return dict(json.loads(commit["millstream"]))
-            if read > until:
-                return {}
-            read *= 8
+        return said_until(self._at(None), until)
 
     def infos(self) -> dict[int, dict[str, Any]]:
         """`commit_info` of each version."""
-        found, info = {}, dict[str, Any]()
-        for commit in sorted(self._at(None).history(), key=lambda commit: int(commit["version"])):
-            if "millstream" in commit:
-                info = dict(json.loads(commit["millstream"]))
-            found[int(commit["version"])] = info
-        return found
+        return said_by_version(self._at(None))
 
     def newest_info(self) -> dict[str, Any]:
         """`commit_info` of the newest version; nothing where there is no table yet."""
@@ -194,8 +188,7 @@ class Table(StagedRuns):
     ) -> int:
         self.check_staged(files)
         table = self._at(None)
-        said = {"millstream": json.dumps(dict(info), sort_keys=True)}
-        properties = with_token(table, app_id, token, said)
+        properties = with_token(table, app_id, token, info)
         filters = [(name, "in", list(values)) for name, values in (where or {}).items()]
         try:
             table.create_write_transaction(
@@ -233,8 +226,11 @@ class Table(StagedRuns):
     def values(self, column: str) -> list[str]:
         """What stands in a column, each once, in order."""
         sql = f'SELECT DISTINCT "{column}" AS value FROM rows ORDER BY value'
-        rows = QueryBuilder().register("rows", self._at(None)).execute(sql).read_all()
-        return [value.as_py() for value in pa.table(rows)["value"]]
+        return [value.as_py() for value in queried(self._at(None), sql)["value"]]
+
+    def holds(self, column: str, value: str) -> bool:
+        """Whether a value stands in a column."""
+        return has_value(self._at(None), column, value)
 
     def rewrite_appended(
         self, column: str, value: str, keep: Callable[[pa.Table], pa.Table]
@@ -262,19 +258,13 @@ class Table(StagedRuns):
             raise Locked(f"{self.url}: another process wrote first ({error})") from error
 
     def replaced_files(self, hours: int) -> list[str]:
-        """Files that no version names any more since so many hours. One that no version ever named
-        may be of an append under way, and is told after a day."""
-        table = self._at(None)
-        look = partial(table.vacuum, dry_run=True, enforce_retention_duration=False)
-        return sorted({*look(hours), *look(max(hours, _APPEND_HOURS), full=True)})
+        """Files that no version names any more since so many hours."""
+        return replaced_files(self._at(None), hours)
 
     def read_arrow(self, version: int | None = None) -> pa.Table:
         """A small table as Arrow, on the driver; rows of different files come in any order."""
-        # Not to_pyarrow_table: Arrow's threads then hold Python objects, and a process that ends
-        # soon after may abort (https://github.com/apache/arrow/issues/34314).
         table = self._at(version)
-        rows = QueryBuilder().register("rows", table).execute("SELECT * FROM rows").read_all()
-        return pa.table(rows).cast(pa.schema(table.schema().to_arrow()))
+        return queried(table, "SELECT * FROM rows").cast(pa.schema(table.schema().to_arrow()))
 
     def restore(self, version: int, app_id: str, token: int) -> None:
         """Makes the content that of an older version again, when newer ones belong to no run.

@@ -28,7 +28,6 @@ from jobs.settings.train import StreamSettings, TrainSettings
 from jobs.settings.tune import TuneSettings
 from schemas.dataset import Dataset
 
-
 # Spark's patterns of paths, what delta-rs takes for no path, and escapes of URLs.
 _NO_LAKE = re.compile(r"[\[\]{}*?^|\\]|%[0-9a-fA-F]{2}")
 
@@ -64,8 +63,8 @@ class Settings(Section):
     def _lake_has_a_path_that_all_read_alike(self) -> Settings:
         if found := _NO_LAKE.search(self.lake_url):
             raise ValueError(
-                f"the lake's path {self.lake_url} has {found[0]!r}, which Spark or delta-rs read as "
-                r"a sign of theirs; a lake's path has none of [ ] { } * ? ^ | \ nor %20 and the like"
+                f"the lake's path {self.lake_url} has {found[0]!r}, a sign to Spark or delta-rs; "
+                r"none of [ ] { } * ? ^ | \ may be in it, nor %20 and the like"
             )
         return self
 

@@ -10,6 +10,8 @@ from pyspark.sql import SparkSession
 
 from jobs.etl import job
 from jobs.lake.lake import TableName
+from jobs.lake.ledger import read_ledger
+from jobs.main import main
 from tests.builders.lakes import examples_of, lake_of, run_etl, shard_contents
 from tests.builders.visits import Raw, rows_of
 
@@ -118,3 +120,30 @@ def test_readers_keep_the_version_that_they_opened(
     run_etl(raw, spark, [DATES[0]])
     assert sum(shard.rows for shard in opened.shards()) == rows == 60
     assert sum(shard.rows for shard in examples_of(raw).shards()) == 90
+
+
+def test_a_ledger_row_that_a_kill_took_is_written_by_the_next_run(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = Raw(tmp_path).add(line for ds in DATES for line in rows_of(ds, 60)).write()
+    run_etl(raw, spark, DATES[1:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "record_committed", die)
+        with pytest.raises(Killed):
+            run_etl(raw, spark, DATES[:1])
+    version = examples_of(raw).version
+    # Others' commits carry on what it says.
+    assert main(["erase", "--config", str(raw.config), "--quiet", "--key", "visit=240102001"]) == 0
+    for _ in range(2):
+        run_etl(raw, spark, DATES[2:])
+    rows = read_ledger(lake_of(raw), stage="etl")
+    assert [row["ds"] for row in rows] == [DATES[1], DATES[0], DATES[2], DATES[2]]
+    lost = rows[1]
+    assert lost["run"] == examples_of(raw).info["runs"][DATES[0]]
+    assert lost["versions"] == {"examples": str(version)}
+    assert lost["counts"]["raw"] == 60
+    assert lost["digests"].keys() == rows[0]["digests"].keys()
+
+
+def die(*_: object) -> None:
+    raise Killed

@@ -35,10 +35,9 @@ def ledger_rows(
     fitted: Mapping[str, State],
     findings: Findings,
     shards: Sequence[Shard],
-    version: int,
     seconds: float,
 ) -> list[LedgerRow]:
-    """One row a date."""
+    """One row a date, without the version that the commit makes."""
     digests, nothing = content_digests(shards), _digests([])
     return [
         LedgerRow(
@@ -51,7 +50,6 @@ def ledger_rows(
                 **digests.get(ds, nothing),
                 **({"state": fitted[ds].digest} if ds in fitted else {}),
             },
-            versions={"examples": str(version)},
             metrics=findings.metrics.get(ds, {}),
             message="; ".join(findings.warnings.get(ds, ())),
             seconds=seconds,
