@@ -101,6 +101,7 @@ def test_a_holder_that_was_never_waited_for_is_dead(lake: Lake) -> None:
     died.wait()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="times of starts are the wall clock's there")
 def test_a_stepped_clock_takes_no_lock_away(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     boot_time = psutil._pslinux.boot_time
     with stage_lock(lake, "etl", "first"):

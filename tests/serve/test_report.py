@@ -78,9 +78,9 @@ def test_where_all_rows_were_refused_the_report_says_so(
     served: Served, sampled: Raw, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = sampled.copy(tmp_path / "lake")
-    lake_of(raw).table("served").rewrite_appended(
-        "ds", "2024-01-03", lambda rows: rows.filter(pc.is_null(rows["score"]))
-    )
+    table = lake_of(raw).table("served")
+    for ds in table.values("ds"):
+        table.rewrite_appended("ds", ds, lambda rows: rows.filter(pc.is_null(rows["score"])))
     text = report(raw, served.parents, capsys)
     assert "served: 3 rows, 3 of them refused" in text
     assert indices(text) == {}
