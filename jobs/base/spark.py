@@ -54,11 +54,6 @@ SEMANTICS = {
 }
 
 
-def quoted(name: str) -> str:
-    """A column's name as Spark's expressions take it: dots and backticks are part of it."""
-    return "`" + name.replace("`", "``") + "`"
-
-
 class _OnUse:
     """Stands for a session, and starts it when it is first used."""
 

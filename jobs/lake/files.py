@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from jobs.base.errors import DataRefused, Locked
 from jobs.stores.files import spark_url
+from schemas.source import spark_name
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -128,8 +129,6 @@ def read_files(
     from pyspark.sql import functions as F
     from pyspark.sql.types import StructType
 
-    from jobs.base.spark import quoted
-
     stored = StructType([f for f in schema.fields if f.name not in files[0].partition])
     root = spark_url(url)
     rows = session.read.schema(stored).parquet(*(f"{root}/{file.path}" for file in files))
@@ -139,7 +138,7 @@ def read_files(
         for name in files[0].partition
     }
     for name in stored.names:
-        columns[name] = F.col(quoted(name))
+        columns[name] = F.col(spark_name(name))
     return rows.select(*(columns[name].alias(name) for name in schema.names))
 
 

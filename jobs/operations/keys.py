@@ -13,9 +13,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from jobs.base.errors import ConfigError
-from jobs.base.spark import quoted
 from schemas.dataset import Dataset
 from schemas.field import Carried
+from schemas.source import spark_name
 
 HIT = "__hit"
 # More would be no list of entities, and would not fit a broadcast.
@@ -112,7 +112,7 @@ def marked(rows: DataFrame, dataset: Dataset, keys: Keys, named: Mapping[str, st
         names = [f"__key_{number}_{place}" for place in range(len(columns))]
         known = known_keys(spark, columns, values, types).toDF(*names)
         flags.append(f"{HIT}_{number}")
-        on = [F.col(quoted(named[c])) == known[n] for c, n in zip(columns, names, strict=True)]
+        on = [F.col(spark_name(named[c])) == known[n] for c, n in zip(columns, names, strict=True)]
         rows = rows.join(F.broadcast(known.withColumn(flags[-1], F.lit(True))), on, "left")
         rows = rows.drop(*known.columns)
     return rows.withColumn(HIT, F.coalesce(*flags, F.lit(False))).drop(*flags)
@@ -128,8 +128,8 @@ def known_keys(
     texts = spark.createDataFrame(
         values, StructType([StructField(n, StringType()) for n in columns])
     )
-    typed = texts.select(*[F.col(quoted(n)).try_cast(types[n]).alias(n) for n in columns])
+    typed = texts.select(*[F.col(spark_name(n)).try_cast(types[n]).alias(n) for n in columns])
     for name in columns:
-        if typed.where(F.col(quoted(name)).isNull()).limit(1).count():
+        if typed.where(F.col(spark_name(name)).isNull()).limit(1).count():
             raise ConfigError(f"a value of key column {name!r} is no {types[name]}", types[name])
     return typed.distinct()

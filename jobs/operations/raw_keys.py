@@ -16,7 +16,6 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StringType, StructField, StructType
 
-from jobs.base.spark import quoted
 from jobs.base.workers import in_workers
 from jobs.operations.keys import HIT, Keys, marked
 from jobs.rows.base.names import DS, ENCODING, MALFORMED, RAW, REASONS, SOURCE_FILE, UNREAD, mark
@@ -24,6 +23,7 @@ from jobs.rows.read.delimited import delimited_rows
 from jobs.rows.read.jsonlines import json_rows
 from jobs.rows.read.lines import Lines
 from schemas.dataset import Dataset, Source
+from schemas.source import spark_name
 
 # Of the served rows.
 SERVED_TEXTS = StructType([StructField(DS, StringType()), StructField(RAW, StringType())])
@@ -45,7 +45,8 @@ def marked_raw(rows: DataFrame, dataset: Dataset, keys: Keys) -> DataFrame:
     types = {column.name: column.type for column in source.columns}
     names = sorted({name for key in keys.keys for name in key})
     typed = {
-        f"__typed_{name}": F.col(quoted(text_column(name))).try_cast(types[name]) for name in names
+        f"__typed_{name}": F.col(spark_name(text_column(name))).try_cast(types[name])
+        for name in names
     }
     parsed = _parsed(rows, source).withColumns(typed)
     parsed = parsed.withColumn(_TORN, F.col(_TORN) | F.array_contains(REASONS, ENCODING))

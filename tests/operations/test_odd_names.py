@@ -9,12 +9,12 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.base.spark import quoted
 from jobs.evaluate.predict.predictions import predictions_schema
 from jobs.main import main
 from jobs.operations.keys import Keys
 from jobs.operations.raw_keys import SERVED_TEXTS, marked_json
 from jobs.settings.load import load_settings
+from schemas.source import spark_name
 from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
 from tests.builders.visits import Raw
 
@@ -87,7 +87,7 @@ def add_predictions(raw: Raw, spark: SparkSession) -> None:
     schema = predictions_schema(dataset)
     examples = lake_of(raw).table("examples").spark(spark, dataset.examples_schema())
     added = {"score": F.lit(0.5).cast("float"), "model_version": F.lit("1"), "run_id": F.lit("s")}
-    rows = examples.withColumns(added).select(*[F.col(quoted(name)) for name in schema.names])
+    rows = examples.withColumns(added).select(*[F.col(spark_name(name)) for name in schema.names])
     files = table.stage(rows, "score-1", ["ds"])
     table.replace(files, schema, ["ds"], {"ds": [DS]}, {"run": "score-1"}, "score", 1)
 
