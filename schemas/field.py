@@ -21,7 +21,8 @@ PADDING_ID = 0
 NULL_ID = 1
 FIRST_OOV_ID = 2
 
-# Between the values of crossed fields, where null counts as the empty text: no text holds it.
+# Between the values of crossed fields, where null counts as the empty text. Texts do not hold it;
+# two that did could cross to one value.
 SEPARATOR = "\x1f"
 
 Task: TypeAlias = Literal["binary", "regression", "multiclass"]

@@ -6,7 +6,10 @@ other, and a model serves for any state.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
+from operator import lt
 
 from schemas.field import Categorical
 
@@ -27,17 +30,22 @@ class Hashed(Categorical):
 class Bucketized(Categorical):
     """A number's place among ascending `boundaries`: 0 below the first, 1 from the first on, ...
 
-    `expr` gives the number; null keeps its own id.
+    `expr` gives the number; null keeps its own id, and NaN, which lies nowhere, is null.
     """
 
     max_size: int = 0
     boundaries: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        ascending = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
-        if not self.boundaries or not ascending:
+        numbers = all(isinstance(b, Real) and math.isfinite(b) for b in self.boundaries)
+        if (
+            not self.boundaries
+            or not numbers
+            or not all(map(lt, self.boundaries, self.boundaries[1:]))
+        ):
             raise ValueError(
-                f"Bucketized {self.name!r}: boundaries are {self.boundaries}; they must ascend"
+                f"Bucketized {self.name!r}: boundaries are {self.boundaries}; they must be numbers "
+                "that ascend"
             )
         # As many as there are buckets, so that the table's size is that of any hashed field.
         object.__setattr__(self, "oov_buckets", len(self.boundaries) + 1)

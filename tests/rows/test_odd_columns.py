@@ -25,7 +25,9 @@ MOST, LEAST = 2**63 - 1, -(2**63)
 EPOCH, MICRO = datetime(1970, 1, 1), timedelta(microseconds=1)
 
 
-def found_of(values: pa.Array, type_: str, folder: Path, **writing: Any) -> Judged:
+def found_of(
+    values: pa.Array | pa.ChunkedArray, type_: str, folder: Path, **writing: Any
+) -> Judged:
     source = Source("odd", (Column("v", type_), Column("n", "bigint")), format="parquet")
     table = pa.table({"v": values, "n": range(len(values))})
     pq.write_table(table, folder / "a", **writing)
@@ -150,3 +152,10 @@ def test_a_file_that_is_none_stays_not_open(tmp_path: Path) -> None:
             with pytest.raises(DataRefused, match="torn cannot be read"):
                 raw_rows(replace(source, format=format_), files_of(tmp_path))  # type: ignore[arg-type]
         gc.collect()
+
+
+@pytest.mark.slow
+def test_a_row_group_of_more_than_two_gib_is_refused(tmp_path: Path) -> None:
+    long = pa.chunked_array([pa.array(["x" * (64 << 20)])] * 40)
+    with pytest.raises(DataRefused, match="row group has more than 2 GiB of texts"):
+        found_of(long, "string", tmp_path, compression="zstd")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.base.errors import DataRefused
 from jobs.rows.judge import values as values_module
 from jobs.rows.judge.values import dictionary, number_values, text_values
 from schemas.criteo import CRITEO
@@ -136,13 +137,34 @@ def test_crosses(tmp_path: Path) -> None:
     ("number", "place"),
     [
         *[(-math.inf, 0), (-1.5, 0), (0.0, 1), (-0.0, 1), (0.5, 1), (1.0, 2), (1.5, 2), (1e300, 3)],
-        *[(2.0, 3), (math.inf, 3), (None, None)],
+        *[(2.0, 3), (math.inf, 3), (None, None), (math.nan, None)],
     ],
 )
 def test_buckets(number: float | None, place: int | None) -> None:
     f = Bucketized("x", boundaries=(0.0, 1.0, 2.0))
     found = text_values(f, pa.array([number], pa.float64()))
     assert found.to_pylist() == [None if place is None else str(place)]
+
+
+@pytest.mark.parametrize("boundaries", [(), (1.0, 1.0), (2.0, 1.0), (math.nan,), ("1", "2")])
+def test_boundaries_are_ascending_numbers(boundaries: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="numbers that ascend"):
+        Bucketized("x", boundaries=boundaries)
+
+
+def test_a_text_that_is_nan_is_in_no_bucket(tmp_path: Path) -> None:
+    fields = (Label("y", "1"), Bucketized("b", "t", boundaries=(1.0, 10.0)))
+    dataset = Dataset("d", (Source("rows", (Column("t", "string"),)),), "rows", (), fields)
+    texts = ["t", "nan", "5", "inf", "abc"]
+    found = judged(dataset, write(tmp_path, {"0.csv": "\n".join(texts)}))
+    assert values_of(found, "b") == [None, "1", "2", None]
+
+
+@pytest.mark.slow
+def test_more_texts_than_an_array_holds_are_refused() -> None:
+    long = pa.array(["x" * (256 << 20)])
+    with pytest.raises(DataRefused, match="more than 2 GiB of texts"):
+        dictionary(pa.chunked_array([long] * 9))
 
 
 def test_texts_of_several_chunks_and_of_none() -> None:

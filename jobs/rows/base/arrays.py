@@ -22,16 +22,18 @@ def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         return column
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
-    found = column.combine_chunks()
-    if not isinstance(found, pa.ChunkedArray):
-        return found
-    if found.num_chunks > 1:
-        raise DataRefused(
-            "a column of one row group has more than 2 GiB of texts",
-            "row groups that fit into memory",
-            "write the file with smaller row groups",
-        )
-    return found.chunk(0) if found.num_chunks else pa.array([], found.type)
+    try:
+        return column.combine_chunks()
+    except pa.ArrowInvalid as error:
+        raise too_long() from error
+
+
+def too_long() -> DataRefused:
+    return DataRefused(
+        "a row group has more than 2 GiB of texts",
+        "row groups that fit into memory",
+        "write the file with smaller row groups",
+    )
 
 
 def without_dictionaries(table: pa.Table) -> pa.Table:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.rows.base.arrays import whole
 from jobs.rows.judge.fdlibm import cos, log1p, sin
 from schemas.field import SEPARATOR, Categorical, Clip, Cyclic, Log1p, Numeric, Scale
 from schemas.hashed import Bucketized
@@ -127,18 +128,18 @@ def crossed_values(
 
 
 def _buckets(f: Bucketized, numbers: pa.Array) -> pa.DictionaryArray:
-    """The place among the boundaries of each number, as text."""
-    known = np.asarray(numbers.is_valid())
-    x = numbers.fill_null(0).to_numpy(zero_copy_only=False)
+    """The place among the boundaries of each number, as text; null of NaN, which has none."""
+    x = numbers.fill_null(np.nan).to_numpy(zero_copy_only=False)
     places = np.searchsorted(np.array(f.boundaries), x, side="right").astype(np.int32)
     names = pa.array([str(place) for place in range(len(f.boundaries) + 1)], pa.string())
-    return pa.DictionaryArray.from_arrays(pa.array(places, mask=~known), names)
+    return pa.DictionaryArray.from_arrays(pa.array(places, mask=np.isnan(x)), names)
 
 
 def dictionary(values: pa.Array | pa.ChunkedArray) -> pa.DictionaryArray:
-    """Texts with each distinct one once."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):
-        values = values.chunk(0) if values.num_chunks else pa.array([], values.type.value_type)
+    """Texts with each distinct one once.
+
+    Raises:
+        DataRefused: there are more than an array can hold.
+    """
+    values = whole(values)
     return values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)

@@ -13,10 +13,13 @@ import pyarrow.orc as orc
 import pyarrow.parquet as pq
 
 from jobs.base.errors import DataRefused
+from jobs.rows.base.arrays import too_long
 from jobs.rows.base.names import ENCODING, MALFORMED, REPEATED_HEADER, ROW_TEXT, UNREAD, mark
 from jobs.rows.base.types import arrow_type
 from jobs.rows.read.shown import as_json, as_text, in_time, json_where_odd, plain, rows_as_json
 from schemas.source import Column, Source
+
+_MOST_BYTES = 2**31 - 1
 
 
 class ColumnarFile:
@@ -109,7 +112,12 @@ def columnar_rows(table: pa.Table, source: Source) -> pa.Table:
     A value of another type than declared goes through its text. A text that is no UTF-8 is null,
     and shown as `\\x` and its bytes in hexadecimal. A moment of no year from 1 to 9999 is a text
     that spells none.
+
+    Raises:
+        DataRefused: their texts are longer than an array can be.
     """
+    if table.nbytes > _MOST_BYTES:
+        raise too_long()
     columns, shown, of_json = {}, {}, set()
     miscoded = np.zeros(table.num_rows, bool)
     for column in source.columns:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.rows.base.arrays import whole
 from jobs.rows.base.duck import registered, shared_connection
 from schemas.source import quoted
 
@@ -119,7 +120,7 @@ def json_where_odd(value: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Mask]:
     for mask, part in ((miscoded, _bytes), (outside, _number)):
         # In this order: Arrow ends the process on a cast of maps that were filtered.
         odd = value.cast(_of_parts(value.type, part)).filter(pa.array(mask))
-        texts = pc.replace_with_mask(texts, pa.array(mask), as_json(odd).combine_chunks())
+        texts = pc.replace_with_mask(texts, pa.array(mask), whole(as_json(odd)))
     return texts, miscoded
 
 
