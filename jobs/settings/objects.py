@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from jobs.base.errors import ConfigError
+
+
+_loading = threading.RLock()
 
 
 def load_object(reference: str, base: str) -> Any:
@@ -110,8 +114,9 @@ def _load_file(place: str, base: str) -> Any:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up while it runs. Afterwards it is no module that another
-    # process could import, so what it holds is sent by value.
-    with _importable(module):
+    # process could import, so what it holds is sent by value. Threads load files one by one: each
+    # would take away what another one's dataclasses look for.
+    with _loading, _importable(module):
         spec.loader.exec_module(module)
     return module
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,14 @@ def test_a_file_of_ones_own_may_have_dataclasses_and_stays_no_module(tmp_path: P
     (tmp_path / "json.py").write_text(text, encoding="utf-8")
     assert load_object("./json.py:OWN", str(tmp_path)).rows == 3
     assert sys.modules["json"] is json
+
+
+def test_threads_may_load_a_file_of_ones_own_at_once(tmp_path: Path) -> None:
+    # So long that all threads are in it at once, if nothing keeps them apart.
+    text = "import time\nfrom schemas.flights import FLIGHTS as X\ntime.sleep(0.05)\n"
+    (tmp_path / "mine.py").write_text(text)
+    settings = load_settings(written(tmp_path, {**MINIMAL, "schema": "./mine.py:X"}))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: settings.dataset(), range(4)))
+    assert found == [FLIGHTS] * 4
+    assert "mine" not in sys.modules
