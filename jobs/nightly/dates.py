@@ -31,7 +31,7 @@ def missed(settings: Settings, lake: Lake, inputs: InputReader, ds: str) -> list
 
 
 def _is_missed(night: Record, inputs: InputReader) -> bool:
-    return not night.is_finished or (_waits_for_raw(night) and inputs.has_raw(night.ds))
+    return not night.is_closed or (_waits_for_raw(night) and inputs.has_raw(night.ds))
 
 
 def _waits_for_raw(night: Record) -> bool:

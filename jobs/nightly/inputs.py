@@ -30,7 +30,13 @@ _SECTIONS = {
     # What a search follows from is in the study's name and on its record.
     "tune": (),
 }
-_OF_NIGHTLY = {"etl": ("label_delay_days",), "score": ("score_with_champion",)}
+# Keys of other sections. Evaluation judges the scores of the engine that scores, and keeps the
+# probe of the one that serves.
+_KEYS = {
+    "etl": ("nightly.label_delay_days",),
+    "evaluate": ("score.engine", "serve.engine"),
+    "score": ("nightly.score_with_champion",),
+}
 
 
 def labelled_ds(settings: Settings, ds: str) -> str:
@@ -70,8 +76,9 @@ class InputReader:
         for section in _SECTIONS[step]:
             for key, value in tree[section].items():
                 yield f"{section}.{key}", json.dumps(value, sort_keys=True)
-        for key in _OF_NIGHTLY.get(step, ()):
-            yield f"nightly.{key}", json.dumps(tree["nightly"][key])
+        for name in _KEYS.get(step, ()):
+            section, key = name.split(".")
+            yield name, json.dumps(tree[section][key])
 
     def _raw(self, ds: str, sources: Mapping[str, str] | None = None) -> dict[str, str]:
         paths = source_paths(self._settings, self._dataset)

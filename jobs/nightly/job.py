@@ -88,7 +88,7 @@ def _nights(work: Work, dates: Sequence[str], start: str | None) -> NightlyResul
     for ds in dates:
         work.open(ds, start)
     work.catch_up(last, earlier)
-    open_dates = [ds for ds in dates if not work.record(ds).is_finished]
+    open_dates = [ds for ds in dates if not work.record(ds).is_closed]
     if not open_dates:
         return _repeated(work, last)
 
@@ -128,7 +128,7 @@ def _one_step(work: Work, ds: str, step: str, again: bool) -> NightlyResult:
     done = record.steps[step].is_final and not again
     work.do(step, [ds])
     record = work.record(ds)
-    if record.is_finished and not done:
+    if record.is_finished and not record.is_closed:
         work.close([ds])
     found = record.steps[step]
     how = "done before: " if done else ""

@@ -60,7 +60,7 @@ class Record:
 
     Attributes:
         run: of the `nightly` that worked on it last.
-        ended_at: when its last step ended; empty while a step is open.
+        ended_at: when it was closed, after its last step; empty until then.
         caught_up: earlier dates that this night caught up, whose refusals are its own.
         stands: the same night as it was finished before, until doing it again is finished too.
     """
@@ -77,6 +77,11 @@ class Record:
     @property
     def is_finished(self) -> bool:
         return all(step.is_final for step in self.steps.values())
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is left to do for it: its row is in the ledger, too."""
+        return self.is_finished and bool(self.ended_at)
 
     @property
     def first_open(self) -> str | None:
@@ -110,9 +115,15 @@ class Record:
         changed = replace(self, steps={**self.steps, name: step})
         return replace(changed, stands=None) if changed.is_finished else changed
 
-    def reopened(self, first: str) -> Record:
-        """The same night with nothing known of a step and those after it."""
+    def reopened(self, first: str, search_too: bool = False) -> Record:
+        """The same night with nothing known of a step and those after it.
+
+        Args:
+            search_too: nor of a search that comes after it.
+        """
         later = STEPS[STEPS.index(first) :]
+        if search_too and later != STEPS[-1:]:
+            later = (*later, SEARCH)
         steps = {name: StepRecord() if name in later else step for name, step in self.steps.items()}
         stands = self if self.is_finished else self.stands
         return replace(self, steps=steps, ended_at="", stands=stands)

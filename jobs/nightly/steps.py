@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from jobs.base.errors import ConfigError, DataRefused, GateRefused
+from jobs.base.errors import ConfigError, DataRefused, GateRefused, NoRawFile
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
 from jobs.nightly import page
 from jobs.nightly.inputs import labelled_ds
 from jobs.nightly.names import SEARCH
-from jobs.nightly.record import DONE, Record
+from jobs.nightly.record import DONE, REFUSED, Record
 from jobs.observe import facts
 from jobs.observe.run import Run
 from jobs.settings.settings import Settings
@@ -39,6 +39,11 @@ class Outcome:
     message: str
     values: Mapping[str, Any] = field(default_factory=dict)
     status: str = DONE
+
+    @classmethod
+    def of_refusal(cls, refused: DataRefused | GateRefused, status: str = REFUSED) -> Outcome:
+        values = {"no_raw_file": True} if isinstance(refused, NoRawFile) else {}
+        return cls(str(refused), values, status)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from jobs.stores.errors import known_error
 log = logging.getLogger("millstream.nightly")
 
 UNCHANGED = "unchanged"
+_NO_SEARCH = StepRecord(SKIPPED)
 
 
 class Work:
@@ -97,10 +98,10 @@ class Work:
             first = night.first_open
             if first is not None and STEPS.index(first) < STEPS.index(start):
                 log.info("%s: step %r is not done yet, so it goes on there", ds, first)
-            self.reopen(ds, start)
+            self.reopen(ds, start, search_too=True)
 
-    def reopen(self, ds: str, step: str) -> None:
-        self._put(self.record(ds).reopened(step))
+    def reopen(self, ds: str, step: str, search_too: bool = False) -> None:
+        self._put(self.record(ds).reopened(step, search_too))
 
     def catch_up(self, last: str, earlier: Sequence[str]) -> None:
         """Puts earlier dates on the last one's record; its model is made anew for new data."""
@@ -114,18 +115,21 @@ class Work:
         self._put(replace(night, caught_up=caught_up, run=night.run or self._run.id))
 
     def leave_model_to(self, ds: str, last: str) -> None:
-        """The model of a date that is caught up is that of the last date."""
+        """A date that is caught up has the last one's model. A search goes on in later nights."""
         begun = self.record(ds).steps["train"]
         if begun.runs and not begun.is_final:
             self._steps.forget_training(begun.runs)
-        for name in MODEL_STEPS:
-            if not self.record(ds).steps[name].is_final:
+        steps = self.record(ds).steps
+        for name in (*MODEL_STEPS, SEARCH):
+            if name in steps and not steps[name].is_final:
                 self._end(ds, name, Outcome(f"left to {last}", {"left_to": last}, SKIPPED))
 
     def add_search(self, ds: str) -> None:
         """Gives a night the step that searches, where its weekday has one."""
         night = self.record(ds)
         if not self._settings.nightly.searches(ds) or night.steps["etl"].status != DONE:
+            if not night.steps.get(SEARCH, _NO_SEARCH).is_final:
+                self._end(ds, SEARCH, Outcome("this night searches no more", status=SKIPPED))
             return
         if SEARCH not in night.steps:
             self._put(night.with_step(SEARCH, StepRecord()))
@@ -174,7 +178,7 @@ class Work:
         started = time.monotonic()
         try:
             with observed(self._settings, self._lake, name, run_id, dates) as run:
-                outcomes = self._steps.work(name)(run, nights)
+                outcomes = self._outcomes(name, run, nights)
                 run.done(**_facts(outcomes))
         except (DataRefused, GateRefused) as refused:
             if len(dates) > 1:
@@ -182,7 +186,7 @@ class Work:
                 self._do_together(name, dates[:half])
                 self._do_together(name, dates[half:])
                 return
-            self._end(dates[0], name, self._refusal(refused), started, refused.exit_code)
+            self._end(dates[0], name, Outcome.of_refusal(refused), started, refused.exit_code)
         except BaseException as error:
             self._fail(dates, name, error, started)
             raise
@@ -190,11 +194,15 @@ class Work:
             for ds, outcome in zip(dates, outcomes, strict=True):
                 self._end(ds, name, outcome, started)
 
-    def _refusal(self, refused: DataRefused | GateRefused) -> Outcome:
-        if not isinstance(refused, NoRawFile):
-            return Outcome(str(refused), status=REFUSED)
-        skip = self._settings.nightly.missing_raw == "skip"
-        return Outcome(str(refused), {"no_raw_file": True}, SKIPPED if skip else REFUSED)
+    def _outcomes(self, name: str, run: Run, nights: Sequence[Record]) -> list[Outcome]:
+        try:
+            return self._steps.work(name)(run, nights)
+        except (DataRefused, GateRefused) as refused:
+            if len(nights) > 1:
+                run.in_parts()
+            elif isinstance(refused, NoRawFile) and self._settings.nightly.missing_raw == "skip":
+                return [Outcome.of_refusal(refused, SKIPPED)]
+            raise
 
     def _begin(self, ds: str, name: str, run_id: str) -> Record:
         inputs = self._now[ds][name]
@@ -243,10 +251,10 @@ class Work:
     # Ending
 
     def close(self, dates: Sequence[str]) -> None:
-        """Nights whose steps are all done get their row in the ledger."""
+        """Nights whose steps are all done get their row in the ledger; once more if killed here."""
+        record_in_ledger(self._lake, [self._ledger_row(ds) for ds in dates])
         for ds in dates:
             self._put(replace(self.record(ds), ended_at=_moment()))
-        record_in_ledger(self._lake, [self._ledger_row(ds) for ds in dates])
         steps = self.record(dates[-1]).steps
         self._run.done(
             counts=steps["etl"].values.get("counts"),

@@ -46,7 +46,7 @@ class Event:
         seconds: since the start.
         exit_code: what a command that ends like this ends with.
         message: of the failure.
-        told: of a failure: a step of this run failed, and was told of.
+        told: of a failure: a step or a part of this run fails, and is told of.
         counts, versions, metrics: as in the ledger.
     """
 

@@ -72,7 +72,7 @@ class Run:
         self._observers = observers
         self._started = time.monotonic()
         self._facts: dict[str, Any] = {}
-        self._told = False
+        self._told = self._in_parts = False
 
     @property
     def id(self) -> str:
@@ -100,6 +100,10 @@ class Run:
         versions = {"champion": version, **({"before": instead_of} if instead_of else {})}
         self._tell("promotion", facts={"versions": versions})
 
+    def in_parts(self) -> None:
+        """What fails now is done again in parts, which tell of failures themselves."""
+        self._in_parts = True
+
     def start(self) -> None:
         self._tell("start", facts={})
 
@@ -111,9 +115,11 @@ class Run:
         unexpected = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         exit_code = getattr(error, "exit_code", unexpected)
         said = str(error) if isinstance(error, MillstreamError) else repr(error)
-        self._tell("fail", exit_code=exit_code, message=redacted(said), told=self._told)
-        for outer in self._observers.runs:
-            outer._told = True
+        told = self._told or self._in_parts
+        self._tell("fail", exit_code=exit_code, message=redacted(said), told=told)
+        if not self._in_parts:
+            for outer in self._observers.runs:
+                outer._told = True
 
     def _tell(self, kind: Kind, facts: dict[str, Any] | None = None, **more: Any) -> None:
         now, seconds = dt.datetime.now(dt.UTC), time.monotonic() - self._started

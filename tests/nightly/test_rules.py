@@ -84,6 +84,8 @@ def test_a_rerun_goes_on_at_the_first_step_that_is_not_done(nights: Nights, step
         ({"train": {"epochs": 3}}, "train", "train.epochs"),
         ({"gate": {"first_model": "accept"}}, "evaluate", "gate.first_model"),
         ({"score": {"batch_rows": 99}}, "score", "score.batch_rows"),
+        ({"score": {"engine": "onnx"}}, "evaluate", "score.engine"),
+        ({"serve": {"engine": "onnx"}}, "evaluate", "serve.engine"),
         ({"spark": {"properties_file": None}, "nightly": {"catch_up_days": 3}}, "", ""),
         ({"nightly": {"missing_raw": "skip"}}, "", ""),
     ],
