@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import datetime as dt
+import glob
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.init.names import in_sql
-from jobs.init.sample import Profile, Sample
+from jobs.init.sample import Profile, Sample, read_as
 
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}")
 # Dates as texts: what they look like, and how the parts are put in order. DuckDB's strptime would
 # also take a year of two digits, and no time behind the date.
 _FORMS = (
-    (r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3"),
-    (r"^(\d{4})/(\d{1,2})/(\d{1,2})(?:[ T].*)?$", r"\1-\2-\3"),
-    (r"^(\d{1,2})\.(\d{1,2})\.(\d{4})(?: .*)?$", r"\3-\2-\1"),
-    (r"^(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", r"\3-\2-\1"),
-    (r"^(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", r"\3-\1-\2"),
+    (r"^ *(\d{4})(\d{2})(\d{2}) *$", r"\1-\2-\3"),
+    (r"^ *(\d{4})/(\d{1,2})/(\d{1,2})(?:[ T].*)?$", r"\1-\2-\3"),
+    (r"^ *(\d{1,2})\.(\d{1,2})\.(\d{4})(?: .*)?$", r"\3-\2-\1"),
+    (r"^ *(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", r"\3-\2-\1"),
+    (r"^ *(\d{1,2})/(\d{1,2})/(\d{4})(?: .*)?$", r"\3-\1-\2"),
 )
+_TYPED = ("date", "timestamp")
 _MOST_UNDATED = 0.01
 
 
@@ -37,6 +41,7 @@ class DatePlan:
         path: of the settings' source, with `{ds}` where the date stands.
         first, last: dates of the sample.
         why: for the comment.
+        days: of the sample's rows [n], where a column says them.
     """
 
     column: str
@@ -45,6 +50,7 @@ class DatePlan:
     first: str
     last: str
     why: str
+    days: Any = field(default=None, compare=False)
 
 
 def date_plan(
@@ -77,7 +83,7 @@ def date_plan(
 
 def date_columns(sample: Sample) -> list[str]:
     """Columns that can say the date."""
-    return [column.name for column in sample.columns if _form(sample, column) is not None]
+    return [column.name for column in sample.columns if len(_forms(sample, column)) == 1]
 
 
 def _of_all(path: str, wanted: str, columns: tuple[str, ...]) -> DatePlan:
@@ -93,58 +99,56 @@ def _of_all(path: str, wanted: str, columns: tuple[str, ...]) -> DatePlan:
 
 def _of_column(sample: Sample, names: Mapping[str, str], path: str, column: str) -> DatePlan:
     profile, name = sample.column(column), in_sql(names[column])
-    form = _form(sample, profile)
-    if form is None:
+    forms = _forms(sample, profile)
+    if len(forms) != 1:
         examples = ", ".join(text for text, _ in profile.common[:3])
         raise DataRefused(
             f"column {column!r} does not hold one kind of date: {examples}",
             "YYYY-MM-DD, with a time behind it or not; or YYYYMMDD, DD.MM.YYYY, MM/DD/YYYY",
             "name another column, or give one date for all rows: --date YYYY-MM-DD",
         )
-    pattern, order = form
-    days = _days(sample, column, pattern, order)
-    if profile.type in ("date", "timestamp"):
-        sql = name if profile.type == "date" else f"CAST({name} AS DATE)"
-    else:
-        text = name if profile.type == "string" else f"CAST({name} AS VARCHAR)"
-        sql = f"TRY_CAST(regexp_replace({text}, '{pattern}', '{order}') AS DATE)"
-    why = f"the row's date; {len(days)} in the rows read, {days[0]} to {days[-1]}"
-    return DatePlan(column, sql, path, days[0], days[-1], why)
+    ((form, days),) = forms.items()
+    text = name if profile.type in ("string", *_TYPED) else f"CAST({name} AS VARCHAR)"
+    known = pc.unique(days.drop_null()).sort().to_pylist()
+    why = f"the row's date; {len(known)} in the rows read, {known[0]} to {known[-1]}"
+    return DatePlan(column, form.replace("{}", text), path, known[0], known[-1], why, days)
 
 
-def _form(sample: Sample, profile: Profile) -> tuple[str, str] | None:
-    """Pattern and order of a column's dates; None when it holds none, or they are ambiguous."""
-    if profile.nulls > _MOST_UNDATED * profile.rows or not profile.values:
-        return None
-    if profile.type in ("date", "timestamp"):
-        return r"^(\d{4})-(\d{1,2})-(\d{1,2})(?:[ T].*)?$", r"\1-\2-\3"
-    fitting = [form for form in _FORMS if _days(sample, profile.name, *form)]
-    return fitting[0] if len(fitting) == 1 else None
+def _forms(sample: Sample, profile: Profile) -> dict[str, Any]:
+    """The SQL that makes dates of a column, `{}` in its place, and each row's date by it [n].
 
-
-def _days(sample: Sample, column: str, pattern: str, order: str) -> list[str]:
-    """The column's dates, in order; none when a value is no date of this form.
-
-    Few values of a column of dates may be none: their rows are undated.
+    Of texts there is none where they are no dates, and more than one where they are ambiguous. Few
+    values of a column of a type of dates may be none: their rows are undated.
     """
-    is_typed = sample.column(column).type in ("date", "timestamp")
-    texts = pc.unique(sample.table[column]).to_pylist()
-    parts = tuple(int(part) for part in re.findall(r"\\(\d)", order))
-    days = set()
-    for text in texts:
-        if text in ("", sample.null_value):
-            continue
-        match = re.match(pattern, text.strip())
-        try:
-            if match is None:
-                raise ValueError
-            days.add(dt.date(*(int(match[part]) for part in parts)).isoformat())
-        except ValueError:
-            if not is_typed:
-                return []
-    return sorted(days)
+    if profile.nulls > _MOST_UNDATED * profile.rows or not profile.values:
+        return {}
+    column = sample.table[profile.name]
+    given = pc.invert(pc.is_in(column, pa.array(["", sample.null_value])))
+    texts = pc.if_else(given, column, None)
+    if profile.type in _TYPED:
+        return {"{}" if profile.type == "date" else "CAST({} AS DATE)": _days(texts, profile.type)}
+    found = {}
+    for pattern, order in _FORMS:
+        days = _days(pc.replace_substring_regex(texts, pattern, order), "date")
+        ordered = pc.fill_null(pc.match_substring_regex(texts, pattern), True)
+        if pc.all(ordered).as_py() and days.null_count == texts.null_count:
+            found[f"TRY_CAST(regexp_replace({{}}, '{pattern}', '{order}') AS DATE)"] = days
+    return found
+
+
+def _days(texts: Any, kind: str) -> Any:
+    return pc.floor_temporal(read_as(texts, kind), unit="day").cast(pa.date32()).cast(pa.string())
 
 
 def source_path(file: str, folder: str) -> str:
-    """The file's path as the settings in `folder` name it."""
-    return os.path.relpath(os.path.realpath(file), os.path.realpath(folder))
+    """The file's path as the settings in `folder` name it: a glob that matches it alone.
+
+    Raises:
+        ConfigError: no glob does.
+    """
+    path = os.path.relpath(os.path.realpath(file), os.path.realpath(folder))
+    if "{" in path:
+        raise ConfigError(
+            f"{path} has a brace in its path", "a path without, since in etl.sources {a,b} is two"
+        )
+    return glob.escape(path)

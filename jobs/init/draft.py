@@ -17,6 +17,8 @@ MOST_CLASSES = 20
 _FEW = 12
 _UNIQUE_SHARE = 0.9
 _LONG_TEXT = 40
+# Statistics take ten times as much, and other rows may have more than the sample.
+_LARGEST = 1e8
 _NUMBER_OF_A_THING = re.compile(
     r"(?i)(^|[^a-z])(id|code|zip|plz|postcode|no|nr|key)$|[a-z](Id|ID)$"
 )
@@ -62,8 +64,7 @@ class Draft:
         if profile.name in self.key:
             parts.append("nullable=False")
         elif profile.is_number and profile.low is not None and profile.high is not None:
-            low, high = proposed_range(profile)
-            parts += [f"min={low:.15g}", f"max={high:.15g}"]
+            parts += proposed_range(profile)
         if profile.name == self.label.column:
             parts.append("of_label=True")
         if name != profile.name:
@@ -101,9 +102,7 @@ class Draft:
         elif profile.type == "boolean":
             yield Line(f"Numeric({name!r})", "0 or 1")
         elif profile.is_number and not is_category(profile):
-            skewed = is_skewed(profile)
-            code = f"Numeric({name!r}, transforms=(Log1p(),))" if skewed else f"Numeric({name!r})"
-            yield Line(code, "a few large values: its logarithm" if skewed else "a number")
+            yield _number(profile, name)
         else:
             yield self._category(profile)
 
@@ -135,6 +134,18 @@ class Draft:
         return Line(f"Categorical({name!r})", "few values, each with an id")
 
 
+def _number(profile: Profile, name: str) -> Line:
+    assert profile.low is not None and profile.high is not None
+    if is_skewed(profile):
+        code = f"Numeric({name!r}, transforms=(Log1p(),))"
+        return Line(code, "a few large values: its logarithm")
+    if (largest := max(-profile.low, profile.high)) > _LARGEST:
+        power = math.floor(math.log10(largest))
+        code = f"Numeric({name!r}, transforms=(Scale(1e-{power}),))"
+        return Line(code, f"in units of 1e{power}: statistics take numbers up to 1e9")
+    return Line(f"Numeric({name!r})", "a number")
+
+
 def seen(profile: Profile) -> str:
     """What the sample holds of a column, in a few words."""
     empty = f"; {profile.nulls / max(1, profile.rows):.1%} empty" if profile.nulls else ""
@@ -152,20 +163,25 @@ def seen(profile: Profile) -> str:
 
 
 def _short(text: str) -> str:
-    plain = re.sub(r"\s+", " ", text).strip()
+    plain = re.sub(r"[\s\x00-\x1f\x7f]+", " ", text).strip()
     return plain if len(plain) <= 24 else f"{plain[:21]}..."
 
 
-def proposed_range(profile: Profile) -> tuple[float, float]:
+def proposed_range(profile: Profile) -> list[str]:
     """Twice what was seen, rounded to 1, 2 or 5 with zeros; 0 where all is on one side of it."""
     assert profile.low is not None and profile.high is not None
     low = 0.0 if profile.low >= 0 else -_round_up(-2 * profile.low)
     high = 0.0 if profile.high <= 0 else _round_up(2 * profile.high)
-    is_flag = profile.type == "bigint" and low == 0 and profile.high <= 1
-    return low, 1.0 if is_flag else high
+    if profile.type == "bigint" and low == 0 and profile.high <= 1:
+        high = 1.0
+    bounds = {"min": low, "max": high}
+    return [f"{name}={bound:.15g}" for name, bound in bounds.items() if math.isfinite(bound)]
 
 
 def _round_up(value: float) -> float:
+    """What is at the ends of all numbers has no such bound, or itself."""
+    if not 1e-300 < value < 1e300:
+        return value if value < 1 else math.inf
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9))
 
@@ -201,9 +217,10 @@ def label_plan(profile: Profile, names: Mapping[str, str]) -> LabelPlan:
     """
     column, name = profile.name, in_sql(names[profile.name])
     others = {other.lower() for header, other in names.items() if header != column}
-    field = next(free for free in ("label", "target", "predicted_value") if free not in others)
-    if profile.distinct < 2:
-        raise DataRefused(f"label {column!r} has {profile.distinct} value", "two or more")
+    field = next((free for free in ("label", "target") if free not in others), "")
+    field = field or unique("predicted_value", others)
+    if profile.distinct < 2 or (profile.is_number and profile.low == profile.high):
+        raise DataRefused(f"label {column!r} has {min(1, profile.distinct)} value", "two or more")
     ends = sorted(text for text, _ in profile.common) if profile.distinct == 2 else []
     if profile.type == "boolean" or ends == ["0", "1"]:
         why = "0 or 1" if ends == ["0", "1"] else "1 where true"
@@ -234,7 +251,7 @@ def _of_two(profile: Profile, field: str, name: str) -> LabelPlan:
 
 
 def _regression(profile: Profile, field: str, name: str) -> LabelPlan:
-    power = round(math.log10(profile.spread)) if profile.spread else 0
+    power = round(math.log10(profile.spread)) if 0 < profile.spread < math.inf else 0
     scaled = f"{name} / 1e{power}" if power else name
     why = "a number" if not power else f"in units of 1e{power}: near 1 is where training is at home"
     line = Line(f"Label({field!r}, {scaled!r}, task='regression')", why)
@@ -245,7 +262,7 @@ def _multiclass(profile: Profile, field: str, name: str) -> LabelPlan:
     texts = sorted(text for text, _ in profile.common)
     cases = " ".join(f"WHEN {_sql_literal(text)} THEN {i}" for i, text in enumerate(texts))
     code = (
-        f"Label('label', {f'CASE {name} {cases} END'!r}, task='multiclass', classes={len(texts)})"
+        f"Label({field!r}, {f'CASE {name} {cases} END'!r}, task='multiclass', classes={len(texts)})"
     )
     return LabelPlan(profile.name, "multiclass", Line(code, "the number of the class"))
 

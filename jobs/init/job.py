@@ -132,8 +132,10 @@ def _key(
 
 def _check_is_key(sample: Sample, key: Sequence[str], date: DatePlan) -> None:
     """Refuses a key that would send more rows to quarantine than the ETL takes."""
-    within = sorted({*key, date.column} - {""})
-    different = sample.table.select(within).group_by(within).aggregate([]).num_rows
+    rows = sample.table.select(sorted({*key}))
+    if date.days is not None:
+        rows = rows.append_column("__day", date.days)
+    different = rows.group_by(rows.column_names).aggregate([]).num_rows
     empty = max(sample.column(name).nulls for name in key)
     for count, what in ((empty, "are empty"), (sample.rows - different, "are repetitions")):
         if count > _MOST_REPEATED * sample.rows:

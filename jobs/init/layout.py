@@ -42,7 +42,7 @@ def layout_of(path: Path) -> FileLayout:
     if not lines:
         raise DataRefused(f"{path} is empty", "a header and at least one row")
     delimiter = _delimiter(path, lines)
-    names = tuple(next(csv.reader(lines[:1], delimiter=delimiter)))
+    names = tuple(_values(lines[0], delimiter))
     _check_header(path, names)
     if len(lines) == 1:
         raise DataRefused(f"{path} has a header and no row", "at least one row")
@@ -71,12 +71,15 @@ def _first_lines(path: Path) -> tuple[str, list[str]]:
         raise DataRefused(f"{path} has bytes of value 0: it is no text, or UTF-16", "UTF-8 text")
     if len(content) > _FIRST_BYTES:
         # The last line may be cut.
-        content = content[: content.rfind(b"\n", 0, _FIRST_BYTES) + 1]
+        end = max(content.rfind(mark, 0, _FIRST_BYTES) for mark in (b"\n", b"\r"))
+        if end < 0:
+            raise DataRefused(f"{path} has no end of a line in its first MiB", "lines of text")
+        content = content[: end + 1]
     try:
         encoding, text = "utf-8", content.decode("utf-8-sig")
     except UnicodeDecodeError:
         encoding, text = "latin-1", content.decode("latin-1")
-    lines = (line for line in re.split(r"\r?\n", text) if line.strip())
+    lines = (line for line in re.split(r"\r\n?|\n", text) if line.strip())
     return encoding, list(itertools.islice(lines, _FIRST_LINES))
 
 
@@ -84,8 +87,8 @@ def _delimiter(path: Path, lines: Sequence[str]) -> str:
     """That by which most lines have as many fields as the first, and the most fields."""
 
     def fit(delimiter: str) -> tuple[float, int]:
-        widths = Counter(len(row) for row in csv.reader(lines, delimiter=delimiter))
-        width = len(next(csv.reader(lines[:1], delimiter=delimiter)))
+        widths = Counter(len(_values(line, delimiter)) for line in lines)
+        width = len(_values(lines[0], delimiter))
         return (widths[width] / len(lines) if width > 1 else 0.0), width
 
     best = max(_DELIMITERS, key=fit)
@@ -96,6 +99,13 @@ def _delimiter(path: Path, lines: Sequence[str]) -> str:
             "look at the first lines; a line break inside a value ends the row",
         )
     return best
+
+
+def _values(line: str, delimiter: str) -> list[str]:
+    """Of one line, whatever its quotes are."""
+    # A line has fewer characters than were read.
+    csv.field_size_limit(max(csv.field_size_limit(), _FIRST_BYTES))
+    return next(csv.reader([line], delimiter=delimiter))
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:

@@ -12,6 +12,9 @@ import pyarrow.csv
 
 from jobs.base.errors import DataRefused
 from jobs.init.layout import FileLayout
+from jobs.rows.base.duck import registered, shared_connection
+from jobs.rows.judge.casts import cast
+from jobs.rows.judge.strict import strict
 
 # Enough to tell types and ranges by; a file may have a billion rows.
 SAMPLE_ROWS = 100_000
@@ -23,15 +26,14 @@ _NULL_TEXTS = ("NA", "N/A", "NULL", "null", "None", "NaN", "nan", r"\N", "?", "-
 _COMMON = 20
 
 Texts: TypeAlias = Any  # pa.ChunkedArray of strings
-# The texts that Spark's try_cast takes for the types, and a little less: an id or a postal code
-# with leading zeros is a text, and 1/0 are numbers.
+# Of the texts that the row engine takes for the types a little less: an id or a postal code with
+# leading zeros is a text, and 1/0 are numbers.
 _KINDS = {
-    "boolean": r"(?i)^\s*(true|false|t|f|yes|no|y|n)\s*$",
-    "bigint": r"^\s*[-+]?(0|[1-9]\d{0,17})\s*$",
-    "double": r"^\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$",
-    "date": r"^\s*\d{4}-(0?[1-9]|1[0-2])-(0?[1-9]|[12]\d|3[01])\s*$",
-    "timestamp": r"^\s*\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?"
-    r"(Z|[-+]\d{2}:?\d{2})?\s*$",
+    "boolean": r"(?i)^ *(true|false|t|f|yes|no|y|n) *$",
+    "bigint": r"^ *[-+]?(0|[1-9]\d{0,17}) *$",
+    "double": r"^ *[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})? *$",
+    "date": r"^ *\d{4}-\d{1,2}-\d{1,2} *$",
+    "timestamp": r"^ *\d{4}-\d{1,2}-\d{1,2}[ T]\d",
 }
 
 
@@ -192,8 +194,7 @@ def _profile(name: str, column: Texts, null_value: str) -> Profile:
 
 
 def _numbers(values: Texts) -> dict[str, float]:
-    numbers = pc.cast(pc.utf8_trim_whitespace(values), pa.float64())
-    numbers = numbers.filter(pc.is_finite(numbers))
+    numbers = read_as(values, "double")
     bounds = pc.min_max(numbers).as_py()
     return {
         "low": bounds["min"],
@@ -205,14 +206,25 @@ def _numbers(values: Texts) -> dict[str, float]:
 
 def _typed(values: Texts) -> tuple[str, Texts]:
     """The narrowest type that nearly all values are of, and those; else they are strings."""
+    fitting = {kind: _matches(values, kind) for kind in _KINDS} if len(values) else {}
     for most_unlike in (0.0, _MOST_UNLIKE):
-        for kind in _KINDS:
-            fitting = _matches(values, kind)
-            share = pc.mean(fitting).as_py()
-            if share is not None and share >= 1 - most_unlike:
-                return kind, values.filter(fitting)
+        for kind, found in fitting.items():
+            if pc.mean(found).as_py() >= 1 - most_unlike:
+                return kind, values.filter(found)
     return "string", values
 
 
 def _matches(values: Texts, kind: str) -> Any:
-    return pc.match_substring_regex(values, _KINDS[kind])
+    found = pc.match_substring_regex(values, _KINDS[kind])
+    if pc.mean(found).as_py() < 1 - _MOST_UNLIKE:
+        return found
+    return pc.and_(found, read_as(values, kind).is_valid())
+
+
+def read_as(texts: Texts, kind: str) -> Any:
+    """The values that the row engine makes of texts [n]; null of a text that is none."""
+    table = pa.table({"text": strict(texts, kind)})
+    with registered(shared_connection(), {"__texts": table}) as duck:
+        return duck.sql(f"SELECT {cast('text', kind, False)} AS v FROM __texts").to_arrow_table()[
+            "v"
+        ]

@@ -58,7 +58,7 @@ def _about(draft: Draft) -> list[str]:
 
 def _imports(fields: Sequence[Line]) -> list[str]:
     code = " ".join(line.code for line in fields)
-    kinds = sorted(set(re.findall(r"\b(Categorical|Label|Log1p|Numeric)\(", code)))
+    kinds = sorted(set(re.findall(r"\b(Categorical|Label|Log1p|Numeric|Scale)\(", code)))
     return [
         "from schemas.dataset import Column, Dataset, Source",
         f"from schemas.field import {', '.join(kinds)}",
