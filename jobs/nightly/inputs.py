@@ -15,6 +15,7 @@ from jobs.base.code import code_digest
 from jobs.base.errors import NoRawFile
 from jobs.etl.raw.sources import source_paths
 from jobs.rows.read.files import find_files
+from jobs.settings.redact import without_users
 from jobs.settings.settings import Settings
 
 Inputs = Mapping[str, Mapping[str, str]]
@@ -75,7 +76,7 @@ class InputReader:
         tree = self._settings.model_dump(mode="json", by_alias=True)
         for section in _SECTIONS[step]:
             for key, value in tree[section].items():
-                yield f"{section}.{key}", json.dumps(value, sort_keys=True)
+                yield f"{section}.{key}", without_users(json.dumps(value, sort_keys=True))
         for name in _KEYS.get(step, ()):
             section, key = name.split(".")
             yield name, json.dumps(tree[section][key])

@@ -7,7 +7,6 @@ night's lock.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,7 +16,7 @@ import fsspec
 from jobs.base.errors import ConfigError
 from jobs.lake.lake import Lake
 from jobs.nightly.names import SEARCH, STEPS
-from jobs.stores.files import read_json, write_whole
+from jobs.stores.files import finite, read_json, write_whole
 
 # They make the night's model and decide on it; without its data there is none.
 MODEL_STEPS = ("train", "evaluate", "gate")
@@ -190,8 +189,8 @@ def to_json(record: Record) -> dict[str, Any]:
     """The record as plain JSON values; a value that is no number is null."""
     plain = {**asdict(record), "exit_code": record.exit_code, "seconds": record.seconds}
     plain["stands"] = to_json(record.stands) if record.stands is not None else None
-    finite: dict[str, Any] = _finite(plain)
-    return finite
+    found: dict[str, Any] = finite(plain)
+    return found
 
 
 def dates_of(lake: Lake) -> list[str]:
@@ -204,13 +203,3 @@ def dates_of(lake: Lake) -> list[str]:
 
 def url_of(lake: Lake, ds: str) -> str:
     return lake.folder("nights", f"{ds}.json")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -16,12 +16,25 @@ def address(url: str | None, environment: str | None) -> str:
     """The URL that the settings have, or that they name a variable of the environment for.
 
     Raises:
-        OSError: there is no such variable.
+        OSError: there is no such variable, or it holds none. What it holds is not in it.
     """
     found = url or os.environ.get(environment or "", "")
     if not found:
         raise OSError(f"the environment has no variable {environment}")
+    if not _is_url(found):
+        raise OSError(f"the environment's {environment} holds no URL http://... or https://...")
     return found
+
+
+def _is_url(text: str) -> bool:
+    """What is none Python would name in full, with the secret in it."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    whole = text.isascii() and text.isprintable() and " " not in text
+    return whole and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def without_user(url: str) -> tuple[str, tuple[str, str] | None]:

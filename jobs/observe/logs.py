@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from jobs.observe.event import Event
-from jobs.observe.redact import redacted
+from jobs.settings.redact import redacted
+from jobs.stores.files import finite
 
 Context: TypeAlias = Mapping[str, str]
 FACTS = "facts"
@@ -104,4 +105,4 @@ class _File(logging.Handler):
             **self._context(),
             **getattr(record, FACTS, {}),
         }
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(finite(line), ensure_ascii=False, default=str)

@@ -27,8 +27,8 @@ from jobs.base.errors import MillstreamError
 from jobs.lake.lake import Lake
 from jobs.observe.event import Event, Kind, Observer, Subject
 from jobs.observe.logs import Context, JsonLines, json_log
-from jobs.observe.redact import redacted
 from jobs.settings.observe import ObserveSettings
+from jobs.settings.redact import keep_secret, redacted
 from jobs.settings.settings import Settings
 from jobs.stores.errors import known_error
 
@@ -167,6 +167,9 @@ def observers_of(settings: Settings) -> list[Observer]:
     from jobs.observe import lineage, prometheus, webhook
 
     wanted, timeout_s = settings.observe, settings.observe.timeout_s
+    for variable in (wanted.pushgateway_url_env, wanted.lineage_url_env, wanted.webhook_url_env):
+        if variable:
+            keep_secret(variable)
     found: list[Observer] = []
     if wanted.json_log:
         found.append(JsonLines())

@@ -23,6 +23,9 @@ from jobs.stores.host import guarded
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Databases hold a version as an integer of 32 bits.
+_LAST_VERSION = 2**31 - 1
+
 
 class RegistryClient:
     """MLflow's registered model of one data set, its versions and their runs.
@@ -63,7 +66,9 @@ class RegistryClient:
         try:
             if model == LATEST:
                 return max(self.versions(), key=lambda one: int(one.version), default=None)
-            if model.isdecimal():
+            if model.isascii() and model.isdecimal():
+                if int(model) > _LAST_VERSION:
+                    return None
                 return self.mlflow.get_model_version(self._name, model)
             return self.mlflow.get_model_version_by_alias(self._name, model)
         except MlflowException as error:

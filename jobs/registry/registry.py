@@ -24,6 +24,7 @@ from jobs.registry.files import (
     shorten,
 )
 from jobs.registry.version import CHAMPION, LATEST, REQUIRED_TAGS, ModelVersion, digest_of_model
+from jobs.settings.redact import without_users
 from jobs.settings.settings import Settings
 
 # Before the names of metrics that were measured later, beside those of training.
@@ -40,9 +41,9 @@ class Registry:
         self._client = RegistryClient(settings.mlflow, lake, self.name)
 
     @property
-    def uri(self) -> str:
-        """Of MLflow's tracking server or database."""
-        return self._client.uri
+    def shown_uri(self) -> str:
+        """Of MLflow's tracking server or database, without its user."""
+        return without_users(self._client.uri)
 
     # Reading
 
@@ -55,7 +56,7 @@ class Registry:
         found = self.champion() if model == CHAMPION else self._find(model)
         if found is None:
             raise DataRefused(
-                f"no model {model!r} of {self.name} in the registry {self.uri}",
+                f"no model {model!r} of {self.name} in the registry {self.shown_uri}",
                 f"a version, an alias or {LATEST!r}",
                 "train a model first; only a passed gate makes a champion",
             )

@@ -7,11 +7,12 @@ Credentials and endpoints come from the environment that the stores' own clients
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -208,3 +209,14 @@ def read_json(url: str) -> Any:
     # In one request: a file that is replaced between two would be torn.
     fs, path = fsspec.core.url_to_fs(url)
     return json.loads(fs.cat_file(path))
+
+
+def finite(value: Any) -> Any:
+    """Plain JSON values, with null for numbers that are none, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -32,6 +32,7 @@ from jobs.lake.state import State, load_state
 from jobs.models.spec import ModelSpec
 from jobs.registry.registry import Registry
 from jobs.registry.version import ModelVersion, as_tag
+from jobs.settings.redact import without_users
 from jobs.settings.settings import Settings
 from jobs.train.attempts import (
     choose_tables,
@@ -229,7 +230,7 @@ def register(
         "declaration": job.dataset.digest,
         "dates": f"{job.first_ds}..{job.last_ds}",
         "fingerprint": as_tag(trained.fingerprint),
-        "settings": settings.model_dump_json(by_alias=True),
+        "settings": without_users(settings.model_dump_json(by_alias=True)),
         "code": code_digest(),
         "commit": code_commit(),
         **more,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from pathlib import Path
 
@@ -70,11 +71,22 @@ def test_secrets_are_not_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     settings = settings_of(tmp_path, json_log="night.jsonl")
     with pytest.raises(OSError), run_of(settings, "etl"):
         log.warning("with key abcdefgh/12345 at https://anna:pass@host/x")
+        log.warning("at redis://:p4ss@cache/0, redis://u:p4/ss@cache/1 and redis://u:p4@ss@cache/2")
         raise OSError("postgresql://anna:pa:ss@db/x refused abcdefgh/12345")
     text = (tmp_path / "night.jsonl").read_text()
     assert "with key [AWS_SECRET_ACCESS_KEY] at https://[user]@host/x" in text
     assert "postgresql://[user]@db/x" in text
-    assert not any(secret in text for secret in ("abcdefgh", "pass", "pa:ss", "anna"))
+    assert not any(secret in text for secret in ("abcdefgh", "pass", "pa:ss", "anna", "p4", "ss@"))
+    assert "at redis://[user]@cache/0, redis://[user]@cache/1 and redis://[user]@cache/2" in text
+
+
+def test_metrics_that_are_no_numbers_are_null_in_the_log(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, json_log="night.jsonl")
+    with run_of(settings, "evaluate") as run:
+        run.done(metrics={"auc": math.nan, "log_loss": 0.5})
+    text = (tmp_path / "night.jsonl").read_text()
+    assert "NaN" not in text
+    assert json_lines(tmp_path / "night.jsonl")[-1]["metrics"] == {"auc": None, "log_loss": 0.5}
 
 
 class Kept:

@@ -146,3 +146,25 @@ def test_a_user_in_the_url_is_authentication(
     expected = f"Basic {b64encode(b'me:pass/word').decode()}"
     assert {headers.get("Authorization") for headers in asked.values()} == {expected}
     assert "pass" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hooks.example.com/services/topsecret",
+        "https://hooks.example.com/services/top secret",
+        "https://hooks.example.com:topsecret/x",
+        "https://hooks.example.com/services/tops\u00e9cret",
+    ],
+)
+def test_a_url_that_is_none_is_named_by_its_variable_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, url: str
+) -> None:
+    monkeypatch.setenv("CHAT_ADDRESS", url)
+    settings = settings_of(tmp_path, webhook_url_env="CHAT_ADDRESS", json_log="log.jsonl")
+    with pytest.raises(DataRefused), run_of(settings, "etl"):
+        raise DataRefused(f"the text {url} in a message")
+    assert "the environment's CHAT_ADDRESS holds no URL" in caplog.text
+    text = caplog.text + (tmp_path / "log.jsonl").read_text()
+    assert not any(secret in text for secret in ("secret", "cret"))
+    assert "the text [CHAT_ADDRESS] in a message" in text

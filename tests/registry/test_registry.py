@@ -23,6 +23,7 @@ from jobs.registry.listing import models_table, roll_back
 from jobs.registry.registry import Registry
 from jobs.registry.version import REQUIRED_TAGS
 from jobs.settings.etl import EtlSettings
+from jobs.settings.services import MlflowSettings
 from jobs.settings.settings import Settings
 from jobs.stores.host import guarded
 
@@ -253,7 +254,7 @@ def test_a_lake_without_a_file_system_needs_a_server(tmp_path: Path) -> None:
     remote = Registry(_settings(tmp_path), Lake("s3://bucket/lake", "flights"))
 
     with pytest.raises(ConfigError, match=r"mlflow\.tracking_uri"):
-        _ = remote.uri
+        _ = remote.shown_uri
 
 
 def test_mlflow_is_imported_by_one_module_and_late() -> None:
@@ -345,3 +346,21 @@ def test_rollback_says_which_predictions_it_touches(
     assert "now, since" in table[1]
     assert "auc 0.8100  split 'test' of B, 8 rows" in table[2]
     assert "now" not in table[2]
+
+
+@pytest.mark.parametrize("model", ["99999999999999999999", "0", "nope", "\u0663"])
+def test_what_is_no_version_is_not_found(registry: Registry, tmp_path: Path, model: str) -> None:
+    for content in ("aaaa", "bbbb", "cccc"):
+        _register(registry, tmp_path, content)
+    with pytest.raises(DataRefused, match=f"no model '{model}' of flights"):
+        registry.resolve(model)
+
+
+def test_the_registry_s_password_is_not_shown(tmp_path: Path, lake: Lake) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    settings = _settings(tmp_path, mlflow=MlflowSettings(tracking_uri=uri))
+    found = Registry(settings, lake)
+    with pytest.raises(DataRefused, match="no model 'nope'"):
+        found.resolve("nope")
+    found._client._uri = "postgresql://anna:topsecret@db/mlflow"
+    assert found.shown_uri == "postgresql://[user]@db/mlflow"

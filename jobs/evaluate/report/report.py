@@ -19,6 +19,7 @@ from jobs.evaluate.report.pictures import (
     model_pictures,
     training_pictures,
 )
+from jobs.settings.redact import without_users
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def render(report: Report) -> str:
         counts=_counts(report.read),
         reasons=list(_reasons(report.read)),
         facts=report.facts,
-        settings=list(_leaves(json.loads(report.settings))),
+        settings=list(_leaves(json.loads(without_users(report.settings)))),
     )
 
 

@@ -113,6 +113,13 @@ def test_dates_stand_where_dates_belong() -> None:
         assert not {"5", "10", "15", "20"} & set(texts)
 
 
+def test_passwords_in_settings_are_not_shown() -> None:
+    tree = {"mlflow": {"tracking_uri": "postgresql://anna:topsecret@db/mlflow"}, "lake": "a@b"}
+    page = render(_report(settings=json.dumps(tree)))
+    assert "postgresql://[user]@db/mlflow" in page and "a@b" in page
+    assert "topsecret" not in page
+
+
 def test_settings_are_a_folded_table_with_a_line_each() -> None:
     tree = {
         "lake": "lake",
