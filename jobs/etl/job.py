@@ -37,7 +37,8 @@ from jobs.etl.limits import check_limits
 from jobs.etl.raw.sources import RawSources, source_paths
 from jobs.etl.write.accounts import assert_conserved, ledger_rows, refusal
 from jobs.etl.write.layout import ShardLayout, sent_rows
-from jobs.etl.write.quarantine import QUARANTINE, RefusedRows, quarantined_rows, stage_quarantine
+from jobs.etl.write.quarantine import RefusedRows, StagedRefused, stage_quarantine
+from jobs.etl.write.settle import replace_refused, settle
 from jobs.etl.write.shards import stage_shards
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.files import NewFile
@@ -45,8 +46,8 @@ from jobs.lake.lake import Lake
 from jobs.lake.ledger import of_commit, record, record_committed, record_lost
 from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.manifest import Shard, write_manifest
-from jobs.lake.state import State, save_states
-from jobs.rows.base.names import DS, SPLIT, UNDATED
+from jobs.lake.state import save_states
+from jobs.rows.base.names import DS, SPLIT
 from jobs.rows.judge.identity import Split
 from jobs.settings.settings import Settings
 from schemas.dataset import Dataset, struct_type
@@ -149,13 +150,14 @@ class Pass:
             log.info("checked: %s", summary(rows.counts.values()))
             findings.judge_rows(rows.measures, self.dates)
             fitted, entries, versions = self._fit(before, findings)
-            log.info("fitted %s states", len({state.digest for state in fitted.values()}))
+            log.info("fitted %s states", len(set(fitted.values())))
             shards = self._stage_examples(rows, entries)
             log.info("wrote %s shards", f"{len(shards):,}")
-            quarantined, versions["quarantine"] = self._quarantine(rows)
+            refused = self._stage_quarantine(rows)
         finally:
             self.lake.table("judged").discard(self.run_id)
-        assert_conserved(rows.counts, shards, quarantined)
+        assert_conserved(rows.counts, shards, refused.rows)
+        versions["quarantine"] = self._quarantine(refused)
         seconds = time.monotonic() - started
         done = ledger_rows(self.run_id, rows.counts, fitted, findings, shards, seconds)
         version = self._commit(before, fitted, shards, versions, of_commit(done))
@@ -173,6 +175,7 @@ class Pass:
             self.lock.check()
             version = before.get("versions", {}).get(name, 0)
             self.lake.table(name).restore(version, "etl", self.lock.token)
+        settle(self.lake, "etl", self.lock, self.run_id)
         return before
 
     def _judged(self, findings: Findings) -> JudgedRows:
@@ -199,8 +202,12 @@ class Pass:
 
     def _fit(
         self, before: Mapping[str, Any], findings: Findings
-    ) -> tuple[dict[str, State], pa.Table, dict[str, int]]:
-        """Replaces the dates' contributions, appends to the id log, and saves the dates' states."""
+    ) -> tuple[dict[str, str], pa.Table, dict[str, int]]:
+        """Replaces the dates' contributions, appends to the id log, and saves the dates' states.
+
+        Returns:
+            The states' digests by date, the id log, and the tables' versions.
+        """
         table = self.lake.table("contributions")
         files = table.staged(self.run_id, [DS])
         version = self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
@@ -213,8 +220,8 @@ class Pass:
         log_version = self._replace("id_log", staged, struct_type(ID_LOG), {"run": [self.run_id]})
         entries = pa.concat_tables([entries, new])
         generation = before.get("generation", 1)
-        fitted = states(history, entries, self.dataset, self.dates, log_version, generation)
-        save_states(self.lake, fitted.values())
+        found = states(history, entries, self.dataset, self.dates, log_version, generation)
+        fitted = save_states(self.lake, found)
         return fitted, entries, {"contributions": version, "id_log": log_version}
 
     def _stage_examples(self, rows: JudgedRows, entries: pa.Table) -> list[Shard]:
@@ -231,16 +238,15 @@ class Pass:
         sent = sent_rows(rows.valid, self.dataset, layout, encoder)
         return stage_shards(sent, self.dataset, table, self.run_id, layout, etl)
 
-    def _quarantine(self, rows: JudgedRows) -> tuple[dict[str, int], int]:
-        """Commits the refused rows; returns those of this run by date, and the version."""
-        table = self.lake.table("quarantine")
+    def _stage_quarantine(self, rows: JudgedRows) -> StagedRefused:
         read = frozenset(file.path for file in self.raw.files[self.dataset.rows])
         refused = RefusedRows(rows.valid.url, rows.refused, read)
-        files = stage_quarantine(self.spark, refused, table, "etl", self.run_id)
-        counts = quarantined_rows(table, files, self.run_id)
-        gone = refused_dates(self.lake) - set(self.dates) if self.rebuild else ()
-        where = {"stage": ["etl"], DS: [*self.dates, UNDATED, *gone]}
-        return counts, self._replace("quarantine", files, QUARANTINE, where)
+        dates = {*self.dates, *(refused_dates(self.lake) if self.rebuild else ())}
+        table = self.lake.table("quarantine")
+        return stage_quarantine(self.spark, refused, table, "etl", self.run_id, dates)
+
+    def _quarantine(self, refused: StagedRefused) -> int:
+        return replace_refused(self.lake, "etl", self.lock, refused, self.run_id)
 
     def _replace(
         self, name: Any, files: Sequence[NewFile], schema: Any, where: Mapping[str, Sequence[str]]
@@ -253,7 +259,7 @@ class Pass:
     def _commit(
         self,
         before: Mapping[str, Any],
-        fitted: Mapping[str, State],
+        fitted: Mapping[str, str],
         shards: Sequence[Shard],
         versions: Mapping[str, int],
         ledger: Mapping[str, Any],
@@ -270,7 +276,7 @@ class Pass:
             "generation": before.get("generation", 1),
             "states": {
                 **before.get("states", {}),
-                **{ds: state.digest for ds, state in fitted.items()},
+                **fitted,
             },
             "runs": {**before.get("runs", {}), **dict.fromkeys(self.dates, self.run_id)},
             "versions": dict(versions),

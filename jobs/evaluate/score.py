@@ -13,10 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 from pyspark.sql import SparkSession
-from pyspark.sql.types import StructType
 
 from jobs.base.command import run_command
 from jobs.base.errors import DateRefused
@@ -29,13 +27,8 @@ from jobs.etl.judge.judging import JudgedRows, judge
 from jobs.etl.judge.parents import stage_parents
 from jobs.etl.judge.tasks import Counted
 from jobs.etl.raw.sources import RawSources, source_paths
-from jobs.etl.write.quarantine import (
-    QUARANTINE,
-    STAGE,
-    RefusedRows,
-    quarantined_rows,
-    stage_quarantine,
-)
+from jobs.etl.write.quarantine import RefusedRows, StagedRefused, stage_quarantine
+from jobs.etl.write.settle import replace_refused, settle
 from jobs.evaluate.export.export import with_engine
 from jobs.evaluate.predict.accounts import (
     assert_conserved,
@@ -56,13 +49,13 @@ from jobs.evaluate.predict.predictions import (
 from jobs.evaluate.predict.scorer import Scorer
 from jobs.evaluate.predict.stage import stage_predictions
 from jobs.lake.files import NewFile
-from jobs.lake.lake import Lake, TableName
+from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, of_commit, record, record_committed, record_lost
 from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.state import State, load_state
 from jobs.registry.registry import Registry
 from jobs.registry.version import CHAMPION, ModelVersion
-from jobs.rows.base.names import DS, UNDATED
+from jobs.rows.base.names import DS
 from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
 
@@ -146,6 +139,7 @@ class Scoring:
     def run(self) -> ScoreResult:
         started = time.monotonic()
         state, raw = self._checked_state(), self._raw()
+        settle(self.lake, "score", self.lock, self.run_id)
         files = len(raw.files[self.dataset.rows])
         log.info("%s raw files to score with model version %s", f"{files:,}", self.model.version)
         try:
@@ -155,9 +149,8 @@ class Scoring:
             refused = self._stage_quarantine(raw, rows)
         finally:
             self.lake.table("judged").discard(self.run_id)
-        quarantined = quarantined_rows(self.lake.table("quarantine"), refused, self.run_id)
-        log.info("refused %s rows", f"{sum(quarantined.values()):,}")
-        assert_conserved(rows.counts, found, quarantined)
+        log.info("refused %s rows", f"{sum(refused.rows.values()):,}")
+        assert_conserved(rows.counts, found, refused.rows)
         changed = self._differs(found, refused)
         status = "done" if changed else "unchanged"
         line = LedgerRow(self.run_id, "score", "", status, versions={"model": self.model.version})
@@ -221,26 +214,23 @@ class Scoring:
             self.model.version,
         )
 
-    def _stage_quarantine(self, raw: RawSources, rows: JudgedRows) -> list[NewFile]:
+    def _stage_quarantine(self, raw: RawSources, rows: JudgedRows) -> StagedRefused:
         read = frozenset(file.path for file in raw.files[self.dataset.rows])
         refused = RefusedRows(rows.valid.url, rows.refused, read)
         table = self.lake.table("quarantine")
-        return stage_quarantine(self.spark, refused, table, "score", self.run_id)
+        return stage_quarantine(self.spark, refused, table, "score", self.run_id, self.dates)
 
-    @property
-    def _quarantined_where(self) -> dict[str, list[str]]:
-        return {STAGE: ["score"], DS: [*self.dates, UNDATED]}
-
-    def _differs(self, found: Mapping[str, Content], refused: Sequence[NewFile]) -> bool:
+    def _differs(self, found: Mapping[str, Content], refused: StagedRefused) -> bool:
         """Whether the tables hold anything else for the dates than this run would write."""
         table, read = self.lake.table("predictions"), partial(predictions_of_file, self.dataset)
         before = standing(table, {DS: self.dates})
         if contents(self.spark, table.url, before, read) != found:
             return True
         table = self.lake.table("quarantine")
-        before = standing(table, self._quarantined_where)
+        before = [f for f in standing(table, refused.where) if f not in refused.kept]
         old, new = (
-            contents(self.spark, table.url, files, refused_of_file) for files in (before, refused)
+            contents(self.spark, table.url, files, refused_of_file)
+            for files in (before, refused.files)
         )
         return old != new
 
@@ -251,11 +241,10 @@ class Scoring:
         return self.lake.table("predictions").version()
 
     def _commit(
-        self, files: Sequence[NewFile], refused: Sequence[NewFile], done: Sequence[LedgerRow]
+        self, files: Sequence[NewFile], refused: StagedRefused, done: Sequence[LedgerRow]
     ) -> int:
         """Makes the run visible: the last commit names everything else that it wrote."""
-        where = self._quarantined_where
-        quarantine = self._replace("quarantine", refused, QUARANTINE, where, {"run": self.run_id})
+        quarantine = replace_refused(self.lake, "score", self.lock, refused, self.run_id)
         info = {
             "run": self.run_id,
             "stage": "score",
@@ -268,20 +257,10 @@ class Scoring:
             "versions": {"quarantine": quarantine},
             **of_commit(done),
         }
-        schema = predictions_schema(self.dataset)
-        return self._replace("predictions", files, schema, {DS: self.dates}, info)
-
-    def _replace(
-        self,
-        name: TableName,
-        files: Sequence[NewFile],
-        schema: StructType,
-        where: Mapping[str, Sequence[str]],
-        info: Mapping[str, Any],
-    ) -> int:
+        schema, where = predictions_schema(self.dataset), {DS: self.dates}
         self.lock.check()
-        return self.lake.table(name).replace(
-            files, schema, list(where), where, info, "score", self.lock.token
+        return self.lake.table("predictions").replace(
+            files, schema, [DS], where, info, "score", self.lock.token
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -104,7 +104,32 @@ def schema_difference(ours: Schema, theirs: Schema) -> str:
     return "the same columns; these differ: " + ", ".join(names)
 
 
-def add_action(file: NewFile) -> AddAction:
+def name_files(
+    table: DeltaTable,
+    files: Sequence[NewFile],
+    schema: Schema,
+    partition_by: Sequence[str],
+    where: Mapping[str, Sequence[str]] | None,
+    properties: CommitProperties,
+) -> None:
+    """Names files in one commit, in the place of the partitions that `where` names.
+
+    Args:
+        where: partition column -> its values; without a column all is replaced. None: nothing is.
+    """
+    filters = [(name, "in", list(values)) for name, values in (where or {}).items()]
+    table.create_write_transaction(
+        [_add_action(file) for file in files],
+        "append" if where is None else "overwrite",
+        schema,
+        list(partition_by),
+        partition_filters=None if where is None else filters,
+        commit_properties=properties,
+        post_commithook_properties=KEEP_LOG,
+    )
+
+
+def _add_action(file: NewFile) -> AddAction:
     return AddAction(
         file.path,
         file.bytes,

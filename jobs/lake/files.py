@@ -37,11 +37,16 @@ class NewFile:
 
 @dataclass(frozen=True)
 class LiveFile:
-    """A file of a table version: path relative to the table, and its partition."""
+    """A file of a table version: path relative to the table, its partition, rows and bytes."""
 
     path: str
     partition: dict[str, str]
     rows: int
+    bytes: int
+
+    def again(self) -> NewFile:
+        """To be named by one more commit."""
+        return NewFile(self.path, self.partition, self.bytes, (self.rows,))
 
 
 class StagedRuns:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 from jobs.base.errors import DataRefused
@@ -21,6 +22,9 @@ from jobs.base.quantiles import Buckets, quantiles
 from jobs.lake.lake import Lake
 from jobs.stores.files import read_json, write_json
 from schemas.field import Numeric, WithIds
+
+# States that are in memory together.
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,20 @@ def state_folder(lake: Lake, digest: str) -> str:
     return lake.folder("states", digest)
 
 
-def save_states(lake: Lake, states: Iterable[State]) -> None:
-    """Writes states, equal ones once; writing the same ones again changes nothing."""
-    different = {state.digest: state for state in states}.values()
-    with ThreadPoolExecutor(16) as threads:
-        list(threads.map(partial(save_state, lake), different))
+def save_states(lake: Lake, states: Iterable[State]) -> dict[str, str]:
+    """Writes states, some at a time; writing the same ones again changes nothing.
+
+    Returns:
+        Their digests by date.
+    """
+    digests: dict[str, str] = {}
+    left = iter(states)
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        while some := list(islice(left, _AT_ONCE)):
+            different = {state.digest: state for state in some}.values()
+            list(threads.map(partial(save_state, lake), different))
+            digests |= {state.ds: state.digest for state in some}
+    return digests
 
 
 def save_state(lake: Lake, state: State) -> None:

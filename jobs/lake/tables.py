@@ -19,8 +19,8 @@ from deltalake.transaction import create_table_with_add_actions
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import (
     KEEP_LOG,
-    add_action,
     has_value,
+    name_files,
     queried,
     replaced_files,
     said_by_version,
@@ -89,6 +89,7 @@ class Table(StagedRuns):
                     if name.startswith("partition.")
                 },
                 rows=action.get("num_records") or 0,
+                bytes=action["size_bytes"],
             )
             for action in actions
         ]
@@ -145,7 +146,7 @@ class Table(StagedRuns):
         if where is not None:
             self.check_columns(schema)
         declared = Schema.from_json(schema.json())
-        return self._commit(files, declared, partition_by, where, info, app_id, token)
+        return self._commit(files, declared, partition_by, where or {}, info, app_id, token)
 
     def check_columns(self, schema: StructType) -> None:
         """Refuses a schema that is not the table's.
@@ -176,6 +177,12 @@ class Table(StagedRuns):
         columns = table.metadata().partition_columns
         return self._commit(files, table.schema(), columns, where, info, app_id, token)
 
+    def add(self, files: Sequence[NewFile], info: Mapping[str, Any], app: str, token: int) -> int:
+        """Names further files beside those of the newest version, in one commit."""
+        table = self._at(None)
+        columns = table.metadata().partition_columns
+        return self._commit(files, table.schema(), columns, None, info, app, token)
+
     def _commit(
         self,
         files: Sequence[NewFile],
@@ -189,17 +196,8 @@ class Table(StagedRuns):
         self.check_staged(files)
         table = self._at(None)
         properties = with_token(table, app_id, token, info)
-        filters = [(name, "in", list(values)) for name, values in (where or {}).items()]
         try:
-            table.create_write_transaction(
-                [add_action(file) for file in files],
-                "overwrite",
-                schema,
-                list(partition_by),
-                partition_filters=filters,
-                commit_properties=properties,
-                post_commithook_properties=KEEP_LOG,
-            )
+            name_files(table, files, schema, partition_by, where, properties)
         except CommitFailedError as error:
             raise Locked(f"{self.url}: another run committed first ({error})") from error
         return self.version()

@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 from jobs.etl.job import lake_of
 from jobs.etl.write.accounts import content_digests
 from jobs.etl.write.quarantine import QUARANTINE, STAGE
+from jobs.etl.write.settle import settle
 from jobs.evaluate.predict.predictions import (
     content,
     predictions_of_file,
@@ -99,6 +100,8 @@ class Erasure:
         examples = self.lake.table("examples")
         info = Examples.open(examples.url).info
         refuse_changed_declaration(info, self.settings.dataset(), "the examples were")
+        settle(self.lake, "etl", self.etl, self.run_id)
+        settle(self.lake, "score", self.score, self.run_id)
         erased: dict[str, Counts] = {}
         old_files = 0
         for name, erase in (
@@ -145,7 +148,7 @@ class Erasure:
             files = table.stage(kept, self.run_id, [STAGE, DS])
             read = TableContent(refused_of_file, refused_content)
             check_files(table, counts, files, _gone(rows), read)
-            info = table.commit_info() | {"run": self.run_id}
+            info = {"run": self.run_id}
             self.etl.check()
             where = {STAGE: ["etl", "score"], DS: list(counts)}
             table.rewrite(files, where, info, "etl", self.etl.token)

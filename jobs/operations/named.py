@@ -11,9 +11,11 @@ from functools import partial
 import fsspec
 
 from jobs.base.errors import DataRefused
+from jobs.etl.write.settle import standing_version
 from jobs.lake.lake import Lake, TableName
 from jobs.lake.state import load_state
 from jobs.lake.tables import Table
+from jobs.operations.retention import WRITERS
 from jobs.registry.registry import Registry
 
 Versions = dict[TableName, set[int]]
@@ -49,6 +51,8 @@ def named(
         given_up: runs whose checkpoints count no more, and `studies/NAME`.
     """
     versions = {name: current_since(lake.table(name), since) for name in TABLES}
+    standing = {standing_version(lake, stage) for stage in WRITERS["quarantine"]}
+    versions["quarantine"] |= standing - {-1}
     states: set[str] = set()
     for version, state in () if force else _pinned(lake, registry, given_up):
         versions["examples"].add(version)

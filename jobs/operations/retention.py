@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Literal
 
+from jobs.etl.write.settle import AWAITS, settle
 from jobs.lake.lake import Lake
 from jobs.lake.lock import stage_lock
 from jobs.rows.base.names import DS, UNDATED
@@ -70,7 +71,12 @@ def drop_dates(lake: Lake, name: Retained, dates: Sequence[str], run_id: str) ->
         return
     with ExitStack() as locks:
         held = [locks.enter_context(stage_lock(lake, stage, run_id)) for stage in WRITERS[name]]
+        if name == "quarantine":
+            for stage, lock in zip(WRITERS[name], held, strict=True):
+                settle(lake, stage, lock, run_id)
         info = table.commit_info() | {"run": run_id}
+        # Of the quarantine, that a run's last commit is awaited.
+        info.pop(AWAITS, None)
         for key in ("states", "runs"):
             if key in info:
                 info[key] = {ds: value for ds, value in info[key].items() if ds not in dates}

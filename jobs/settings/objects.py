@@ -18,7 +18,6 @@ from typing import Any
 
 from jobs.base.errors import ConfigError
 
-
 _loading = threading.RLock()
 
 

@@ -46,7 +46,8 @@ def history_of(
     for part, contents in received(_by_part(sent)):
         path = merging.written(part, contents, str(url))
         ds = path.split("/")[0].removeprefix(f"{DS}=")
-        files.append(LiveFile(path, {DS: ds}, pq.read_metadata(url / path).num_rows))
+        size = (url / path).stat().st_size
+        files.append(LiveFile(path, {DS: ds}, pq.read_metadata(url / path).num_rows, size))
     return CountHistory(spark, str(url), tuple(files))
 
 
@@ -72,7 +73,7 @@ def history_of_rows(
         path = f"{DS}={ds}/part-0.parquet"
         (url / path).parent.mkdir(parents=True)
         pq.write_table(table, url / path)
-        files.append(LiveFile(path, {DS: ds}, table.num_rows))
+        files.append(LiveFile(path, {DS: ds}, table.num_rows, (url / path).stat().st_size))
     return CountHistory(spark, str(url), tuple(files))
 
 

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.etl.judge.counts import DateCounts
-from jobs.etl.write import quarantine
+from jobs.etl.write import quarantine, undated
 from jobs.etl.write.accounts import assert_conserved
 from jobs.lake.manifest import Shard
 from tests.builders.lakes import example_rows, lake_of, quarantined, run_etl
@@ -74,14 +74,15 @@ def unescaped(text: str) -> bytes:
 def test_undated_rows_of_other_files_stay(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, driver_rows: int
 ) -> None:
-    monkeypatch.setattr(quarantine, "_DRIVER_ROWS", driver_rows)
+    for module in (quarantine, undated):
+        monkeypatch.setattr(module, "_DRIVER_ROWS", driver_rows)
     raw = Raw(tmp_path).add([*rows_of(DATES[0], 30), "never,1,a,1.0,30,1"]).write()
     run_etl(raw, spark, DATES[:1])
     other = Raw(tmp_path).add([*rows_of(DATES[1], 30), "later,2,a,1.0,30,1"]).write("more.csv")
     run_etl(other, spark, DATES[1:2])
     run_etl(other, spark, DATES[1:2])
-    undated = sorted(row["raw"] for row in quarantined(raw) if row["ds"] == "undated")
-    assert undated == ["later,2,a,1.0,30,1", "never,1,a,1.0,30,1"]
+    found = sorted(row["raw"] for row in quarantined(raw) if row["ds"] == "undated")
+    assert found == ["later,2,a,1.0,30,1", "never,1,a,1.0,30,1"]
 
 
 def test_a_lost_row_stops_the_run() -> None:

@@ -12,7 +12,14 @@ from jobs.etl import job
 from jobs.lake.lake import TableName
 from jobs.lake.ledger import read_ledger
 from jobs.main import main
-from tests.builders.lakes import examples_of, lake_of, run_etl, shard_contents
+from tests.builders.lakes import (
+    example_rows,
+    examples_of,
+    lake_of,
+    quarantined,
+    run_etl,
+    shard_contents,
+)
 from tests.builders.visits import Raw, rows_of
 
 DATES = ["2024-01-01", "2024-01-02", "2024-01-03"]
@@ -51,12 +58,12 @@ def die_at(boundary: str, patch: pytest.MonkeyPatch) -> None:
 
 
 # After each of them something more of the run is there, and none of it counts.
-BOUNDARIES = ("_judged", "contributions", "id_log", "_fit", "_stage_examples", "quarantine")
+BOUNDARIES = ("_judged", "contributions", "id_log", "_fit", "_stage_examples", "_quarantine")
 
 
 @pytest.mark.parametrize(
     "boundary",
-    [pytest.param(b, marks=pytest.mark.slow if b != "quarantine" else ()) for b in BOUNDARIES],
+    [pytest.param(b, marks=pytest.mark.slow if b != "_quarantine" else ()) for b in BOUNDARIES],
 )
 def test_a_run_that_dies_leaves_no_trace_that_counts(
     undisturbed: Raw,
@@ -79,6 +86,27 @@ def test_a_run_that_dies_leaves_no_trace_that_counts(
     # The dead run had perhaps appended to the id log; the next one must not build on that.
     run_etl(raw, spark, [DATES[2]])
     assert_alike(raw, undisturbed)
+
+
+@pytest.mark.parametrize("rebuild", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_rerun_that_dies_takes_no_refused_row_away(
+    rebuild: bool, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [f"{DATES[0]},5,a,1,130,1", f"{DATES[0]},6,a,1,many,1", "never,7,a,1,30,1"]
+    raw = Raw(tmp_path).add([*rows_of(DATES[0], 60), *bad]).write()
+    run_etl(raw, spark, [DATES[0]], "etl.max_quarantined_fraction=1")
+    # As many rows, of which none is refused any more; and a date with a refused one.
+    lines = [*rows_of(DATES[0], 63), *rows_of(DATES[1], 20), f"{DATES[1]},8,a,1,130,1"]
+    Raw(tmp_path).add(lines).write()
+    with monkeypatch.context() as patch:
+        die_at("_quarantine", patch)
+        with pytest.raises(Killed):
+            run_etl(raw, spark, DATES[:2], "etl.max_quarantined_fraction=1", rebuild=rebuild)
+    Raw(tmp_path).add(rows_of(DATES[2], 20)).write("other.csv")
+    run_etl(raw, spark, [DATES[2]])
+    assert {row["raw"] for row in quarantined(raw)} == set(bad)
+    # A row of both dates is an example or refused.
+    assert len(example_rows(raw, DATES[0])) == 60
 
 
 def test_a_run_that_dies_after_its_commit_has_happened(

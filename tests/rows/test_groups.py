@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.rows.base.groups import bytes_of_rows, cut_rows
+from jobs.rows.base.groups import Rows, bytes_of_rows, cut_rows
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(1, 7), st.integers(1, 20))
@@ -37,3 +39,18 @@ def test_a_rows_bytes_are_those_of_its_values() -> None:
     assert bytes_of_rows(rows).tolist() == [4 + 2 + 8, 4 + 3 + 16, 4 + 4 + 1]
     (batch,) = rows.slice(1).to_batches()
     assert bytes_of_rows(batch).tolist() == [4 + 3 + 16, 4 + 4 + 1]
+
+
+@given(st.lists(st.integers(0, 29), max_size=40), st.lists(st.integers(0, 12), max_size=3))
+def test_rows_of_many_chunks_are_taken_as_of_one(places: list[int], cuts: list[int]) -> None:
+    table = pa.table({"n": np.arange(30), "text": [["a" * (n % 5)] * (n % 3) for n in range(30)]})
+    edges = [0, *np.cumsum(cuts).clip(0, 30).tolist(), 30]
+    chunks = pa.concat_tables([table.slice(a, b - a) for a, b in pairwise(edges)])
+    asked = np.array(places, np.int64)
+    assert Rows(chunks).take(asked).equals(table.take(asked))
+
+
+def test_rows_are_taken_of_more_texts_than_an_array_holds() -> None:
+    one = pa.array(["x" * (1 << 20)] * 64)
+    rows = Rows(pa.table({"text": pa.chunked_array([one] * 40)}))
+    assert rows.take(np.array([2559, 0])).num_rows == 2

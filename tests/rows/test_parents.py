@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.base.errors import ConfigError, DataRefused
+from jobs.rows.judge import parents
 from jobs.rows.judge.engine import Engine
 from jobs.rows.judge.expressions import refuse_bad_expressions
 from jobs.rows.judge.identity import Split
@@ -51,6 +52,17 @@ def test_a_row_without_a_parent_has_nulls_or_is_refused(tmp_path: Path) -> None:
     assert values_of(found, "theirs") == ["one", None, None]
     found = judged(joined(required=True), rows, parents={"parent": parent})
     assert reasons_of(found) == {"2,b,1": ["no_parent:parent"], ",c,1": ["no_parent:parent"]}
+
+
+def test_a_parent_larger_than_its_files_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parents, "_MOST_BYTES", 10_000)
+    rows = write(tmp_path, {"r": "1,a,1\n"}) / "r"
+    parent = write(tmp_path, {"p": "".join(f"{n},{'v' * 99}\n" for n in range(200))}) / "p"
+    with pytest.raises(DataRefused, match=r"'parent'.* column v more than 10,000") as refused:
+        judged(joined(), rows, parents={"parent": parent})
+    assert "set etl.broadcast_parent_mb to 0" in str(refused.value)
 
 
 @pytest.mark.parametrize(

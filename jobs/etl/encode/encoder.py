@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from jobs.base.xxhash import xxhash64
 from jobs.etl.encode.vocabulary import Ints, MappedVocabulary, opened_vocabulary
 from jobs.etl.fit.entries import read_entries
+from jobs.etl.fit.portions import hashes_of
 from jobs.etl.fit.states import state_entries
 from jobs.lake.lake import Lake
 from jobs.lake.state import State
@@ -110,7 +111,7 @@ class Encoder:
         return pa.array(np.where(known, ids, np.append(buckets, NULL_ID)[rows]), pa.int32())
 
 
-def _buckets(f: WithIds, texts: pa.StringArray, hashes: Ints) -> Ints:
+def _buckets(f: WithIds, texts: pa.StringArray | pa.ChunkedArray, hashes: Ints) -> Ints:
     """The bucket, from 0, of each value; by its hash, or its place among boundaries."""
     if isinstance(f, Bucketized):
         return np.asarray(pc.cast(texts, pa.int64()))
@@ -142,11 +143,12 @@ def id_map(
     maps = {}
     for f in dataset.counted:
         own, held = (table.filter(pc.equal(table["field"], f.log_name)) for table in (log, known))
-        lacks = pc.invert(pc.is_in(own["value"], value_set=held["value"].combine_chunks()))
-        unknown = own.filter(lacks).combine_chunks()
+        # All texts of a vocabulary may be more than an array of `string` holds.
+        texts, held_texts = (table["value"].cast(pa.large_string()) for table in (own, held))
+        unknown = own.filter(pc.invert(pc.is_in(texts, value_set=held_texts)))
         if unknown.num_rows:
-            ids, texts = unknown["id"].to_numpy(), unknown["value"].combine_chunks()
+            ids, texts = unknown["id"].to_numpy(), unknown["value"]
             size = max(state.vocabulary[f.log_name].rows, 1 + int(ids.max()))
             maps[f.name] = np.arange(size, dtype=np.int32)
-            maps[f.name][ids] = FIRST_OOV_ID + _buckets(f, texts, xxhash64(texts))
+            maps[f.name][ids] = FIRST_OOV_ID + _buckets(f, texts, hashes_of(texts))
     return maps

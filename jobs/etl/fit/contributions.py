@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, LongType, StringType, StructField, StructType
 
-from jobs.base.xxhash import xxhash64
 from jobs.etl.fit.counting import (
     LIMBS,
     NUMBERS,
@@ -27,7 +27,9 @@ from jobs.etl.fit.counting import (
     CountGroups,
     Ints,
     merged_numbers,
+    merged_values,
 )
+from jobs.etl.fit.portions import by_value, hashes_of
 from jobs.etl.parcels import Numbers, gathered, opened, parcels
 from jobs.rows.base.names import DS
 from jobs.stores.files import write_stream
@@ -48,6 +50,7 @@ CONTRIBUTIONS = StructType(
 )
 # The values that a date's rows have are merged in a part for so many rows.
 _ROWS_PER_PART, _MOST_PARTS = 1_000_000, 256
+_NULL_HASH = 1
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,14 @@ class Merging:
         first = self.groups.days(number) * (self.of_values + 1)
         if table.schema != VALUES:
             return (first + self.of_values).astype(np.int32)
-        texts = table["value"].combine_chunks()
-        # Null with those of one text: it is one of the values.
-        return (first + xxhash64(texts.fill_null("")) % self.of_values).astype(np.int32)
+        return (first + hashes_of(table["value"]) % self.of_values).astype(np.int32)
 
     def written(self, part: int, contents: Sequence[pa.Buffer], url: str) -> str:
         """Merges a part's parcels into a file below the folder; returns its path there."""
         day, kind = divmod(part, self.of_values + 1)
         if kind < self.of_values:
-            table = _of_values(self.groups, pa.Table.from_batches(opened(contents, VALUES)))
+            counts = pa.Table.from_batches(opened(contents, VALUES))
+            table = by_value(counts, partial(_of_values, self.groups))
         else:
             table = _of_numbers(self.groups, pa.Table.from_batches(opened(contents, NUMBERS)))
         path = f"{DS}={self.groups.dates[day]}/part-{part}.parquet"
@@ -116,14 +118,32 @@ def _schema() -> pa.Schema:
 
 
 def _of_values(groups: CountGroups, counts: pa.Table) -> pa.Table:
-    """Counts of tasks to contributions, in order of their fields, which are named once then."""
-    merged = counts.group_by(["number", "value"], use_threads=False).aggregate([("count", "sum")])
-    merged = merged.take(np.argsort(merged["number"].to_numpy(), kind="stable"))
-    columns = {"value": merged["value"], "count": merged["count_sum"]}
+    """Counts of tasks to contributions, in order of their fields, which are named once then.
+
+    In whatever order the counts came, the rows' order is one: the file of a task that was done
+    twice is the same.
+    """
+    merged = merged_values(counts)
+    merged = merged.take(pa.array(_order(merged)))
+    columns = {"value": merged["value"], "count": merged["count"]}
     columns["field"] = groups.names_of(merged["number"].to_numpy())
     rows = merged.num_rows
     schema = _schema()
     return pa.table([columns.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
+
+
+def _order(merged: pa.Table) -> Ints:
+    """Places of the rows by number and hash, and by value where the hashes of two are the same."""
+    values, number = merged["value"], merged["number"].to_numpy()
+    hashes = np.where(np.asarray(values.is_valid()), hashes_of(values), _NULL_HASH)
+    order: Ints = np.argsort(hashes)
+    # Numbers of two bytes are sorted by counting them.
+    of_fields = (number - number.min()).astype(np.uint16)
+    order = order[np.argsort(of_fields[order], kind="stable")]
+    if ((np.diff(hashes[order]) == 0) & (np.diff(number[order]) == 0)).any():
+        by = [("number", "ascending"), ("value", "ascending")]
+        order = pc.sort_indices(merged, sort_keys=by).to_numpy().astype(np.int64)
+    return order
 
 
 def _of_numbers(groups: CountGroups, sums: pa.Table) -> pa.Table:

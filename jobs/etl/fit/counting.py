@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.base.quantiles import BUCKETS_A_ROOT
+from jobs.etl.fit.portions import by_value, portions
 from jobs.rows.base.arrays import whole
 from jobs.rows.base.names import DS, SPLIT
 
@@ -107,9 +108,7 @@ class Counter:
     def values(self) -> Iterator[pa.Table]:
         """How often each value stood, as `VALUES`: each pair of number and value once."""
         for log in list(self._values):
-            table = pa.concat_tables(self._values.pop(log))
-            merged = table.group_by(["number", "value"], use_threads=False)
-            yield merged.aggregate([("count", "sum")]).rename_columns(VALUES.names).cast(VALUES)
+            yield from portions(by_value(pa.concat_tables(self._values.pop(log)), merged_values))
 
     def numbers(self) -> pa.Table:
         """Sums and counts by bucket, as `NUMBERS`: each pair of number and bucket once."""
@@ -172,6 +171,12 @@ def _numbers(
     sums = np.zeros((len(LIMBS), size), np.int64) if limbs is None else limbs
     columns = [pa.array(number), buckets, pa.array(count), *ends, *map(pa.array, sums)]
     return pa.table(columns, schema=NUMBERS)
+
+
+def merged_values(counts: pa.Table) -> pa.Table:
+    """Rows of `VALUES`, each pair of number and value once."""
+    merged = counts.group_by(["number", "value"], use_threads=False).aggregate([("count", "sum")])
+    return merged.rename_columns(VALUES.names).cast(VALUES)
 
 
 def merged_numbers(numbers: pa.Table) -> pa.Table:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from jobs.etl.fit.history import CountHistory, of_fields
 from jobs.lake.files import NewFile
 from jobs.lake.tables import Table
+from jobs.rows.base.groups import Rows
 from jobs.rows.base.names import DS
 from jobs.stores.files import write_stream
 from schemas.dataset import Dataset
@@ -170,11 +171,12 @@ def _from_day(days: pa.ChunkedArray, dates: Sequence[str]) -> np.ndarray:
 
 def _placed(f: WithIds, frequent: pa.Table, entries: pa.Table) -> pa.Table:
     """A field's new entries: of its frequent values those that the log lacks, in their order."""
-    held = pc.is_in(frequent["value"], value_set=entries["value"].combine_chunks())
-    new = frequent.filter(pc.invert(held)).sort_by(
-        [("from_ds", "ascending"), ("seen", "descending"), ("value", "ascending")]
-    )
-    new = new.slice(0, max(0, f.max_size - entries.num_rows))
+    # All texts of a vocabulary may be more than an array of `string` holds.
+    texts, known = (table["value"].cast(pa.large_string()) for table in (frequent, entries))
+    new = frequent.filter(pc.invert(pc.is_in(texts, value_set=known)))
+    by = [("from_ds", "ascending"), ("seen", "descending"), ("value", "ascending")]
+    order = pc.sort_indices(new, sort_keys=by).to_numpy().astype(np.int64)
+    new = Rows(new).take_in_groups(order[: max(0, f.max_size - entries.num_rows)])
     first = f.first_value_id + entries.num_rows
     ids = pa.array(np.arange(first, first + new.num_rows), pa.int32())
     return pa.table([new["field"], new["value"], ids, new["from_ds"]], schema=ENTRIES)

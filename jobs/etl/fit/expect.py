@@ -19,7 +19,7 @@ from jobs.base.errors import DateRefused, refuse_unknown
 from jobs.base.xxhash import xxhash64
 from jobs.etl.fit.counting import Counter as ValueCounter
 from jobs.etl.fit.counting import CountGroups
-from jobs.etl.fit.history import CountHistory, of_fields
+from jobs.etl.fit.history import CountHistory, added_up, of_fields
 from jobs.rows.base.duck import registered, shared_connection
 from jobs.rows.base.names import DS
 from schemas.dataset import Dataset
@@ -171,7 +171,7 @@ def _drifts(
     counted_as = {name: counted.get(name, name) for name in fields}
     by_day: dict[str, dict[str, Counter[int]]] = {name: {} for name in counted_as.values()}
     binned = partial(_binned, tuple(by_day), frozenset(numeric), min(dates))
-    for row in history.up_to(max(dates)).mapped(binned, _BINS).to_pylist():
+    for row in history.up_to(max(dates)).mapped(binned, _BINS, added_up).to_pylist():
         by_day[row["field"]].setdefault(row["day"], Counter())[row["bin"]] += row["rows"]
     found: dict[str, dict[str, float]] = {ds: {} for ds in dates}
     for name, count_name in counted_as.items():
@@ -189,7 +189,7 @@ def bins_until(history: CountHistory, dataset: Dataset, ds: str) -> dict[str, Bi
     names = (*dict.fromkeys(f.log_name for f in dataset.counted), *numbers)
     binned = partial(_binned, names, numbers, ds)
     found: dict[str, Bins] = {name: Counter() for name in names}
-    for row in history.up_to(ds).mapped(binned, _BINS).to_pylist():
+    for row in history.up_to(ds).mapped(binned, _BINS, added_up).to_pylist():
         found[row["field"]][row["bin"]] += row["rows"]
     return found
 
@@ -240,9 +240,7 @@ def _binned(
     counts = pc.if_else(of_nulls, rows["nulls"], rows["count"])
     ds = rows[DS][0].as_py()
     day = pa.repeat(pa.scalar("" if ds < first else ds, pa.string()), rows.num_rows)
-    found = pa.table([rows["field"], day, pa.array(bins), counts], schema=_BINS)
-    grouped = found.group_by(["field", "day", "bin"], use_threads=False)
-    return grouped.aggregate([("rows", "sum")]).rename_columns(_BINS.names)
+    return added_up(pa.table([rows["field"], day, pa.array(bins), counts], schema=_BINS))
 
 
 def stability_index(before: Mapping[int, int], now: Mapping[int, int], ordered: bool) -> float:

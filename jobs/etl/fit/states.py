@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import decimal
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ from jobs.base.quantiles import Buckets, merged
 from jobs.base.xxhash import xxhash64_of_rows
 from jobs.etl.fit.counting import LARGEST, UNIT, total_of
 from jobs.etl.fit.entries import read_entries
-from jobs.etl.fit.history import CountHistory, of_fields
+from jobs.etl.fit.history import CountHistory, added_up, of_fields
 from jobs.lake.lake import Lake
 from jobs.lake.manifest import UINT64
 from jobs.lake.state import NumericStats, State, Vocabulary, empty_stats
+from jobs.rows.base.arrays import whole
 from jobs.rows.base.names import DS
 from schemas.dataset import Dataset
 from schemas.field import WithIds
@@ -40,8 +41,9 @@ _SUMS = pa.schema(
         ("high", pa.float64()),
     ]
 )
+# Of a field and a day by their places among the names and the dates.
 _BUCKETS = pa.schema(
-    [("field", pa.string()), (DS, pa.string()), ("bucket", pa.int32()), ("rows", pa.int64())]
+    [("day", pa.int32()), ("field", pa.int32()), ("bucket", pa.int32()), ("rows", pa.int64())]
 )
 
 
@@ -90,8 +92,9 @@ def states(
     dates: Sequence[str],
     id_log_version: int,
     generation: int,
-) -> dict[str, State]:
-    """The state as of each of the dates.
+) -> Iterator[State]:
+    """The state as of each of the dates, in their order, one at a time: each holds the counts by
+    bucket of all dates up to its own.
 
     Args:
         history: contributions of all dates.
@@ -102,18 +105,15 @@ def states(
     """
     history = history.up_to(max(dates))
     sums = {name: _running(parts) for name, parts in _sums_by_field(history, dataset).items()}
-    buckets = _buckets_by_field(history, dataset, dates)
     reaches = {name: _running(parts) for name, parts in _reaches(entries).items()}
-    return {
-        ds: State(
+    for ds, buckets in _buckets_as_of(history, dataset, sorted(set(dates))):
+        yield State(
             ds=ds,
             id_log_version=id_log_version,
             declaration=dataset.digest,
             generation=generation,
             numeric={
-                f.name: _stats(
-                    _as_of(ds, sums.get(f.name), _Sums()), _as_of(ds, buckets.get(f.name), ())
-                )
+                f.name: _stats(_as_of(ds, sums.get(f.name), _Sums()), buckets[f.name])
                 for f in dataset.measured
             },
             vocabulary={
@@ -121,8 +121,6 @@ def states(
                 for f in dataset.with_ids
             },
         )
-        for ds in dates
-    }
 
 
 def _running(parts: dict[str, Any]) -> tuple[list[str], list[Any]]:
@@ -164,28 +162,30 @@ def _rows_with_sums(names: Sequence[str], table: pa.Table) -> pa.Table:
     return rows.filter(rows["nulls"].is_valid()).select(_SUMS.names).cast(_SUMS)
 
 
-def _buckets_by_field(
+def _buckets_as_of(
     history: CountHistory, dataset: Dataset, dates: Sequence[str]
-) -> dict[str, tuple[list[str], list[Buckets]]]:
-    """Counts by bucket as of each of the dates."""
+) -> Iterator[tuple[str, dict[str, Buckets]]]:
+    """Each of the dates, ascending, and by field the counts by bucket up to it."""
     names = tuple(f.name for f in dataset.measured)
-    found = history.mapped(partial(_rows_with_buckets, names, tuple(sorted(dates))), _BUCKETS)
-    counts = found.group_by(["field", DS, "bucket"], use_threads=False).aggregate([("rows", "sum")])
-    running = {}
-    for field in pc.unique(counts["field"]).to_pylist():
-        own = counts.filter(pc.equal(counts["field"], field))
-        parts = {
-            ds: _pairs(own.filter(pc.equal(own[DS], ds))) for ds in pc.unique(own[DS]).to_pylist()
-        }
-        days = sorted(parts)
-        sums = accumulate((parts[ds] for ds in days), lambda *two: merged(two))
-        running[field] = (days, list(sums))
-    return running
+    step = partial(_rows_with_buckets, names, tuple(dates))
+    counts = history.mapped(step, _BUCKETS, added_up)
+    order = [(name, "ascending") for name in ("day", "field", "bucket")]
+    counts = counts.sort_by(order).combine_chunks()
+    limits = np.searchsorted(counts["day"].to_numpy(), np.arange(len(dates) + 1))
+    running: dict[str, Buckets] = dict.fromkeys(names, ())
+    for ds, (low, high) in zip(dates, pairwise(limits.tolist()), strict=True):
+        for place, pairs in _pairs(counts.slice(low, high - low)):
+            running[names[place]] = merged([running[names[place]], pairs])
+        yield ds, dict(running)
 
 
-def _pairs(counts: pa.Table) -> Buckets:
-    pairs = zip(counts["bucket"].to_pylist(), counts["rows_sum"].to_pylist(), strict=True)
-    return merged([tuple(pairs)])
+def _pairs(counts: pa.Table) -> Iterator[tuple[int, Buckets]]:
+    """The counts of each field of a day, in order of the fields."""
+    fields, starts = np.unique(counts["field"].to_numpy(), return_index=True)
+    limits = pairwise([*starts.tolist(), counts.num_rows])
+    for place, (low, high) in zip(fields.tolist(), limits, strict=True):
+        own = counts.slice(low, high - low)
+        yield place, tuple(zip(own["bucket"].to_pylist(), own["rows"].to_pylist(), strict=True))
 
 
 def _rows_with_buckets(names: Sequence[str], dates: Sequence[str], table: pa.Table) -> pa.Table:
@@ -194,9 +194,10 @@ def _rows_with_buckets(names: Sequence[str], dates: Sequence[str], table: pa.Tab
     rows = rows.filter(rows["value"].is_valid())
     if not rows.num_rows:
         return _BUCKETS.empty_table()
-    upto = next(ds for ds in dates if ds >= rows[DS][0].as_py())
-    days = pa.repeat(pa.scalar(upto, pa.string()), rows.num_rows)
-    columns = [rows["field"], days, rows["value"].cast(pa.int32()), rows["count"]]
+    day = bisect_left(dates, rows[DS][0].as_py())
+    days = pa.repeat(pa.scalar(day, pa.int32()), rows.num_rows)
+    fields = pc.index_in(rows["field"], value_set=pa.array(names, pa.string()))
+    columns = [days, fields, rows["value"].cast(pa.int32()), rows["count"]]
     return pa.table(columns, schema=_BUCKETS)
 
 
@@ -222,9 +223,9 @@ def _stats(sums: _Sums, buckets: Buckets) -> NumericStats:
 def _reaches(entries: pa.Table) -> dict[str, dict[str, _Reach]]:
     found: dict[str, dict[str, _Reach]] = {}
     for name in pc.unique(entries["field"]).to_pylist():
-        own = entries.filter(pc.equal(entries["field"], name)).combine_chunks()
+        own = entries.filter(pc.equal(entries["field"], name))
         content = _content(own)
-        days = pc.dictionary_encode(own["from_ds"].combine_chunks())
+        days = whole(pc.dictionary_encode(own["from_ds"]))
         places, ids = days.indices.to_numpy(), own["id"].to_numpy()
         for number, ds in enumerate(days.dictionary.to_pylist()):
             of_day = places == number
@@ -237,9 +238,9 @@ def _reaches(entries: pa.Table) -> dict[str, dict[str, _Reach]]:
 
 
 def _content(entries: pa.Table) -> np.ndarray:
-    """A hash of each entry [n]."""
-    value, ids = (entries[name].combine_chunks() for name in ("value", "id"))
-    return xxhash64_of_rows([value, ids])
+    """A hash of each entry [n], some at a time: all texts may be more than an array holds."""
+    batches = entries.select(["value", "id"]).to_batches()
+    return np.concatenate([np.zeros(0, np.int64), *(xxhash64_of_rows(b.columns) for b in batches)])
 
 
 def _vocabulary(f: WithIds, reach: _Reach) -> Vocabulary:

@@ -29,6 +29,7 @@ from jobs.etl.judge.judging import JudgedRows
 from jobs.etl.judge.tasks import REPEATED
 from jobs.etl.parcels import PARCELS, Ints, exchanged, received, stream_parcels, streamed
 from jobs.rows.base.arrays import without_dictionaries
+from jobs.rows.base.groups import Rows, bytes_of_rows, cut_rows
 from jobs.rows.base.names import DS, DUPLICATE_KEY, LINE_HASH, RAW, SOURCE_FILE, SPLIT
 from jobs.rows.judge.identity import row_ids_of_lines
 from jobs.rows.judge.judged import REFUSED
@@ -56,7 +57,8 @@ def without_duplicates(rows: JudgedRows, dataset: Dataset) -> JudgedRows:
         work = _Work(rows.valid.url, rows.valid.files, dataset, number, rounds, parts)
         for said in _found(rows, work):
             if said["file"]:
-                refused.append(JudgedFile(-1, said["file"], tuple(said["row_group_rows"])))
+                groups = tuple(said["row_group_rows"])
+                refused.append(JudgedFile(-1, said["file"], groups, said["bytes"]))
             for ds, split, count in said["lost"]:
                 lost[ds][split] += count
     counts = {ds: one.without_duplicates(lost[ds]) for ds, one in rows.counts.items()}
@@ -175,30 +177,33 @@ def _patched(
         # Their bytes may be in a mapped file: only what is taken of them comes to memory.
         rows = streamed(contents)
         by = [(name, "ascending") for name in (*work.same, *work.order)]
-        order = pc.sort_indices(rows, sort_keys=by)
-        ordinals = _ordinals(rows.select(work.same).take(order))
-        later = order.filter(pa.array(ordinals > 1))
+        order = pc.sort_indices(rows, sort_keys=by).to_numpy().astype(np.int64)
+        ordinals = _ordinals(rows.select(work.same), order)
+        later = order[ordinals > 1]
         _write_patch(work, part, rows, later, ordinals[ordinals > 1])
         said = _refused(work, part, rows, later) if work.dataset.key else {"file": "", "lost": []}
         yield pa.RecordBatch.from_arrays([pa.array([json.dumps(said)])], ["said"])
 
 
-def _ordinals(same: pa.Table) -> npt.NDArray[np.int32]:
-    """The place of each row among those alike, which stand together, from 1 [n]."""
-    starts = np.zeros(same.num_rows, bool)
+def _ordinals(same: pa.Table, order: Ints) -> npt.NDArray[np.int32]:
+    """The place of each row among those alike, which stand together in this order, from 1 [n]."""
+    starts, rows = np.zeros(len(order), bool), Rows(same)
     starts[:1] = True
-    for column in same.columns:
-        starts[1:] |= np.asarray(pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)))
-    places = np.arange(same.num_rows)
+    for start in range(1, len(order), _GROUP_ROWS):
+        own = rows.take(order[start - 1 : start + _GROUP_ROWS])
+        for column in own.columns:
+            unequal = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))
+            starts[start : start + _GROUP_ROWS] |= np.asarray(unequal)
+    places = np.arange(len(order))
     first = np.maximum.accumulate(np.where(starts, places, 0))
     found: npt.NDArray[np.int32] = (places - first + 1).astype(np.int32)
     return found
 
 
 def _write_patch(
-    work: _Work, part: int, rows: pa.Table, later: pa.Array, ordinals: npt.NDArray[np.int32]
+    work: _Work, part: int, rows: pa.Table, later: Ints, ordinals: npt.NDArray[np.int32]
 ) -> None:
-    files, places, ids = (rows[name].take(later).to_numpy() for name in (_FILE, _ROW, ROW_ID))
+    files, places, ids = (rows[name].to_numpy()[later] for name in (_FILE, _ROW, ROW_ID))
     none = pa.nulls(len(later), pa.int64())
     new = none if work.dataset.key else pa.array(row_ids_of_lines(ids, ordinals))
     patch = pa.table({FILE: files, ROW_NUMBER: places, NEW_ID: new})
@@ -207,17 +212,18 @@ def _write_patch(
         pq.write_table(patch, file, row_group_size=_GROUP_ROWS)
 
 
-def _refused(work: _Work, part: int, rows: pa.Table, later: pa.Array) -> dict[str, Any]:
+def _refused(work: _Work, part: int, rows: pa.Table, later: Ints) -> dict[str, Any]:
     """Writes the rows that repeat a key as refused ones; says how many, by date and split."""
     path = f"{_DUPLICATES}/{work.round}-{part}.parquet"
     lost: Counter[tuple[str, str]] = Counter()
     groups = []
+    chunks, sizes = Rows(rows), bytes_of_rows(rows.select([RAW, SOURCE_FILE]))[later]
     with (
         write_stream(f"{work.url}/{path}") as file,
         pq.ParquetWriter(file, REFUSED) as writer,
     ):
-        for start in range(0, len(later), _GROUP_ROWS):
-            own = rows.take(later.slice(start, _GROUP_ROWS))
+        for group in cut_rows(sizes, _GROUP_ROWS):
+            own = chunks.take(later[group])
             reasons = pa.array([[DUPLICATE_KEY]] * own.num_rows, pa.list_(pa.string()))
             columns = [reasons, *(own[name] for name in (RAW, SOURCE_FILE, DS))]
             writer.write_table(pa.table(columns, REFUSED.names).cast(REFUSED))
@@ -227,4 +233,10 @@ def _refused(work: _Work, part: int, rows: pa.Table, later: pa.Array) -> dict[st
             for row in counted.aggregate([([], "count_all")]).to_pylist():
                 lost[row[DS], row[SPLIT]] += row["count_all"]
     by_split = [[*key, count] for key, count in lost.items()]
-    return {"file": path if groups else "", "row_group_rows": groups, "lost": by_split}
+    size = int(sizes.sum())
+    return {
+        "file": path if groups else "",
+        "row_group_rows": groups,
+        "bytes": size,
+        "lost": by_split,
+    }

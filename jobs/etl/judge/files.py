@@ -6,7 +6,7 @@ of a date is held in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
@@ -41,11 +42,13 @@ FILE, ROW_NUMBER, NEW_ID = "file", "row", "new_id"
 
 @dataclass(frozen=True, order=True)
 class JudgedFile:
-    """A file of rows: its number, its path below the run's folder, rows by row group."""
+    """A file of rows: its number, its path below the run's folder, rows by row group, and the bytes
+    that all its rows take in memory."""
 
     number: int
     path: str
     row_group_rows: tuple[int, ...]
+    bytes: int
 
     @property
     def rows(self) -> int:
@@ -142,8 +145,10 @@ def _tables(
     columns: Sequence[str],
 ) -> Iterator[pa.Table]:
     fs, root = fsspec.core.url_to_fs(url)
-    for file, own in groupby(stretches, attrgetter("file")):
-        patch = _patch(fs, root, file.number) if patches else None
+    all_own = list(stretches)
+    patch_of = _patches(fs, root, {one.file.number for one in all_own}) if patches else {}
+    for file, own in groupby(all_own, attrgetter("file")):
+        patch = patch_of.get(file.number)
         with pq.ParquetFile(f"{root}/{file.path}", filesystem=fs) as opened:
             for one in own:
                 table = opened.read_row_group(one.group, list(columns), use_threads=False)
@@ -153,15 +158,19 @@ def _tables(
                 yield table.select(list(columns))
 
 
-def _patch(fs: Any, root: str, number: int) -> pa.Table | None:
-    """The patch of a file; None where no row of it has one."""
-    paths = fs.glob(f"{root}/{PATCHES}/*.parquet")
-    of_file = [(FILE, "==", number)]
+def _patches(fs: Any, root: str, numbers: Collection[int]) -> dict[int, pa.Table]:
+    """The patches of some files, by their numbers, each file of patches read once; nothing of a
+    file that has none."""
+    of_files = [(FILE, "in", numbers)]
     found = [
-        pq.read_table(path, filesystem=fs, filters=of_file, partitioning=None) for path in paths
+        pq.read_table(path, filesystem=fs, filters=of_files, partitioning=None)
+        for path in fs.glob(f"{root}/{PATCHES}/*.parquet")
     ]
-    patch = pa.concat_tables(found) if found else None
-    return patch if patch is not None and patch.num_rows else None
+    table = pa.concat_tables(found) if found else pa.table({FILE: pa.array([], pa.int64())})
+    return {
+        number: table.filter(pc.equal(table[FILE], number))
+        for number in pc.unique(table[FILE]).to_pylist()
+    }
 
 
 def _patched(table: pa.Table, patch: pa.Table, first: int) -> pa.Table:
@@ -192,7 +201,7 @@ class RowsWriter:
         self.row_group_rows: list[int] = []
         self._url = url
         self._held: list[pa.Table] = []
-        self._rows = self._bytes = 0
+        self._rows = self._bytes = self._all_bytes = 0
         self._file: Any = None
         self._writer: pq.ParquetWriter | None = None
 
@@ -216,12 +225,13 @@ class RowsWriter:
             self._held.append(table)
             self._rows += table.num_rows
             self._bytes += table.nbytes
+            self._all_bytes += table.nbytes
             # Twice a group, so that no small rest remains.
             if self._rows >= 2 * _GROUP_ROWS or self._bytes >= 2 * _GROUP_BYTES:
                 self._flush(self._rows // 2)
 
     def file(self, number: int) -> JudgedFile:
-        return JudgedFile(number, self.path, tuple(self.row_group_rows))
+        return JudgedFile(number, self.path, tuple(self.row_group_rows), self._all_bytes)
 
     def _flush(self, rows: int) -> None:
         """Writes the first rows as a row group."""

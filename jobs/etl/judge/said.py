@@ -42,7 +42,7 @@ class Said:
         parts: dict[str, Any] = {**vars(self), "counts": to_json(self.counts)}
         for name in ("valid", "refused"):
             file: JudgedFile | None = parts[name]
-            parts[name] = None if file is None else [file.number, file.path, file.row_group_rows]
+            parts[name] = None if file is None else list(vars(file).values())
         return json.dumps(parts).encode()
 
     @staticmethod
@@ -58,7 +58,7 @@ class Said:
 
 
 def _file(parts: Sequence[Any] | None) -> JudgedFile | None:
-    return None if parts is None else JudgedFile(parts[0], parts[1], tuple(parts[2]))
+    return None if parts is None else JudgedFile(parts[0], parts[1], tuple(parts[2]), parts[3])
 
 
 def refusal_of(kind: str, found: str, expected: str, remedy: str) -> MillstreamError:

@@ -11,7 +11,6 @@ from jobs.etl.fit.expect import Findings
 from jobs.etl.judge.counts import ByDate
 from jobs.lake.ledger import LedgerRow
 from jobs.lake.manifest import UINT64, Shard
-from jobs.lake.state import State
 
 
 def content_digests(shards: Sequence[Shard]) -> dict[str, dict[str, str]]:
@@ -32,12 +31,16 @@ def _digests(shards: Sequence[Shard]) -> dict[str, str]:
 def ledger_rows(
     run_id: str,
     counts: ByDate,
-    fitted: Mapping[str, State],
+    fitted: Mapping[str, str],
     findings: Findings,
     shards: Sequence[Shard],
     seconds: float,
 ) -> list[LedgerRow]:
-    """One row a date, without the version that the commit makes."""
+    """One row a date, without the version that the commit makes.
+
+    Args:
+        fitted: the states' digests by date.
+    """
     digests, nothing = content_digests(shards), _digests([])
     return [
         LedgerRow(
@@ -48,7 +51,7 @@ def ledger_rows(
             counts=one.ledger(),
             digests={
                 **digests.get(ds, nothing),
-                **({"state": fitted[ds].digest} if ds in fitted else {}),
+                **({"state": fitted[ds]} if ds in fitted else {}),
             },
             metrics=findings.metrics.get(ds, {}),
             message="; ".join(findings.warnings.get(ds, ())),

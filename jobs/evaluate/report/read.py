@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs.etl.write.quarantine import QUARANTINE
+from jobs.etl.write.settle import standing_version
 from jobs.evaluate.measure.selection import Selection
 from jobs.evaluate.report.report import RowsRead
 from jobs.lake.lake import Lake
@@ -38,10 +39,10 @@ def read_by_etl(spark: SparkSession, lake: Lake, selection: Selection) -> RowsRe
 
 
 def _reasons(spark: SparkSession, lake: Lake, selection: Selection) -> dict[str, int]:
-    table = lake.table("quarantine")
-    if not table.exists():
+    version = standing_version(lake, "etl")
+    if version < 0:
         return {}
-    refused = table.spark(spark, QUARANTINE, where={"stage": ["etl"]})
+    refused = lake.table("quarantine").spark(spark, QUARANTINE, version, {"stage": ["etl"]})
     refused = refused.where(F.col(DS).between(selection.first_ds, selection.last_ds))
     counts = refused.select(F.explode(REASONS).alias("reason")).groupBy("reason").count()
     return {row["reason"]: row["count"] for row in counts.collect()}

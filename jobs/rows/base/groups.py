@@ -49,3 +49,35 @@ def cut_rows(sizes: Ints, most_rows: int, most_bytes: int = MOST_BYTES) -> Itera
         stop = min(max(start + 1, fits), start + most_rows, len(sizes))
         yield slice(start, stop)
         start = stop
+
+
+class Rows:
+    """A table of many chunks, rows of which are taken. Arrow would make one array of all first."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table, self._batches = table, table.to_batches()
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches])
+
+    def take(self, places: Ints) -> pa.Table:
+        """The rows at these places, in their order: as many as arrays can hold."""
+        if not len(places):
+            return self._table.slice(0, 0)
+        order = np.argsort(places, kind="stable")
+        ascending = places[order]
+        limits = np.searchsorted(ascending, self._ends)
+        parts, low = [], 0
+        for batch, end, high in zip(self._batches, self._ends, limits.tolist(), strict=True):
+            if low < high:
+                own = ascending[low:high] - (end - batch.num_rows)
+                parts.append(batch.take(pa.array(own)))
+            low = high
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
+
+    def take_in_groups(self, places: Ints) -> pa.Table:
+        """The same, however many, in several chunks."""
+        sizes = bytes_of_rows(self._table)[places]
+        groups = cut_rows(sizes, max(1, len(places)))
+        none = self._table.slice(0, 0)
+        return pa.concat_tables([none, *(self.take(places[group]) for group in groups)])

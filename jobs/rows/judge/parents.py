@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,8 @@ from jobs.rows.read.pieces import cut, read_rows
 from schemas.source import Join, Source
 
 _PIECE_BYTES = 64 << 20
+# What an array of Arrow holds, less some room.
+_MOST_BYTES = (2 << 30) - (64 << 20)
 
 
 def parent_rows(files: Sequence[RawFile], source: Source, join: Join) -> pa.Table:
@@ -29,10 +32,28 @@ def parent_rows(files: Sequence[RawFile], source: Source, join: Join) -> pa.Tabl
         DataRefused: a row does not parse as declared, or a key stands twice within a date.
     """
     pieces = cut(files, source, _PIECE_BYTES)
-    tables = [typed_rows(raw, source) for raw in read_rows(pieces, source)]
+    tables: list[pa.Table] = []
+    sizes = Counter[str]()
+    for raw in read_rows(pieces, source):
+        tables.append(typed_rows(raw, source))
+        sizes.update({name: tables[-1][name].nbytes for name in source.column_names})
+        _refuse_large(sizes, source, sum(file.size_bytes for file in files))
     found = keyed_rows(tables, source, join)
     refuse_repeated(found, source, join)
     return found
+
+
+def _refuse_large(sizes: Mapping[str, int], source: Source, size_bytes: int) -> None:
+    """Compressed files may hold more than their size tells."""
+    name = max(sizes, key=lambda name: sizes[name])
+    if sizes[name] > _MOST_BYTES:
+        raise DataRefused(
+            f"source {source.name!r}: its files take {size_bytes:,} bytes, the values of column "
+            f"{name} more than {_MOST_BYTES:,} in memory",
+            "a parent that each worker can hold",
+            f"set etl.broadcast_parent_mb to {max(0, (size_bytes >> 20) - 1)} or less: then a "
+            "shuffle brings its rows together with the others",
+        )
 
 
 def keyed_rows(typed: Sequence[pa.Table], source: Source, join: Join) -> pa.Table:

@@ -115,8 +115,8 @@ def test_what_has_no_vocabulary_is_not_counted_and_has_a_table_of_fixed_size(
     assert set(contributions(past)["field"].to_pylist()) == {"airport", "route"}
     entries = new_entries(past, entries_of([]), dataset, [DS])
     nothing = history_of(spark, tmp_path, [], dataset, [DS])
-    of_rows = states(past, entries, dataset, [DS], 1, 1)[DS]
-    of_none = states(nothing, entries_of([]), dataset, [DS], 1, 1)[DS]
+    (of_rows,) = states(past, entries, dataset, [DS], 1, 1)
+    (of_none,) = states(nothing, entries_of([]), dataset, [DS], 1, 1)
     for sizes in (_sizes(of_rows, dataset), _sizes(of_none, dataset)):
         assert (sizes["route_hash"], sizes["dest_hash"], sizes["age_group"]) == (52, 9, 6)
         assert sizes["origin_id"] == sizes["dest_id"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.etl.fit import history
-from jobs.etl.fit.entries import new_entries
+from jobs.etl.fit import history, portions
+from jobs.etl.fit.entries import _became_frequent, new_entries
+from jobs.etl.fit.portions import by_value
 from schemas.dataset import Column, Dataset, Source
 from schemas.field import Categorical, Label, Numeric
 from tests.builders.fitting import entries_of, history_of, history_of_rows
@@ -22,12 +24,15 @@ Entry = tuple[str, int, str]
 Added = Callable[..., list[Entry]]
 
 
-@pytest.fixture(params=["driver", "tasks"])
+@pytest.fixture(params=["driver", "portions", "tasks"])
 def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where contributions are read: by the driver, or, beyond its bound, by Spark's tasks."""
+    """Where contributions are read: by the driver, at once or in portions, or, beyond its bound, by
+    Spark's tasks."""
     if request.param == "tasks":
         monkeypatch.setattr(history, "_DRIVER_ROWS", 0)
         monkeypatch.setattr(history, "_ROWS_PER_PART", 3)
+    if request.param == "portions":
+        monkeypatch.setattr(portions, "MOST_BYTES", 40)
     return str(request.param)
 
 
@@ -160,3 +165,15 @@ def test_null_is_no_value_of_the_vocabulary(spark: SparkSession, tmp_path: Path)
     past = history_of(spark, tmp_path, [rows], dataset(), ["d1"])
     new = new_entries(past, entries_of([]), dataset(), ["d1"])
     assert new["value"].to_pylist() == ["a"]
+
+
+@pytest.mark.slow
+def test_values_may_have_more_texts_than_an_array_holds() -> None:
+    def one(number: int) -> pa.Table:
+        texts = [f"{number:04}{n:04}" + "x" * (1 << 20) for n in range(100)]
+        columns = [["word_id"] * 100, texts, [1] * 100, ["2024-01-01"] * 100]
+        return pa.table(columns, names=["field", "value", "count", "ds"])
+
+    counts = pa.concat_tables([one(number) for number in range(22)])
+    became = partial(_became_frequent, {"word_id": 1}, ("2024-01-01",))
+    assert by_value(counts, became).num_rows == 2_200

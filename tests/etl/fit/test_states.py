@@ -11,9 +11,9 @@ from pyspark.sql import SparkSession
 
 from jobs.base.errors import DataRefused
 from jobs.etl.fit import history
-from jobs.etl.fit.entries import new_entries
+from jobs.etl.fit.entries import ENTRIES, new_entries
 from jobs.etl.fit.history import CountHistory
-from jobs.etl.fit.states import states
+from jobs.etl.fit.states import _reaches, states
 from jobs.lake.state import State
 from tests.builders.fitting import entries_of, history_of
 from tests.etl.fit.test_entries import dataset
@@ -29,7 +29,8 @@ def rows_of(values: list[float | None], ds: str = "d1") -> pa.Table:
 
 def state_of(past: CountHistory, ds: str = "d1") -> State:
     entries = new_entries(past, entries_of([]), dataset(), past.dates)
-    return states(past, entries, dataset(), [ds], 0, 1)[ds]
+    (found,) = states(past, entries, dataset(), [ds], 0, 1)
+    return found
 
 
 def test_nulls_are_counted_apart(spark: SparkSession, tmp_path: Path) -> None:
@@ -77,8 +78,16 @@ def test_a_state_is_of_the_dates_up_to_its_own(spark: SparkSession, tmp_path: Pa
     tables = [rows_of([float(n), n + 0.5], ds) for n, ds in enumerate(days)]
     past = history_of(spark, tmp_path, [pa.concat_tables(tables)], dataset(), days)
     entries = new_entries(past, entries_of([]), dataset(), days)
-    together = states(past, entries, dataset(), ["d1", "d3", "d9"], 0, 1)
+    together = {s.ds: s for s in states(past, entries, dataset(), ["d1", "d3", "d9"], 0, 1)}
     assert [together[ds].numeric["x"].count for ds in together] == [2, 6, 6]
     # Entries of later dates are none of a state's own.
     assert together["d1"].vocabulary["word_id"].entries == 1
     assert together["d3"].vocabulary["word_id"].entries == 3
+
+
+@pytest.mark.slow
+def test_entries_may_have_more_texts_than_an_array_holds() -> None:
+    texts = pa.array(["x" * (1 << 20)] * 100)
+    part = pa.table([["word_id"] * 100, texts, list(range(100)), ["d1"] * 100], schema=ENTRIES)
+    (reach,) = _reaches(pa.concat_tables([part] * 22))["word_id"].values()
+    assert (reach.entries, reach.highest) == (2_200, 99)

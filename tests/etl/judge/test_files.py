@@ -23,7 +23,7 @@ from jobs.etl.judge.files import (
 )
 from schemas.dataset import ROW_ID
 
-FILES = (JudgedFile(0, "a.parquet", (5, 1, 7)), JudgedFile(3, "b.parquet", (2,)))
+FILES = (JudgedFile(0, "a.parquet", (5, 1, 7), 0), JudgedFile(3, "b.parquet", (2,), 0))
 ROWS = sum(file.rows for file in FILES)
 
 
