@@ -311,3 +311,24 @@ def test_a_lake_on_s3_is_vacuumed_alike(raw: Raw, s3: S3, tmp_path: Path) -> Non
     tables = {path for path in left if "/run=" in path and path.endswith(".parquet")}
     assert tables == {path for path in named_files(raw) if "/run=" in path}
     assert not [path for path in left if "etl-dead" in path]
+
+
+def test_refused_rows_that_a_dead_run_replaced_stay_until_they_are_put_back(
+    raw: Raw, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    before = quarantined(raw)
+    Raw(raw.folder).add(rows_of(DATES[0], 61)).write()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Pass, "_commit", die)
+        run_etl(raw, spark, DATES[:1])
+    assert len(quarantined(raw)) == len(before) - 1
+    assert vacuum(raw) == 0
+    Raw(raw.folder).add(rows_of("2024-01-04", 20)).write()
+    run_etl(raw, spark, ["2024-01-04"])
+    assert sorted(map(repr, quarantined(raw))) == sorted(map(repr, before))
