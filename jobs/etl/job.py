@@ -203,11 +203,8 @@ class Pass:
     def _fit(
         self, before: Mapping[str, Any], findings: Findings
     ) -> tuple[dict[str, str], pa.Table, dict[str, int]]:
-        """Replaces the dates' contributions, appends to the id log, and saves the dates' states.
-
-        Returns:
-            The states' digests by date, the id log, and the tables' versions.
-        """
+        """Replaces the dates' contributions, appends to the id log, and saves the dates' states,
+        of which the digests are returned."""
         table = self.lake.table("contributions")
         files = table.staged(self.run_id, [DS])
         version = self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
@@ -221,8 +218,8 @@ class Pass:
         entries = pa.concat_tables([entries, new])
         generation = before.get("generation", 1)
         found = states(history, entries, self.dataset, self.dates, log_version, generation)
-        fitted = save_states(self.lake, found)
-        return fitted, entries, {"contributions": version, "id_log": log_version}
+        versions = {"contributions": version, "id_log": log_version}
+        return save_states(self.lake, found), entries, versions
 
     def _stage_examples(self, rows: JudgedRows, entries: pa.Table) -> list[Shard]:
         counts = {
