@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.rows.base.groups import Rows, bytes_of_rows, cut_rows
+from jobs.rows.base.groups import ChunkedRows, bytes_of_rows, cut_rows
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(1, 7), st.integers(1, 20))
@@ -47,10 +47,10 @@ def test_rows_of_many_chunks_are_taken_as_of_one(places: list[int], cuts: list[i
     edges = [0, *np.cumsum(cuts).clip(0, 30).tolist(), 30]
     chunks = pa.concat_tables([table.slice(a, b - a) for a, b in pairwise(edges)])
     asked = np.array(places, np.int64)
-    assert Rows(chunks).take(asked).equals(table.take(asked))
+    assert ChunkedRows(chunks).take(asked).equals(table.take(asked))
 
 
 def test_rows_are_taken_of_more_texts_than_an_array_holds() -> None:
     one = pa.array(["x" * (1 << 20)] * 64)
-    rows = Rows(pa.table({"text": pa.chunked_array([one] * 40)}))
+    rows = ChunkedRows(pa.table({"text": pa.chunked_array([one] * 40)}))
     assert rows.take(np.array([2559, 0])).num_rows == 2

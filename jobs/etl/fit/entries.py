@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jobs.etl.fit.history import CountHistory, of_fields
 from jobs.lake.files import NewFile
 from jobs.lake.tables import Table
-from jobs.rows.base.groups import Rows
+from jobs.rows.base.groups import ChunkedRows
 from jobs.rows.base.names import DS
 from jobs.stores.files import write_stream
 from schemas.dataset import Dataset
@@ -176,7 +176,7 @@ def _placed(f: WithIds, frequent: pa.Table, entries: pa.Table) -> pa.Table:
     new = frequent.filter(pc.invert(pc.is_in(texts, value_set=known)))
     by = [("from_ds", "ascending"), ("seen", "descending"), ("value", "ascending")]
     order = pc.sort_indices(new, sort_keys=by).to_numpy().astype(np.int64)
-    new = Rows(new).take_in_groups(order[: max(0, f.max_size - entries.num_rows)])
+    new = ChunkedRows(new).take_in_groups(order[: max(0, f.max_size - entries.num_rows)])
     first = f.first_value_id + entries.num_rows
     ids = pa.array(np.arange(first, first + new.num_rows), pa.int32())
     return pa.table([new["field"], new["value"], ids, new["from_ds"]], schema=ENTRIES)

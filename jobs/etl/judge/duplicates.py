@@ -29,7 +29,7 @@ from jobs.etl.judge.judging import JudgedRows
 from jobs.etl.judge.tasks import REPEATED
 from jobs.etl.parcels import PARCELS, Ints, exchanged, received, stream_parcels, streamed
 from jobs.rows.base.arrays import without_dictionaries
-from jobs.rows.base.groups import Rows, bytes_of_rows, cut_rows
+from jobs.rows.base.groups import ChunkedRows, bytes_of_rows, cut_rows
 from jobs.rows.base.names import DS, DUPLICATE_KEY, LINE_HASH, RAW, SOURCE_FILE, SPLIT
 from jobs.rows.judge.identity import row_ids_of_lines
 from jobs.rows.judge.judged import REFUSED
@@ -187,7 +187,7 @@ def _patched(
 
 def _ordinals(same: pa.Table, order: Ints) -> npt.NDArray[np.int32]:
     """The place of each row among those alike, which stand together in this order, from 1 [n]."""
-    starts, rows = np.zeros(len(order), bool), Rows(same)
+    starts, rows = np.zeros(len(order), bool), ChunkedRows(same)
     starts[:1] = True
     for start in range(1, len(order), _GROUP_ROWS):
         own = rows.take(order[start - 1 : start + _GROUP_ROWS])
@@ -217,7 +217,7 @@ def _refused(work: _Work, part: int, rows: pa.Table, later: Ints) -> dict[str, A
     path = f"{_DUPLICATES}/{work.round}-{part}.parquet"
     lost: Counter[tuple[str, str]] = Counter()
     groups = []
-    chunks, sizes = Rows(rows), bytes_of_rows(rows.select([RAW, SOURCE_FILE]))[later]
+    chunks, sizes = ChunkedRows(rows), bytes_of_rows(rows.select([RAW, SOURCE_FILE]))[later]
     with (
         write_stream(f"{work.url}/{path}") as file,
         pq.ParquetWriter(file, REFUSED) as writer,

@@ -22,7 +22,7 @@ from jobs.etl.write.undated import undated_files
 from jobs.lake.files import LiveFile, NewFile, tables_of
 from jobs.lake.tables import Table
 from jobs.rows.base.arrays import whole
-from jobs.rows.base.groups import Rows, bytes_of_rows, cut_rows
+from jobs.rows.base.groups import ChunkedRows, bytes_of_rows, cut_rows
 from jobs.rows.base.names import DS, RAW, REASONS, SOURCE_FILE, UNDATED
 from jobs.rows.judge.judged import REFUSED
 from jobs.stores.files import write_stream
@@ -159,7 +159,7 @@ def _write_days(url: str, rows: pa.Table) -> list[str]:
     by = [(name, "ascending") for name in (RAW, SOURCE_FILE)]
     order = pc.sort_indices(rows, sort_keys=by).to_numpy().astype(np.int64)
     days = named.indices.to_numpy()[order]
-    stored, sizes, paths = Rows(rows.select(list(_STORED))), bytes_of_rows(rows), []
+    stored, sizes, paths = ChunkedRows(rows.select(list(_STORED))), bytes_of_rows(rows), []
     for number, ds in enumerate(named.dictionary.to_pylist()):
         own = order[days == number]
         groups = cut_rows(sizes[own], _GROUP_ROWS, _GROUP_BYTES)

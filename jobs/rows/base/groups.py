@@ -51,7 +51,7 @@ def cut_rows(sizes: Ints, most_rows: int, most_bytes: int = MOST_BYTES) -> Itera
         start = stop
 
 
-class Rows:
+class ChunkedRows:
     """A table of many chunks, rows of which are taken. Arrow would make one array of all first."""
 
     def __init__(self, table: pa.Table) -> None:
