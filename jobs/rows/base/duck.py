@@ -88,3 +88,10 @@ def registered(
     finally:
         for name in tables:
             duck.unregister(name)
+
+
+def forget_broken(error: duckdb.Error, cached: dict[str, object], *names: str) -> None:
+    """Takes what is of a database out of an object's cached values, if the error ended it."""
+    if isinstance(error, _BREAKS):
+        for name in names:
+            cached.pop(name, None)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from jobs.base.errors import ConfigError
 from jobs.rows.base.arrays import at, spread, taken, whole
-from jobs.rows.base.duck import connection, registered
+from jobs.rows.base.duck import connection, forget_broken, registered
 from jobs.rows.base.names import (
     DS,
     MARKS,
@@ -145,8 +145,7 @@ class Engine:
                 f"FROM __k k LEFT JOIN __p p ON {' AND '.join(on)}"
             ).to_arrow_table()
         found = found.sort_by(PLACE)
-        rows = raw.take(found[PLACE])
-        return rows.append_column(join.source, found[join.source])
+        return raw.take(found[PLACE]).append_column(join.source, found[join.source])
 
     # Values
 
@@ -215,12 +214,13 @@ class Engine:
                 remedy="make long texts and lists shorter, or the parent smaller",
             ) from error
         except duckdb.Error as error:
+            forget_broken(error, vars(self), "_duck", "_plans")
             message = str(error).splitlines()[0]
             raise ConfigError(f"declaration {self.dataset.name!r}: {message}") from error
 
     def _evaluated(self, sql: str, table: pa.Table) -> pa.Table:
-        with registered(self._duck, {INPUT: table}):
-            return self._duck.sql(sql).to_arrow_table()
+        with registered(self._duck, {INPUT: table}) as duck:
+            return duck.sql(sql).to_arrow_table()
 
     def _values(
         self, raw: pa.Table, made: pa.Table, rows: Ints
