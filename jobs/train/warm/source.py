@@ -68,6 +68,9 @@ class WarmStart:
         source, card = spec_of(self.folder, self.identity), read_card(self.folder)
         ours, theirs = spec.to_json(), source.to_json()
         misfits = [name for name in ours if name not in _FREE and ours[name] != theirs[name]]
+        # A layer that drops moves the names of those behind it.
+        if bool(spec.dropout) != bool(source.dropout):
+            misfits.append("dropout")
         if card["model"] != model or misfits:
             what = "train.model" if card["model"] != model else ", ".join(misfits)
             raise ConfigError(

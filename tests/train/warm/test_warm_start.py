@@ -112,6 +112,7 @@ def test_another_model_and_a_missing_version_are_refused(raw: Raw, spark: SparkS
     for overrides, error, message in (
         (["train.warm_start=77"], DataRefused, "77"),
         (["train.warm_start=1", "train.hidden=[9]"], ConfigError, "another hidden"),
+        (["train.warm_start=1", "train.dropout=0.5"], ConfigError, "another dropout"),
         (["train.warm_start=1", "train.model=mlp"], ConfigError, r"another train\.model"),
     ):
         with pytest.raises(error, match=message):
