@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from jobs.settings.section import Section
 from jobs.settings.train import RUN_SETTINGS, TrainSettings
@@ -15,6 +15,10 @@ _PREFIX = "train."
 # By the last two trials are compared: they could not be, if these differed.
 _NO_RESULT = RUN_SETTINGS | {"best_by", "window_days"}
 _MOST_GRID = 10_000
+# Optuna keeps numbers as doubles.
+_MOST, _MOST_WHOLE = 1e300, 2**53
+# Of the way from low to high; not at a number that is round by chance.
+_BETWEEN = 0.381966
 
 
 class Range(Section):
@@ -39,15 +43,35 @@ class Range(Section):
         return [self.low + n * step for n in range(min(count, _MOST_GRID + 1))]
 
     def ends(self) -> list[Any]:
-        """Values that stand for all when they are tried."""
-        return [self.low, self.high]
+        """Values that stand for all when they are tried: one between the ends is among them."""
+        listed = self.values()
+        between = listed[1] if listed else self.low + _BETWEEN * (self.high - self.low)
+        return [self.low, round(between) if self.is_whole else between, self.high]
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Range:
+        said = f"low is {self.low} and high {self.high}; "
         if not self.low < self.high:
-            raise ValueError(f"low is {self.low} and high {self.high}; low must be below high")
+            raise ValueError(f"{said}low must be below high")
+        most = _MOST_WHOLE if self.is_whole else _MOST
+        if max(-self.low, self.high) > most:
+            raise ValueError(f"{said}numbers from {-most} to {most} are expected: give closer ones")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log needs a low above 0, and no step")
+        return self
+
+    @model_validator(mode="after")
+    def _has_steps(self) -> Range:
+        if self.step is None:
+            return self
+        said = f"low is {self.low}, high {self.high} and step {self.step}; "
+        if self.is_whole and not isinstance(self.step, int):
+            raise ValueError(
+                f"{said}between whole numbers a whole step is expected: write it without a point, "
+                "or low and high with one"
+            )
+        if self.step > self.high - self.low:
+            raise ValueError(f"{said}a step that fits between them is expected: give a smaller one")
         return self
 
 
@@ -75,10 +99,21 @@ class Choices(Section):
         return choices
 
 
+def _kind(entry: Any) -> str:
+    named = isinstance(entry, Mapping) and "choices" in entry
+    return "choices" if named or isinstance(entry, Choices) else "range"
+
+
+# By one of them alone an error tells what is wrong.
+Entry = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)
+]
+
+
 class TuneSettings(Section):
     """The search for settings of `train`: the space, and who asks for the next trial."""
 
-    space: dict[str, Range | Choices] = Field(
+    space: dict[str, Entry] = Field(
         {}, description="what is searched, by setting: a list of values, or low, high, log, step"
     )
     sampler: Literal["tpe", "gp", "bohamiann", "cmaes", "random", "quasi_random", "grid"] = Field(
@@ -106,7 +141,7 @@ class TuneSettings(Section):
         description="of all epochs, whole ones after the first; empty: of all by reduction twice",
     )
     retrain: bool = Field(False, description="train the winner again, on the validation rows, too")
-    seed: int = Field(7, description="another seed, other trials")
+    seed: int = Field(7, ge=0, description="another seed, other trials")
 
     @field_validator("space", mode="before")
     @classmethod

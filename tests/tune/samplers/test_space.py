@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from jobs.settings.tune import Choices, Range, TuneSettings
 from jobs.tune.samplers.space import features, grid, places, point
@@ -65,3 +67,41 @@ def test_a_grid_has_each_point_once() -> None:
     assert len(points) == (3 + 1) * 2 * 6
     assert len({json.dumps(one, sort_keys=True) for one in points}) == len(points)
     assert all(in_space(one) for one in points)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"low": 64, "high": 1024, "step": 0.5}, "step 0.5; between whole numbers a whole step"),
+        ({"low": 1, "high": 10, "step": 2.5}, "step 2.5; between whole numbers a whole step"),
+        ({"low": 1, "high": 10, "step": 20}, "a step that fits between them"),
+        ({"low": 0.1, "high": 0.2, "step": 1}, "a step that fits between them"),
+        ({"low": 0.0, "high": math.inf}, "high inf; numbers from"),
+        ({"low": -math.inf, "high": 1}, "low is -inf and high 1; numbers from"),
+        ({"low": math.nan, "high": 1.0}, "low must be below high"),
+        ({"low": 1, "high": 2**53 + 1}, "numbers from -9007199254740992 to 9007199254740992"),
+        ({"low": 1, "high": 10**400}, "numbers from"),
+    ],
+)
+def test_a_range_that_cannot_be_drawn_from_is_named(entry: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        TuneSettings.model_validate({"space": {"train.seed": entry}})
+    (error,) = refused.value.errors()
+    assert said in error["msg"]
+    assert error["loc"] == ("space", "train.seed", "range")
+
+
+def test_a_value_between_the_ends_is_tried_too() -> None:
+    def tried(**entry: Any) -> list[Any]:
+        settings = TuneSettings.model_validate({"space": {"train.seed": entry}})
+        return [value for _, value in settings.tried()]
+
+    assert tried(low=8, high=64, step=8) == [8, 16, 64]
+    assert tried(low=8, high=64, log=True) == [8, 29, 64]
+    assert not tried(low=8.0, high=64.0)[1].is_integer()
+
+
+@pytest.mark.parametrize("sampler", ["quasi_random", "cmaes", "tpe"])
+def test_a_seed_below_0_is_refused(sampler: str) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        TuneSettings.model_validate({"sampler": sampler, "seed": -1})
