@@ -191,7 +191,7 @@ class Steps:
         last_ds = labelled_ds(self.settings, night.ds)
         try:
             result = nightly.run(self.settings, self.spark, run_id=run.id, last_ds=last_ds)
-        except DataRefused as refused:
+        except (ConfigError, DataRefused) as refused:
             # The night's own model and scores stand.
             return [Outcome(f"the search was refused: {refused}")]
         values = {**facts.of_tune(result), "study": result.study}

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import fsspec
 from pyspark.sql import SparkSession
 
 from jobs.base.errors import ConfigError, DataRefused
@@ -29,7 +30,7 @@ from jobs.tune.search import STAGE, Search, search_of
 from jobs.tune.shown import Shown, values_of
 from jobs.tune.stopping import Stopping
 from jobs.tune.study import Asked, Study, Told
-from jobs.tune.trial import result_of, run_trial
+from jobs.tune.trial import TrialResult, result_of, run_trial
 from jobs.tune.trials import Budget, Trials, ledger_row
 
 log = logging.getLogger("millstream.tune")
@@ -125,7 +126,7 @@ def run(
         )
         trials.run_all()
         version = ""
-        if len(study.told()) == study.trials:
+        if study.has_ended:
             version = _registered(search, study, spark, run_id).version
             lock.check()
             _remove_all_folders(search, study)
@@ -199,11 +200,12 @@ def _registered(search: Search, study: Study, spark: SparkSession, run_id: str) 
     """
     told, best = study.told(), study.best()
     if best is None:
-        last = [one.failed for one in told if one.failed][-1]
+        failed = [one.failed for one in told if one.failed]
         raise DataRefused(
-            f"all {len(told)} trials of study {search.name!r} failed, the last: {last}",
-            "at least one that trains",
-            "narrow tune.space, and begin another study: --study NAME",
+            f"no trial of study {search.name!r} went to its end: {len(told) - len(failed)} were "
+            f"stopped early, and {len(failed)} failed, the last: {failed[-1]}",
+            "at least one that trains to its end",
+            "narrow tune.space, and begin another study: --study NAME; or raise tune.trials",
         )
     retrain = search.base.settings.tune.retrain
     tags = {
@@ -211,19 +213,28 @@ def _registered(search: Search, study: Study, spark: SparkSession, run_id: str) 
         "trial": str(best.number),
         "trial_weights": best.facts["weights"],
     }
-    if retrain:
-        tags["retrained"] = "true"
     known = Registry(search.base.settings, search.lake).versions()
+    known = [one for one in known if ("retrained" in one.tags) == retrain]
     if found := [one for one in known if tags.items() <= one.tags.items()]:
         return found[0]
-    job, trained = _retrained(search, best, spark) if retrain else _as_trained(search, best)
+    if retrain:
+        tags["retrained"] = "true"
+    job, trained = (_retrained if retrain else _as_trained)(search, best, spark)
     space = search.base.settings.tune.model_dump(mode="json")["space"]
     return register(search.lake, job, search.state, trained, run_id, **tags, space=as_tag(space))
 
 
-def _as_trained(search: Search, best: Told) -> tuple[TrainJob, RankResult]:
+def _as_trained(search: Search, best: Told, spark: SparkSession) -> tuple[TrainJob, RankResult]:
+    """The winner as it was; where its files are gone it is run again, to the same end.
+
+    They go when a model of the study is registered, as that of `tune.retrain`.
+    """
     job = search.job(Asked(best.number, best.params))
-    return job, result_of(job, best.facts)
+    fs, folder = fsspec.core.url_to_fs(job.best_folder(best.facts["best_epoch"]))
+    if fs.exists(folder):
+        return job, result_of(job, best.facts)
+    log.info("trial %d is run again: its model was removed", best.number)
+    return job, _model_of(run_trial(spark, job), best, "begin another study: --study NAME")
 
 
 def _retraining(search: Search, best: Told) -> TrainJob:
@@ -235,13 +246,24 @@ def _retrained(search: Search, best: Told, spark: SparkSession) -> tuple[TrainJo
     job = _retraining(search, best)
     log.info("trial %d is trained again, on the validation rows, too", best.number)
     result = run_trial(spark, job)
+    remedy = "run it again with tune.retrain: false, which takes the trial's model"
+    trained = _model_of(result, best, remedy)
+    if not any(row["run"] == search.retrained for row in read_ledger(search.lake, stage=STAGE)):
+        ended = replace(result, trained=replace(trained, rung=None))
+        record(search.lake, [ledger_row(search, search.retrained, ended.facts())])
+    return job, trained
+
+
+def _model_of(result: TrialResult, best: Told, remedy: str) -> RankResult:
+    """What a trial that was trained again came to.
+
+    Raises:
+        DataRefused: it failed.
+    """
     if result.trained is None:
         raise DataRefused(
-            f"trial {best.number}, trained again with the validation rows, failed: {result.failed}",
+            f"trial {best.number}, trained again, failed: {result.failed}",
             "a training that succeeds as the trial did",
-            "run it again with tune.retrain: false, which takes the trial's model",
+            remedy,
         )
-    if not any(row["run"] == search.retrained for row in read_ledger(search.lake, stage=STAGE)):
-        ended = replace(result, trained=replace(result.trained, rung=None))
-        record(search.lake, [ledger_row(search, search.retrained, ended.facts())])
-    return job, result.trained
+    return result.trained

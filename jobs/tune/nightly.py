@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+
 from pyspark.sql import SparkSession
 
 from jobs.base.code import digest_of
@@ -11,8 +14,10 @@ from jobs.settings.settings import Settings
 from jobs.settings.train import RUN_SETTINGS
 from jobs.tune import job
 from jobs.tune.progress import open_studies
-from jobs.tune.study import settings_of
+from jobs.tune.study import OtherStudy, settings_of
 from jobs.tune.trials import Budget
+
+log = logging.getLogger("millstream.tune")
 
 
 def run(settings: Settings, spark: SparkSession, *, run_id: str, last_ds: str) -> job.TuneResult:
@@ -25,14 +30,22 @@ def run(settings: Settings, spark: SparkSession, *, run_id: str, last_ds: str) -
     job.refuse_empty_space(settings)
     own = f"-{_digest(settings)}"
     begun = [name for name in open_studies(lake) if name.endswith(own)]
-    return job.run(
+    run_study = partial(
+        job.run,
         settings,
         spark,
         run_id=run_id,
-        name=begun[-1] if begun else f"nightly-{last_ds}{own}",
         last_ds=last_ds,
         budget=Budget(nightly.tune_rows, nightly.tune_seconds),
     )
+    new = f"nightly-{last_ds}{own}"
+    try:
+        return run_study(name=begun[-1] if begun else new)
+    except OtherStudy as other:
+        if new in begun:
+            raise
+        log.warning("%s; another is begun", other.found)
+    return run_study(name=new)
 
 
 def _digest(settings: Settings) -> str:

@@ -23,7 +23,7 @@ class StudyProgress:
         rows: that all trials trained.
         metric: what they are compared by; `best` of it was seen, by trial `best_trial`.
         left_s: seconds that it may still take; None where that is not known yet.
-        ended: whether its winner is registered; `version` is the winner's model.
+        ended: whether its winner is registered, or no trial can be one; `version` is its model.
         changed_at: when this was written, in UTC.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from jobs.base.errors import DataRefused
 from jobs.lake.examples import Examples
 from jobs.lake.lake import Lake
 from jobs.lake.state import State, load_state
-from jobs.registry.version import as_tag
+from jobs.registry.registry import Registry
+from jobs.registry.version import CHAMPION, as_tag
 from jobs.settings.settings import Settings
 from jobs.settings.train import RUN_SETTINGS
 from jobs.train.job import job_of, select_dates, started_from
@@ -28,12 +30,15 @@ class Search:
 
     Attributes:
         base: a training with the settings as they are.
+        sources: models that trainings may start from, by name, as their versions were when the
+            study was begun.
     """
 
     name: str
     lake: Lake
     state: State
     base: TrainJob
+    sources: Mapping[str, str | None]
 
     @property
     def folder(self) -> str:
@@ -53,7 +58,7 @@ class Search:
             key: value for key, value in identity.pop("train").items() if key not in RUN_SETTINGS
         }
         dates = [self.base.first_ds, self.base.last_ds]
-        tree = {**identity, "train": train, "dates": dates}
+        tree = {**identity, "train": train, "dates": dates, "sources": self.sources}
         return {key: json.loads(as_tag(value)) for key, value in tree.items()}
 
     def job(self, asked: Asked) -> TrainJob:
@@ -65,6 +70,7 @@ class Search:
         params = {name.removeprefix("train."): value for name, value in asked.params.items()}
         ranks = self.base.settings.tune.ranks_per_trial
         settings = self.base.settings.with_train({**params, "workers": ranks})
+        settings = _pinned(settings, self.sources)
         job = replace(self.base, settings=settings, curves=None, terminal=False, in_task=True)
         job = started_from(job, self.lake, self.state, settings.train.warm_start)
         return self._in_folder(job, self.run(asked.number))
@@ -111,6 +117,8 @@ def search_of(settings: Settings, lake: Lake, name: str | None, last_ds: str | N
     window = settings.train.window_days
     name = name or select_dates(examples, dataset, window, last_ds)[-1]
     known = known_facts(lake.folder("studies", name))
+    sources = known.get("sources", {}) if known else _sources(settings, lake)
+    settings = _pinned(settings, sources)
     if known:
         examples = Examples.open(examples.url, known["examples_version"])
         last_ds = known["dates"][1]
@@ -123,4 +131,25 @@ def search_of(settings: Settings, lake: Lake, name: str | None, last_ds: str | N
             "some, by which trials are compared",
             "raise etl.split.val and make the dates again",
         )
-    return Search(name, lake, state, base)
+    return Search(name, lake, state, base, sources)
+
+
+def _sources(settings: Settings, lake: Lake) -> dict[str, str | None]:
+    """Versions of the models that `train.warm_start` may name; None of a champion to come."""
+    tried = [value for key, value in settings.tune.tried() if key == "warm_start"]
+    names = {str(name) for name in (settings.train.warm_start, *tried) if name is not None}
+    registry = Registry(settings, lake)
+    found = {
+        name: registry.champion() if name == CHAMPION else registry.resolve(name)
+        for name in sorted(names)
+    }
+    return {name: version.version if version else None for name, version in found.items()}
+
+
+def _pinned(settings: Settings, sources: Mapping[str, str | None]) -> Settings:
+    """The settings with a version for a name that another model may have by the next trial."""
+    source = settings.train.warm_start
+    if source is None:
+        return settings
+    train = settings.train.model_copy(update={"warm_start": sources.get(source, source)})
+    return settings.model_copy(update={"train": train})

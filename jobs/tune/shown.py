@@ -53,7 +53,7 @@ class Shown:
             best=best.value if best is not None else None,
             best_trial=best.number if best is not None else None,
             left_s=pace * (trials - len(told)) if pace is not None else None,
-            ended=bool(version),
+            ended=bool(version) or (best is None and self._study.has_ended),
             version=version,
             changed_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         )

@@ -8,7 +8,7 @@ run at a time, nor from when a run was cut short.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,10 @@ _FACTS, _FAILED, _TOLD, _RUNG = "millstream", "failed", "millstream", "rung"
 _FREE = {"trials", "parallel", "retrain"}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class OtherStudy(ConfigError):
+    """A study of this name exists, with other settings or facts."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Study:
             that exists goes on only where they are the same; see `known_facts`.
 
     Raises:
-        ConfigError: the study exists with another space, sampler, seed or facts.
+        OtherStudy: it exists with another space, sampler, seed or facts.
     """
 
     def __init__(
@@ -96,21 +100,23 @@ class Study:
     ) -> None:
         self._settings, self._more = settings, metric[1]
         name = folder.rsplit("/", 1)[-1]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self._study = optuna.create_study(
-                storage=JournalStorage(LakeJournal(f"{folder}/journal.log")),
-                study_name=name,
-                direction="maximize" if self._more else "minimize",
-                load_if_exists=True,
-            )
-            self._study.set_metric_names([metric[0]])
+        self._journal = LakeJournal(f"{folder}/journal.log")
+        storage = JournalStorage(self._journal)
         wanted = {**settings_of(settings), **facts}
-        found = self._study.user_attrs.get(_FACTS)
-        if found is None:
-            self._study.set_user_attr(_FACTS, wanted)
-        elif changed := [key for key in wanted if found.get(key) != wanted[key]]:
-            raise ConfigError(
+        if not storage.get_all_studies():
+            with warnings.catch_warnings(), self._journal.at_once():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                begun = optuna.create_study(
+                    storage=storage,
+                    study_name=name,
+                    direction="maximize" if self._more else "minimize",
+                )
+                begun.set_metric_names([metric[0]])
+                begun.set_user_attr(_FACTS, wanted)
+        self._study = optuna.load_study(study_name=name, storage=storage)
+        found = facts_of(self._study)
+        if changed := [key for key in wanted if found.get(key) != wanted[key]]:
+            raise OtherStudy(
                 f"the study {name!r} exists with another {', '.join(changed)}",
                 "the same, where a study goes on",
                 "set it back, or give the new study a name: --study NAME",
@@ -118,8 +124,13 @@ class Study:
 
     @property
     def trials(self) -> int:
-        """Of the whole study."""
-        return trials_of(self._settings)
+        """Of the whole study: where `tune.trials` was lowered, those that were asked for."""
+        return max(trials_of(self._settings), len(self._study.get_trials(deepcopy=False)))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all trials have."""
+        return len(self.told()) == self.trials
 
     @property
     def learns(self) -> bool:
@@ -134,7 +145,8 @@ class Study:
         """
         for first in range(0, self.trials, self._settings.generation_trials):
             numbers = range(first, min(self.end_of_generation(first), self.trials))
-            asked = [self._asked(number) for number in numbers]
+            with self._journal.at_once():
+                asked = [self._asked(number) for number in numbers]
             if left := [one for one in asked if one is not None]:
                 yield left
 
@@ -146,7 +158,8 @@ class Study:
     def next(self) -> Asked | None:
         """One more trial, whether or not all before it have been told of; None at the end."""
         number = len(self._study.get_trials(deepcopy=False))
-        return self._asked(number) if number < self.trials else None
+        with self._journal.at_once():
+            return self._asked(number) if number < self.trials else None
 
     def open(self) -> list[Asked]:
         """The trials that were asked for and not told of, by number."""
@@ -160,8 +173,9 @@ class Study:
     def report(self, number: int, rung: int, value: float, facts: Mapping[str, Any]) -> None:
         """Puts on record what the validation rows say of a trial at a rung."""
         storage, place = self._study._storage, self._place(number)
-        storage.set_trial_user_attr(place, _RUNG, dict(facts))
-        storage.set_trial_intermediate_value(place, rung, value)
+        with self._journal.at_once():
+            storage.set_trial_user_attr(place, _RUNG, dict(facts))
+            storage.set_trial_intermediate_value(place, rung, value)
 
     def reported(self, number: int) -> Mapping[str, Any]:
         """What was reported of a trial at its last rung."""
@@ -178,21 +192,25 @@ class Study:
             if rung in one.intermediate_values
         }
 
-    def stop(self, number: int, facts: Mapping[str, Any]) -> None:
-        """Puts on record that a trial does not go on from its last rung."""
-        self._study._storage.set_trial_user_attr(self._place(number), _TOLD, dict(facts))
-        self._study.tell(number, state=TrialState.PRUNED)
+    def stop(self, numbers: Iterable[int]) -> None:
+        """Puts on record that trials do not go on from their last rungs."""
+        with self._journal.at_once():
+            for number in numbers:
+                facts = dict(self.reported(number))
+                self._study._storage.set_trial_user_attr(self._place(number), _TOLD, facts)
+                self._study.tell(number, state=TrialState.PRUNED)
 
     def tell(
         self, asked: Asked, value: float | None, facts: Mapping[str, Any], failed: str = ""
     ) -> None:
         """Puts a trial's result on record."""
         storage, place = self._study._storage, self._place(asked.number)
-        storage.set_trial_user_attr(place, _TOLD, dict(facts))
-        if value is None:
-            storage.set_trial_user_attr(place, _FAILED, failed)
         state = TrialState.COMPLETE if value is not None else TrialState.FAIL
-        self._study.tell(asked.number, value, state)
+        with self._journal.at_once():
+            storage.set_trial_user_attr(place, _TOLD, dict(facts))
+            if value is None:
+                storage.set_trial_user_attr(place, _FAILED, failed)
+            self._study.tell(asked.number, value, state)
 
     def told(self) -> list[Told]:
         """The trials that have ended, by number."""
@@ -215,16 +233,16 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.sampler = sampler_of(self._settings, number)
-            if number < len(trials) and trials[number].state == TrialState.RUNNING:
-                # It was asked for by a run that was cut short, maybe before all was chosen.
-                trial = Trial(study, trials[number]._trial_id)
-            elif number < len(trials) and trials[number].state.is_finished():
-                return None
-            else:
+            if number == len(trials):
                 fixed = fixed_params(self._settings, number)
-                if fixed is not None and number == len(trials):
+                if fixed is not None:
                     study.enqueue_trial(fixed)
                 trial = study.ask()
+            elif trials[number].state.is_finished():
+                return None
+            else:
+                # A run that was cut short asked for it.
+                trial = Trial(study, trials[number]._trial_id)
             return Asked(number, suggested(trial, self._settings.space))
 
 

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,7 +78,7 @@ class Trials:
         self._parallel, self._budget = parallel, budget
         self._on_told, self._on_ended = told, ended
         self._recorded = {row["run"] for row in read_ledger(search.lake, stage=STAGE)}
-        self._lock = threading.Lock()
+        self._lock, self._ends = threading.Lock(), threading.Event()
 
     def run_all(self) -> None:
         """Runs trials until all have ended or the budget is spent."""
@@ -102,18 +102,24 @@ class Trials:
         """Trials wait for no other."""
         left = iter(self._study.open())
         with ThreadPoolExecutor(self._parallel, "trial") as threads:
-            for ended in [threads.submit(self._work, left) for _ in range(self._parallel)]:
+            working = [threads.submit(self._work, left) for _ in range(self._parallel)]
+            try:
+                wait(working, return_when=FIRST_EXCEPTION)
+            finally:
+                self._ends.set()
+            for ended in working:
                 ended.result()
 
     def _work(self, left: Iterator[Asked]) -> None:
-        while not self._budget.is_spent():
+        """Runs one trial after another, until an error in any ends all at their next rung."""
+        while self.may_begin():
             with self._lock:
                 one = next(left, None) or self._study.next()
             if one is None:
                 return
             for rung in (*self._stopping.rungs, None):
                 with self._lock:
-                    wanted = self.runs_to(one, rung)
+                    wanted = not self._ends.is_set() and self.runs_to(one, rung)
                 ran = self.run(rung, one) if wanted else None
                 with self._lock:
                     if ran is not None:
@@ -152,41 +158,41 @@ class Trials:
         if result.is_paused and rung is not None and value is not None:
             self._study.report(one.number, rung, value, facts)
         else:
-            self._into_ledger(one, facts, result.failed)
+            self._into_ledger({one.number: facts}, result.failed)
             self._study.tell(one, value, facts, result.failed)
             self._on_told(one.number)
 
     def stop(self, asked: Sequence[Asked], rung: int) -> None:
         """Stops those trials that came to a rung, and do not go on from it."""
-        for one in asked:
-            number = one.number
-            # With others, who goes on would follow from when they came there.
-            costs = self._study.costs(rung, self._until(number))
-            if number not in costs or not self._study.is_open(number):
-                continue
-            if not self._stopping.goes_on(number, costs):
-                facts = self._study.reported(number)
-                self._into_ledger(one, facts)
-                self._study.stop(number, facts)
-                self._on_told(number)
+        stopped = [one.number for one in asked if self._stops(one.number, rung)]
+        self._into_ledger({number: self._study.reported(number) for number in stopped})
+        self._study.stop(stopped)
+        for number in stopped:
+            self._on_told(number)
+
+    def _stops(self, number: int, rung: int) -> bool:
+        # With others, who goes on would follow from when they came there.
+        costs = self._study.costs(rung, self._until(number))
+        came = number in costs and self._study.is_open(number)
+        return came and not self._stopping.goes_on(number, costs)
 
     def _until(self, number: int) -> int | None:
         """The number of the first trial that one which waits is not compared with."""
         return self._study.end_of_generation(number) if self._stopping.waits else None
 
     def may_begin(self) -> bool:
-        """Whether the budget is not spent."""
-        return not self._budget.is_spent()
+        """Whether the budget is not spent, and no error ends the run."""
+        return not self._budget.is_spent() and not self._ends.is_set()
 
     def ended(self) -> None:
         self._on_ended()
 
-    def _into_ledger(self, one: Asked, facts: Mapping[str, Any], failed: str = "") -> None:
-        """Puts a trial into the ledger, once."""
-        run = self._search.run(one.number)
-        if run not in self._recorded:
-            record(self._search.lake, [ledger_row(self._search, run, facts, failed)])
-            self._recorded.add(run)
+    def _into_ledger(self, ended: Mapping[int, Mapping[str, Any]], failed: str = "") -> None:
+        """Puts trials into the ledger by one commit, each once: facts by number."""
+        runs = {self._search.run(number): facts for number, facts in ended.items()}
+        new = {run: facts for run, facts in runs.items() if run not in self._recorded}
+        record(self._search.lake, [ledger_row(self._search, *one, failed) for one in new.items()])
+        self._recorded.update(new)
 
 
 def ledger_row(search: Search, run: str, facts: Mapping[str, Any], failed: str = "") -> LedgerRow:

@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> str:
             value = 0.9 - abs(one.params["train.learning_rate"] - 0.01)
             study.report(one.number, 100, value - 0.1, {**facts, "rows": 100})
             if one.number % 3 == 2:
-                study.stop(one.number, {**facts, "rows": 100})
+                study.stop([one.number])
             else:
                 study.tell(one, value, facts)
     return url
