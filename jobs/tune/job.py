@@ -29,7 +29,8 @@ from jobs.train.launch.tasks import refuse_too_few_slots, ship_code
 from jobs.tune.search import STAGE, Search, search_of
 from jobs.tune.shown import Shown, values_of
 from jobs.tune.stopping import Stopping
-from jobs.tune.study import Asked, Study, Told
+from jobs.tune.study import Asked, Study
+from jobs.tune.told import Told
 from jobs.tune.trial import TrialResult, result_of, run_trial
 from jobs.tune.trials import Budget, Trials, ledger_row
 

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.base.pages.chart import FAINT, INK, SECOND, Chart, figure, framed
 from jobs.settings.tune import Choices, Range
 from jobs.tune.samplers.space import Entries, as_stored, places
-from jobs.tune.study import Told
+from jobs.tune.told import Told
 
 _WIDTH, _HEIGHT, _SIDE, _TOP, _BOTTOM = 760, 270, 60, 34, 22
 _MOST_LABELS = 8

@@ -22,7 +22,8 @@ from jobs.stores.files import write_whole
 from jobs.tune.pictures import history_picture, parallel_picture, rungs_picture
 from jobs.tune.progress import duration
 from jobs.tune.samplers.space import Entries
-from jobs.tune.study import Told, best_of, facts_of, metric_of, stored_study, told_of
+from jobs.tune.study import facts_of, metric_of, stored_study
+from jobs.tune.told import Told, best_of, told_of
 
 _FEWEST_FOR_IMPORTANCES = 8
 _VALIDATION, _TEST = ("val_auc", "val_loss"), ("auc", "log_loss", "rmse", "accuracy")

@@ -8,7 +8,8 @@ import time
 
 from jobs.tune.progress import StudyProgress, save
 from jobs.tune.search import Search
-from jobs.tune.study import Study, Told
+from jobs.tune.study import Study
+from jobs.tune.told import Told
 
 log = logging.getLogger("millstream.tune")
 

@@ -8,22 +8,23 @@ run at a time, nor from when a run was cut short.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from jobs.base.errors import ConfigError, DataRefused
 from jobs.settings.tune import TuneSettings
 from jobs.tune.journal import LakeJournal
 from jobs.tune.samplers.samplers import fixed_params, sampler_of, trials_of
 from jobs.tune.samplers.space import Params, suggested
+from jobs.tune.told import FAILED, TOLD, Told, best_of, told_of
 
-_FACTS, _FAILED, _TOLD, _RUNG = "millstream", "failed", "millstream", "rung"
+_FACTS, _RUNG = "millstream", "rung"
 
 # Settings of `tune` that change no trial.
 _FREE = {"trials", "parallel", "retrain"}
@@ -45,37 +46,6 @@ class Asked:
 
     number: int
     params: Params
-
-
-@dataclass(frozen=True)
-class Told:
-    """A trial that ended.
-
-    Attributes:
-        value: of the metric; None of one that failed or was stopped.
-        facts: what was told with it, `params` and `folder` among it.
-        failed: why it failed; empty where it did not.
-        stopped: the rung that it did not go on from; None where it did from all.
-        rungs: rows -> value of the metric, at each rung that it came to.
-    """
-
-    number: int
-    params: Params
-    value: float | None
-    facts: Mapping[str, Any]
-    failed: str
-    stopped: int | None = None
-    rungs: Mapping[int, float] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """Rows that it trained, of all epochs."""
-        return int(self.facts.get("rows", 0))
-
-    @property
-    def folder(self) -> str:
-        """Where the trial kept what it made; empty where it did not begin."""
-        return str(self.facts.get("folder", ""))
 
 
 class Study:
@@ -197,7 +167,7 @@ class Study:
         with self._journal.at_once():
             for number in numbers:
                 facts = dict(self.reported(number))
-                self._study._storage.set_trial_user_attr(self._place(number), _TOLD, facts)
+                self._study._storage.set_trial_user_attr(self._place(number), TOLD, facts)
                 self._study.tell(number, state=TrialState.PRUNED)
 
     def tell(
@@ -207,9 +177,9 @@ class Study:
         storage, place = self._study._storage, self._place(asked.number)
         state = TrialState.COMPLETE if value is not None else TrialState.FAIL
         with self._journal.at_once():
-            storage.set_trial_user_attr(place, _TOLD, dict(facts))
+            storage.set_trial_user_attr(place, TOLD, dict(facts))
             if value is None:
-                storage.set_trial_user_attr(place, _FAILED, failed)
+                storage.set_trial_user_attr(place, FAILED, failed)
             self._study.tell(asked.number, value, state)
 
     def told(self) -> list[Told]:
@@ -244,26 +214,6 @@ class Study:
                 # A run that was cut short asked for it.
                 trial = Trial(study, trials[number]._trial_id)
             return Asked(number, suggested(trial, self._settings.space))
-
-
-def told_of(trial: FrozenTrial) -> Told:
-    """What a trial that ended was told of with."""
-    return Told(
-        trial.number,
-        trial.user_attrs.get(_TOLD, {}).get("params", {}),
-        trial.value if trial.state == TrialState.COMPLETE else None,
-        trial.user_attrs.get(_TOLD, {}),
-        trial.user_attrs.get(_FAILED, ""),
-        trial.last_step if trial.state == TrialState.PRUNED else None,
-        trial.intermediate_values,
-    )
-
-
-def best_of(told: Sequence[Told], more: bool) -> Told | None:
-    """The trial with the best value, the first of equals; None where all failed."""
-    sign = -1 if more else 1
-    ended = [(sign * one.value, one.number, one) for one in told if one.value is not None]
-    return min(ended)[-1] if ended else None
 
 
 def facts_of(study: optuna.Study) -> Mapping[str, Any]:
