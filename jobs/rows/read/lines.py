@@ -155,7 +155,7 @@ def _growing(stream: Any) -> Iterator[bytes]:
 def _whole_lines(blocks: Iterator[bytes], source: Source, path: str) -> Iterator[bytes]:
     """Blocks that end where a line does, in UTF-8, line ends as single line feeds."""
     decode = decoder(source.encoding)
-    half, unended = b"", 0
+    half, unended, enough = b"", 0, 0
     # Put together once, where a line's end is found.
     rest: list[bytes] = []
     for block in blocks:
@@ -164,10 +164,15 @@ def _whole_lines(blocks: Iterator[bytes], source: Source, path: str) -> Iterator
         half = b"\r" if decoded.endswith(b"\r") else b""
         content = _one_end(decoded[: len(decoded) - len(half)])
         if source.multiline:
-            content, rest = _unmarked(b"".join((*rest, content))), []
-            unended = 0
+            rest.append(content)
+            unended += len(content)
+            if unended < min(enough, _LONGEST_BYTES):
+                continue
+            content, rest, unended = _unmarked(b"".join(rest)), [], 0
         end = _last_end(content, source)
         unended = len(content) - end + (0 if end else unended)
+        # A value without an end is looked through again when it has doubled.
+        enough = 0 if end else 2 * unended
         if unended > _LONGEST_BYTES:
             raise DataRefused(
                 f"{path} has a line, or a quoted value, of more than {_LONGEST_BYTES >> 20} MiB",
