@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -130,3 +131,28 @@ def test_folders_that_lead_to_each_other_are_walked_once(tmp_path: Path) -> None
     assert found == [f"{tmp_path}/x/a.csv", f"{tmp_path}/y/b.csv"]
     with pytest.raises(DataRefused, match=r"to_. is a link to .* a folder that it lies in"):
         files_of(tmp_path / "x")
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Without the rights of root, who may list any folder."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def test_a_folder_that_may_not_be_listed_is_refused_by_name(nobody: None) -> None:
+    with TemporaryDirectory() as place:
+        folder = write(Path(place), {"open/a.csv": "", "open/_closed/b.csv": "", "shut/c.csv": ""})
+        for name in ("open/_closed", "shut"):
+            (folder / name).chmod(0)
+        try:
+            for path in ("", "*", "shut"):
+                with pytest.raises(DataRefused, match=r"/shut cannot be listed"):
+                    files_of(f"{folder}/{path}")
+            assert len(files_of(folder / "open")) == 1
+        finally:
+            for name in ("open/_closed", "shut"):
+                (folder / name).chmod(0o700)

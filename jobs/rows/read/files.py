@@ -14,7 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from jobs.base.errors import DataRefused, NoRawFile
-from jobs.rows.read.links import LinkedFiles, each_once
+from jobs.rows.read.links import LinkedFiles, each_once, refuse_closed
 from jobs.stores.files import store_at
 
 _GLOB = re.compile(r"[*?\[{]")
@@ -129,9 +129,14 @@ def _matches(fs: Any, pattern: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if info["type"] != "directory":
             yield name, info
             continue
-        for below, inner in fs.find(name, detail=True).items():
+        local = isinstance(fs, LinkedFiles)
+        for below, inner in fs.find(name, detail=True, withdirs=local).items():
             parts = below.removeprefix(name).strip("/").split("/")
-            if not any(part.startswith(("_", ".")) for part in parts):
+            if any(part.startswith(("_", ".")) for part in parts):
+                continue
+            if local and inner["type"] == "directory":
+                refuse_closed(below)
+            else:
                 yield below, inner
 
 

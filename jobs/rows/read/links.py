@@ -1,4 +1,4 @@
-"""Local folders with links in them: what a link leads to is looked at, and not the link."""
+"""Local folders: what links lead to, files with several names, and what may not be listed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
+
+from jobs.base.errors import DataRefused
 
 
 class LinkedFiles(LocalFileSystem):  # type: ignore[misc]
@@ -30,6 +32,20 @@ def _leads_up(path: str) -> bool:
     """Whether a path is the same folder as one above it."""
     target = os.path.realpath(path)
     return any(os.path.realpath(above) == target for above in Path(path).parents)
+
+
+def refuse_closed(folder: str) -> None:
+    """
+    Raises:
+        DataRefused: the folder may not be listed; searches take it for an empty one.
+    """
+    as_now = os.access in os.supports_effective_ids
+    if not os.access(folder, os.R_OK | os.X_OK, effective_ids=as_now):
+        raise DataRefused(
+            f"{folder} cannot be listed",
+            "folders that this user may read",
+            "give the rights, or a path that does not lead there",
+        )
 
 
 def each_once(files: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
