@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from jobs.base import daemon, quiet
 from jobs.base.errors import ConfigError
 from jobs.base.jvm import with_classes
 from jobs.base.properties import read_properties
+from jobs.base.termination import handlers_kept
 
 # A task keeps so many files of a partitioned table open; rows for more are sorted by file first.
 OPEN_FILES = 8
@@ -186,7 +186,9 @@ def session(app_name: str, properties_file: str | None = None, *of_steps: str) -
     if not quiet.is_verbose():
         # It prints a trace when the JVM ends, which is raised where something is asked of it, too.
         AccumulatorTCPServer.handle_error = lambda *_: None  # type: ignore[method-assign]
-    with _interrupts_kept():
+    # Pyspark's handler of Ctrl-C asks the JVM for something while another question of this thread
+    # is open, and so ends in errors of py4j's.
+    with handlers_kept():
         spark = builder.getOrCreate()
     for name, value in SEMANTICS.items():
         spark.conf.set(name, value)
@@ -208,20 +210,6 @@ def side_by_side(spark: SparkSession) -> Iterator[ThreadPoolExecutor]:
         except BaseException:
             context.cancelAllJobs()
             raise
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Leaves Ctrl-C to the command. Pyspark's handler asks the JVM for something while another
-    question of this thread is open, and so ends in errors of py4j's."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _own_properties(properties_file: str | None, of_steps: Sequence[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.base.errors import ConfigError
+from jobs.base.termination import ending
 from jobs.lake.lake import Lake
 from jobs.serve.access import tokens_of
 from jobs.serve.left import account, note_death, take_back
@@ -134,7 +135,7 @@ class _Supervisor:
         self._restarts = 0
 
     def run(self) -> int:
-        before = {name: signal.signal(name, self._end) for name in (signal.SIGTERM, signal.SIGINT)}
+        before = {name: signal.signal(name, self._end) for name in ending()}
         try:
             while not self._ending:
                 self._look()
@@ -219,6 +220,8 @@ def _replica(settings: Settings, process: _Process, folder: Path) -> int:
     """The life of a replica's process; returns its exit code."""
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, signal.SIG_DFL)
+    # A terminal tells all processes that it closes; the supervisor has them drain.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _end_with_parent()
     try:
         # Only here: their threads would not survive the fork.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while Spark works: one line of ours, the code of the signal, nothing left."""
+"""Signals while Spark works: one line of ours, the signal's exit code, nothing left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _SETTLED_S = 60.0
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [False, True])
-@pytest.mark.parametrize(("name", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("name", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupt_ends_a_command_with_one_line(
     tmp_path: Path, name: signal.Signals, code: int, group: bool
 ) -> None:
@@ -34,8 +36,8 @@ def test_an_interrupt_ends_a_command_with_one_line(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # A shell's background jobs, as tests may be, ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        # A shell's background jobs, as tests may be, ignore them.
+        preexec_fn=_heard,
     )
     family = _working(process)
     (os.killpg if group else os.kill)(process.pid, name)
@@ -45,6 +47,11 @@ def test_an_interrupt_ends_a_command_with_one_line(
     assert lines == ["millstream: interrupted; nothing half-written is visible"], said
     _, left = psutil.wait_procs(family, timeout=_SETTLED_S)
     assert not left
+
+
+def _heard() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _working(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
 import threading
@@ -20,6 +21,7 @@ from pyspark.sql import SparkSession
 import jobs
 from jobs.base.errors import ConfigError
 from jobs.base.quiet import quiet_libraries
+from jobs.base.termination import ending, handlers_kept
 from jobs.settings.train import TrainSettings
 from jobs.train.exchange.exchange import Alone, Exchange
 from jobs.train.keep.commits import RankMemory
@@ -102,7 +104,7 @@ def _by_horovod(
         "verbose": 0,
     }
     _prepare_launcher(python)
-    with quiet_spark_thread():
+    with handlers_kept(), quiet_spark_thread():
         results: list[bytes | None] = (
             horovod.spark.run_elastic(
                 rank,
@@ -139,24 +141,36 @@ def _prepare_launcher(python: str) -> None:
     """Has Horovod start elastic ranks by the interpreter `python`, from any thread of ours, and
     its tasks be `quick`.
 
-    It would use the path of the driver's, which the tasks' hosts may not have, and listen to
-    signals, which only the main thread can: the trials of a search have threads of their own.
+    It would use the path of the driver's, which the tasks' hosts may not have, and take signals
+    for itself, from any thread and for good.
     """
     from horovod.runner import gloo_run as runner
     from horovod.spark import gloo_run
     from horovod.spark import runner as tasks
 
     gloo_run.sys = SimpleNamespace(executable=python)
-    listening = runner.register_shutdown_event
     # Once: what it was before is Horovod's own.
-    if not isinstance(listening, partial):
-        runner.register_shutdown_event = partial(_shutdown_event, listening)
+    if runner.register_shutdown_event is not _shutdown_event:
+        runner.register_shutdown_event = _shutdown_event
         tasks._make_mapper = partial(quick, tasks._make_mapper)
 
 
-def _shutdown_event(listening: Callable[[], threading.Event]) -> threading.Event:
-    in_main = threading.current_thread() is threading.main_thread()
-    return listening() if in_main else threading.Event()
+def _shutdown_event() -> threading.Event:
+    """What Horovod ends its ranks on: a signal sets it, and ends the command as without ranks.
+
+    Only the main thread hears signals: the trials of a search have threads of their own.
+    """
+    event = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for name in ending():
+            if callable(handler := signal.getsignal(name)):
+                signal.signal(name, partial(_end, event, handler))
+    return event
+
+
+def _end(event: threading.Event, handler: Callable[..., object], *signalled: Any) -> None:
+    event.set()
+    handler(*signalled)
 
 
 def _run_rank(
