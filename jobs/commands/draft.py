@@ -47,4 +47,12 @@ def init(
 
     keys = None if key is None else tuple(part.strip() for part in key.split(",") if part.strip())
     wishes = Wishes(file=file, folder=folder, label=label, key=keys, date=date, name=name)
-    return run(wishes, input if sys.stdin.isatty() else None)
+    return run(wishes, _answer if sys.stdin is not None and sys.stdin.isatty() else None)
+
+
+def _answer(question: str) -> str:
+    """What the user types; empty where that is the end of the input (Ctrl-D)."""
+    try:
+        return input(question)
+    except EOFError:
+        return ""

@@ -15,7 +15,7 @@ from jobs.base.errors import ConfigError, DataRefused
 from jobs.init.dates import DatePlan, date_columns, date_plan, source_path
 from jobs.init.draft import Draft, label_plan, seen
 from jobs.init.layout import layout_of
-from jobs.init.names import plain_name, sql_names
+from jobs.init.names import data_name, sql_names
 from jobs.init.sample import Sample, sample_of
 from jobs.init.text import declaration_text, settings_text, spark_text
 from jobs.settings.load import load_settings
@@ -53,7 +53,7 @@ def run(wishes: Wishes, ask: Callable[[str], str] | None) -> str:
         DataRefused: the file or a column cannot be used.
     """
     path, folder = Path(wishes.file), Path(wishes.folder)
-    name = plain_name(wishes.name or path.name.split(".")[0])
+    name = data_name(wishes.name or path.name.split(".")[0])
     written = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
     for file in written:
         if file.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
 import unicodedata
@@ -15,6 +16,7 @@ from schemas.source import quoted
 
 # What SQL reads as a value where a column is meant: confusing even in quotes.
 _SQL_VALUES = frozenset({"true", "false", "null"})
+_YAML_VALUES = _SQL_VALUES | {"yes", "no", "on", "off"}
 
 
 def plain_name(text: str) -> str:
@@ -27,6 +29,15 @@ def plain_name(text: str) -> str:
     )
     name = re.sub(r"[^a-z0-9]+", "_", letters).strip("_")
     return name if name[:1].isalpha() else f"c_{name}".rstrip("_")
+
+
+def data_name(text: str) -> str:
+    """A data set's name: no module that can be imported, which its declaration would hide from
+    processes that start in its folder, and no value of YAML's."""
+    name = plain_name(text)
+    module = importlib.util.find_spec(name)
+    is_taken = (module is not None and module.origin is not None) or name in _YAML_VALUES
+    return f"{name}_data" if is_taken else name
 
 
 def sql_names(header: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.base.errors import ConfigError, DataRefused, MillstreamError
 from jobs.main import main
+from jobs.settings.load import load_settings
 from schemas.field import Categorical, Label, Numeric
 from tests.init.files import DAYS, HEADER, made, orders, written
 
@@ -234,3 +235,24 @@ def test_label_and_key_are_asked_on_a_terminal(
     assert re.search(r"price +double +1.5 to 39.5", shown)
     assert shown.index("Which column shall be predicted?") < shown.index("Which columns make")
     assert 'key=("order",)' in (tmp_path / "orders.py").read_text()
+
+
+def test_the_end_of_the_input_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path / "orders.csv", HEADER, orders(60))
+    ours, theirs = os.openpty()
+    os.write(ours, b"\x04")
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert main(["init", "--from", str(file), "--to", str(tmp_path)]) == 2
+    os.close(ours)
+    assert "millstream: no label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["email", "types", "torch", "schemas", "no", "null", "on"])
+def test_a_name_hides_no_module_and_is_no_value_of_yaml(tmp_path: Path, name: str) -> None:
+    file = written(tmp_path / f"{name}.csv", HEADER, orders(60))
+    options = ("--label", "late", "--key", "order", "--to", str(tmp_path))
+    assert main(["init", "--from", str(file), *options]) == 0
+    assert load_settings(tmp_path / f"{name}_data.yaml").dataset().name == f"{name}_data"
