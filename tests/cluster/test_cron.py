@@ -90,6 +90,14 @@ def test_one_night_at_a_time(tmp_path: Path) -> None:
     assert "still at work" in night.stderr
 
 
+def test_logs_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "logs" / "flights.lock").mkdir(parents=True)
+    night, calls = run_night(tmp_path, "0")
+    assert (night.returncode, calls) == (2, [])
+    assert f"cannot write in {tmp_path}/logs (NIGHT_LOGS)" in night.stderr
+    assert "at work" not in night.stderr
+
+
 def test_the_real_command_is_called_as_it_wants(tmp_path: Path) -> None:
     """Settings that are not there: exit code 2, from the real command."""
     night = subprocess.run(

@@ -98,6 +98,14 @@ def test_manifests_name_one_image_and_files_that_it_holds() -> None:
     assert [file for file in map_["files"] if not (FOLDER / file).is_file()] == []
 
 
+def test_the_last_try_of_a_night_is_for_the_same_yesterday() -> None:
+    (job,) = documents("cronjob.yaml")
+    minute, hour, *days = job["spec"]["schedule"].split()
+    assert days == ["*"] * 3
+    begins_s = int(hour) * 3600 + int(minute) * 60 + job["spec"]["startingDeadlineSeconds"]
+    assert begins_s + job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] <= 24 * 3600
+
+
 @pytest.mark.parametrize(
     ("states", "message", "ends"),
     [
