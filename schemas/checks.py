@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from numbers import Real
 
 from schemas.expect import Drift, Nulls
 from schemas.field import (
@@ -17,6 +17,7 @@ from schemas.field import (
     Weight,
     WithIds,
 )
+from schemas.fitting import misfits
 from schemas.parts import Parts
 from schemas.source import IMAGE_COLUMNS, NUMPY_OF_TYPE, Column, Join, Source
 from schemas.stored import ROW_ID
@@ -43,6 +44,9 @@ def _duplicates(names: Sequence[str]) -> list[str]:
 
 def problems(dataset: Parts) -> Iterator[str]:
     """What contradicts itself, in words; nothing when the declaration is sound."""
+    yield from misfits(dataset)
+    if dataset.name.strip() in ("", ".", "..") or re.search(r"[/\\:\x00-\x1f]", dataset.name):
+        yield f"name={dataset.name!r} is no name of a folder and of models; leave out / \\ and :"
     source_names = [source.name for source in dataset.sources]
     named = {"source": source_names, "field": [f.name for f in dataset.fields]}
     for what in (what for what, names in named.items() if not all(names)):
@@ -112,9 +116,9 @@ def _source_problems(dataset: Parts) -> Iterator[str]:
 
 def _rule_problems(column: Column) -> Iterator[str]:
     for name, bound in (("min", column.min), ("max", column.max)):
-        if bound is not None and (not isinstance(bound, Real) or math.isnan(bound)):
+        if bound is not None and math.isnan(bound):
             yield f"has {name}={bound!r}; bounds are numbers"
-    if column.allowed is not None and (isinstance(column.allowed, str) or not column.allowed):
+    if column.allowed is not None and not column.allowed:
         yield f"has allowed={column.allowed!r}; give a tuple of one value or more"
     if column.pattern is not None and (why := _why_no_regex(column.pattern)):
         yield f"has the pattern {column.pattern!r}, which RE2 refuses: {why}"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Severity: TypeAlias = Literal["refuse", "warn"]
-Expectation: TypeAlias = "Rows | Nulls | Share | Drift"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +78,6 @@ class Drift(Bounds):
     @property
     def name(self) -> str:
         return f"psi:{self.field}"
+
+
+Expectation: TypeAlias = Rows | Nulls | Share | Drift

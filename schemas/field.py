@@ -32,8 +32,6 @@ TablePlace: TypeAlias = Literal["", "replicated", "sharded"]
 # Marks what no example follows from: a declaration with another value has the same digest.
 OF_TRAINING = {"of_training": True}
 
-Transform: TypeAlias = "Log1p | Clip | Scale | Cyclic"
-
 
 @dataclass(frozen=True)
 class Log1p:
@@ -72,6 +70,9 @@ class Cyclic:
     def __post_init__(self) -> None:
         if self.period <= 0:
             raise ValueError(f"Cyclic: period is {self.period}; it must be above 0")
+
+
+Transform: TypeAlias = Log1p | Clip | Scale | Cyclic
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-TextTransform: TypeAlias = "Lower | Trim | Replace | Normalize"
-
 # Spaces, tabs, ends of lines and the no-break space.
 WHITE_SPACE = " \t\r\n\u00a0"
 
@@ -53,3 +51,6 @@ class Normalize:
     def __post_init__(self) -> None:
         if self.form not in ("NFKC", "NFC"):
             raise ValueError(f"Normalize: form is {self.form!r}; give 'NFKC' or 'NFC'")
+
+
+TextTransform: TypeAlias = Lower | Trim | Replace | Normalize
