@@ -37,8 +37,10 @@ class Load:
         unanswered: requests that were due.
     """
 
-    def __init__(self, request: bytes) -> None:
-        self.request, self.started = request, 0.0
+    def __init__(self, request: bytes, port: int) -> None:
+        self.request, self.started, self.port = request, 0.0, port
+        self.ended = False
+        self._opening: set[asyncio.Task[None]] = set()
         self.latencies_ms: list[float] = []
         self.last_s, self.unanswered = 0.0, 0
         self.free: list[_Connection] = []
@@ -47,6 +49,28 @@ class Load:
 
     def clock_s(self) -> float:
         return time.perf_counter() - self.started
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.port)
+
+    def lost(self, connection: _Connection, is_asked: bool) -> None:
+        """A server closes connections that are idle, or that it does not answer."""
+        if is_asked:
+            self._is_done()
+        else:
+            self.free.remove(connection)
+        if not self.ended:
+            opening = asyncio.ensure_future(self.open())
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    def take(self, connection: _Connection) -> None:
+        """Takes one that is free."""
+        if self.waiting:
+            connection.ask(self.waiting.popleft())
+        else:
+            self.free.append(connection)
 
     def due(self, moment: float) -> None:
         self.unanswered += 1
@@ -60,29 +84,33 @@ class Load:
         if well:
             self.last_s = self.clock_s()
             self.latencies_ms.append(1000 * (self.last_s - moment))
+        self.take(connection)
+        self._is_done()
+
+    def _is_done(self) -> None:
         self.unanswered -= 1
-        if self.waiting:
-            connection.ask(self.waiting.popleft())
-        else:
-            self.free.append(connection)
         if not self.unanswered:
             self.none_open.set()
 
 
 class _Connection(asyncio.Protocol):
-    """One that is closed before an answer loses it, and asks nothing more."""
+    """One that is closed before an answer loses it; another takes its place."""
 
     def __init__(self, load: Load) -> None:
         self._load, self._moment = load, 0.0
+        self._is_asked = False
         self._answer, self._size = bytearray(), 0
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._load.free.append(self)
+        self._load.take(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._load.lost(self, self._is_asked)
 
     def ask(self, moment: float) -> None:
-        self._moment, self._size = moment, 0
+        self._moment, self._size, self._is_asked = moment, 0, True
         self._answer.clear()
         self._transport.write(self._load.request)
 
@@ -95,6 +123,7 @@ class _Connection(asyncio.Protocol):
                 return
             self._size = end + len(_HEAD_END) + int(length[1])
         if len(self._answer) >= self._size:
+            self._is_asked = False
             self._load.answered(self, self._moment, b" 200 " in self._answer[:16])
 
 
@@ -108,10 +137,9 @@ async def run(order: dict[str, Any], body: bytes) -> dict[str, Any]:
     draw = np.random.default_rng(11)
     gaps = draw.exponential(1 / order["rate"], int(order["rate"] * order["seconds"] * 2) + 10)
     moments = [moment for moment in np.cumsum(gaps).tolist() if moment < order["seconds"]]
-    load = Load(_request(order, body))
-    loop = asyncio.get_running_loop()
+    load = Load(_request(order, body), order["port"])
     for _ in range(CONNECTIONS):
-        await loop.create_connection(lambda: _Connection(load), "127.0.0.1", order["port"])
+        await load.open()
     before_s = time.process_time()
     load.started = time.perf_counter()
     for moment in moments:
@@ -121,6 +149,7 @@ async def run(order: dict[str, Any], body: bytes) -> dict[str, Any]:
         await asyncio.wait_for(load.none_open.wait(), _GRACE_S)
     except TimeoutError:
         load.waiting.clear()
+    load.ended = True
     return {
         "due": len(moments),
         "latencies_ms": load.latencies_ms,

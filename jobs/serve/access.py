@@ -1,9 +1,10 @@
-"""Who is answered: bearer tokens and certificates."""
+"""Where is listened, and who is answered: addresses, bearer tokens and certificates."""
 
 from __future__ import annotations
 
 import hmac
 import os
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,38 @@ def check_token(tokens: Sequence[str], authorization: str) -> None:
     known = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
     if not any(known):
         raise Unauthorized("a bearer token that is known here is needed")
+
+
+def address(host: str, port: int) -> str:
+    """HOST:PORT, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def tls_of(settings: Settings) -> ssl.SSLContext | None:
+    """TLS for HTTP; None where it is not asked for.
+
+    Raises:
+        ConfigError: a file cannot be read, is no certificate or key, or they are no pair.
+    """
+    serve = settings.serve
+    if serve.tls_cert_file is None or serve.tls_key_file is None:
+        return None
+    for path in filter(None, (serve.tls_cert_file, serve.tls_key_file, serve.tls_client_ca_file)):
+        _content(settings, path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A key that asks for a password is refused, not asked about at the terminal.
+        pair = settings.path(serve.tls_cert_file), settings.path(serve.tls_key_file)
+        context.load_cert_chain(*pair, password="")
+        if serve.tls_client_ca_file is not None:
+            context.load_verify_locations(settings.path(serve.tls_client_ca_file))
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"serve.tls_cert_file, tls_key_file or tls_client_ca_file cannot be used: {error}",
+            "PEM files: a certificate chain, its own private key without a password, authorities",
+        ) from error
+    return context
 
 
 def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:

@@ -64,7 +64,7 @@ class Accounts:
 
     def __init__(self, lake: Lake, run: str, replica: int, shared: bool) -> None:
         self._lake, self._run, self._replica = lake, run, replica
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._since = time.monotonic()
         own = CollectorRegistry()
@@ -163,6 +163,11 @@ class Accounts:
         Where the store does not take it, the counts stay for the next time. Returns whether they
         are written.
         """
+        # The last one waits for one that may put its counts back.
+        with self._writing:
+            return self._write()
+
+    def _write(self) -> bool:
         with self._lock:
             counts, self._counts = self._counts, defaultdict(lambda: defaultdict(int))
             since, self._since = self._since, time.monotonic()

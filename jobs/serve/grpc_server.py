@@ -16,15 +16,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from jobs.serve.access import check_token, grpc_credentials, tokens_of
+from jobs.serve.access import address, check_token, grpc_credentials, tokens_of
 from jobs.serve.request.errors import Failed, RequestError
 from jobs.serve.request.tensors import (
     BYTES,
-    DATATYPES,
     NamedTensor,
     as_bytes,
     checked_shape,
     of_bytes,
+    of_numbers,
 )
 from jobs.serve.service import Answered, Service
 from jobs.settings.settings import Settings
@@ -188,8 +188,7 @@ def _of_contents(one: Any, shape: tuple[int, ...]) -> NamedTensor:
         raise RequestError(f"input {one.name!r} has {len(values)} values, its shape {list(shape)}")
     if one.datatype == BYTES:
         return NamedTensor(one.name, BYTES, shape, values)
-    array = np.array(values).astype(DATATYPES[one.datatype]).reshape(shape)
-    return NamedTensor(one.name, one.datatype, shape, array)
+    return of_numbers(one.name, one.datatype, shape, values)
 
 
 def _response(request: Any, answered: Answered) -> Any:
@@ -233,12 +232,12 @@ class GrpcServer:
         reflection.enable_server_reflection(
             (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), self.server
         )
-        address = f"{serve.host}:{serve.grpc_port}"
+        listening = address(serve.host, serve.grpc_port or 0)
         credentials = grpc_credentials(settings)
         if credentials is None:
-            self.port = self.server.add_insecure_port(address)
+            self.port = self.server.add_insecure_port(listening)
         else:
-            self.port = self.server.add_secure_port(address, credentials)
+            self.port = self.server.add_secure_port(listening, credentials)
 
     async def say(self, ready: bool) -> None:
         """Tells health checks."""

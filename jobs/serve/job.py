@@ -25,7 +25,7 @@ from pathlib import Path
 from jobs.base.errors import ConfigError
 from jobs.base.termination import ending
 from jobs.lake.lake import Lake
-from jobs.serve.access import tokens_of
+from jobs.serve.access import address, tls_of, tokens_of
 from jobs.serve.left import account, note_death, take_back
 from jobs.serve.live import refuse_bad_parents
 from jobs.settings.settings import Settings
@@ -44,10 +44,11 @@ def run(settings: Settings) -> int:
     """Serves until it is told to end; returns how many replicas were started again.
 
     Raises:
-        ConfigError: a port is taken, a token or a file of TLS is missing, or a setting does not fit
-            the declaration.
+        ConfigError: a port is taken, a token or a file of TLS is missing or none, or a setting does
+            not fit the declaration.
     """
     tokens_of(settings)
+    tls_of(settings)
     refuse_bad_parents(settings)
     with tempfile.TemporaryDirectory(prefix="millstream-serve-") as name:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = name
@@ -69,8 +70,7 @@ def _reserved_ports(settings: Settings) -> Iterator[Settings]:
     for name in ("port", "grpc_port"):
         asked = getattr(serve, name)
         if asked is not None:
-            _refuse_taken(serve.host, asked)
-            held.append(_bound(serve.host, asked))
+            held.append(_reserved(serve.host, asked))
             ports[name] = held[-1].getsockname()[1]
     try:
         yield settings.model_copy(update={"serve": serve.model_copy(update=ports)})
@@ -79,32 +79,37 @@ def _reserved_ports(settings: Settings) -> Iterator[Settings]:
             one.close()
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that shares its port with those of the other replicas."""
+def _reserved(host: str, port: int) -> socket.socket:
+    """A socket that keeps the port for this server's replicas.
+
+    Raises:
+        ConfigError: another server has it, which would get half of the requests, or nobody may.
+    """
+    try:
+        with socket.socket(_family(host), socket.SOCK_STREAM) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind((host, port))
+        # Without SO_REUSEADDR, by which another server could not see it before a replica listens.
+        return _bound(host, port, socket.SO_REUSEPORT)
+    except OSError as error:
+        raise ConfigError(
+            f"{address(host, port)} cannot be listened on: {error.strerror}",
+            remedy="end what listens there, or set serve.port and serve.grpc_port",
+        ) from error
+
+
+def _bound(host: str, port: int, *options: int) -> socket.socket:
+    """
+    Args:
+        options: of the socket.
+    """
     # Of a socket that is not said to be TCP's asyncio leaves Nagle's algorithm on: an answer then
     # waits 40 ms for the client's acknowledgement.
     found = socket.socket(_family(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for option in options:
+        found.setsockopt(socket.SOL_SOCKET, option, 1)
     found.bind((host, port))
     return found
-
-
-def _refuse_taken(host: str, port: int) -> None:
-    """Another server could share the port, and would take half of the requests.
-
-    Raises:
-        ConfigError: one listens there, or nobody may.
-    """
-    with socket.socket(_family(host), socket.SOCK_STREAM) as alone:
-        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            alone.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"{host}:{port} cannot be listened on: {error.strerror}",
-                remedy="end what listens there, or set serve.port and serve.grpc_port",
-            ) from error
 
 
 def _family(host: str) -> socket.AddressFamily:
@@ -186,7 +191,12 @@ class _Supervisor:
         sys.stderr.flush()
         one.pid = os.fork()
         if one.pid == 0:
-            os._exit(_replica(self._settings, one, self._folder))
+            code = 1
+            try:
+                code = _replica(self._settings, one, self._folder)
+            finally:
+                # Whatever happened: what follows here is the supervisor's.
+                os._exit(code)
 
     def _stop(self) -> None:
         """Lets all drain; kills those that do not end."""
@@ -201,6 +211,13 @@ class _Supervisor:
                     note_death(self._folder, one.pid)
                     one.pid = 0
             time.sleep(_LOOK_S / 4)
+        for one in self._replicas:
+            if one.pid:
+                log.warning("replica %d did not end; it is killed", one.number)
+                _kill(one.pid, signal.SIGKILL)
+                os.waitpid(one.pid, 0)
+                note_death(self._folder, one.pid)
+                one.pid = 0
         # No replica is left, and nothing is forked after this, so tables may be written here.
         take_back(self._folder)
         account(Lake(self._settings.lake_url, self._settings.dataset().name), self._folder)
@@ -232,7 +249,9 @@ def _replica(settings: Settings, process: _Process, folder: Path) -> int:
         def beat(alive_at: float) -> None:
             process.beat[:] = _MOMENT.pack(alive_at)
 
-        listening = _bound(settings.serve.host, settings.serve.port)
+        # Shared with the other replicas, and free for a next server while connections time out.
+        options = (socket.SO_REUSEPORT, socket.SO_REUSEADDR)
+        listening = _bound(settings.serve.host, settings.serve.port, *options)
         listening.listen(1_024)
 
         async def serve() -> None:

@@ -25,6 +25,8 @@ RECEIVED, ANSWERED, SHED, FAILED = "received", "answered", "shed", "failed"
 OUTCOMES = (ANSWERED, "refused", SHED, FAILED)
 REQUESTS, ROWS = "millstream_serve_requests", "millstream_serve_rows"
 
+# Of Prometheus, by the number of a process.
+_COUNTS = "counter_{}.db"
 _ALIVE, _DEAD, _TAKEN = "run", "dead", "taken"
 _COUNTERS = {f"{REQUESTS}_total": "", f"{ROWS}_total": "rows_"}
 
@@ -34,8 +36,18 @@ def begin(folder: Path, run: str, replica: int) -> None:
 
     Args:
         folder: of this server's replicas, with Prometheus' files.
+
+    Raises:
+        FileExistsError: a dead replica had this process's number, and its counts would go on.
     """
-    (folder / f"{_ALIVE}_{os.getpid()}").write_text(json.dumps([run, replica]), encoding="utf-8")
+    pid = os.getpid()
+    if (folder / _COUNTS.format(pid)).exists():
+        raise FileExistsError(f"a replica before had the process number {pid}; take another")
+    file = folder / f"{_ALIVE}_{pid}"
+    # Whole or not at all, as the process may be killed at any moment.
+    new = folder / f"new_{pid}"
+    new.write_text(json.dumps([run, replica]), encoding="utf-8")
+    new.rename(file)
 
 
 def end(folder: Path) -> None:
@@ -65,11 +77,11 @@ def account(lake: Lake, folder: Path) -> None:
             file.rename(taken)
             try:
                 run, replica = json.loads(taken.read_text(encoding="utf-8"))
-                record(lake, list(_rows(lake, folder / f"counter_{pid}.db", run, replica)))
+                record(lake, list(_rows(lake, folder / _COUNTS.format(pid), run, replica)))
             except Exception as error:
                 log.warning("the ledger did not take what a replica left; it is kept: %s", error)
                 taken.rename(file)
-                return
+                continue
             taken.unlink()
 
 

@@ -66,9 +66,8 @@ class Live:
         if target is None:
             return self._say("the registry has no champion")
         # Before the version, since the one that stays must have them too where the new one fails.
-        newer, live = self._read_parents(), self.champion
-        if live is not None and newer:
-            live = self.champion = live.with_parents(self._parents)
+        self._take_parents()
+        live = self.champion
         if live is not None and live.version.version == target.version:
             self.problem = ""
             return None
@@ -89,18 +88,19 @@ class Live:
             log.warning("version %s stays live: %s", live, problem)
             self._refused = problem
 
-    def _read_parents(self) -> bool:
-        """Reads parents whose files are others than before; whether there were any."""
+    def _take_parents(self) -> None:
+        """Reads parents whose files are others than before. Where one fails all are read again, or
+        the live version would lack those that did not."""
         settings, now = self._settings.serve, time.monotonic()
         if self._looked_at and now - self._looked_at < settings.parents_refresh_s:
-            return False
+            return
         files = parent_files(self._settings)
         changed = {name: of for name, of in files.items() if of != self._files.get(name)}
-        for name, of in changed.items():
-            self._parents = {**self._parents, name: looked_up(self._dataset, name, of)}
-            self._files[name] = of
-        self._looked_at = now
-        return bool(changed)
+        newer = {name: looked_up(self._dataset, name, of) for name, of in changed.items()}
+        parents = {**self._parents, **newer}
+        if newer and self.champion is not None:
+            self.champion = self.champion.with_parents(parents)
+        self._files, self._parents, self._looked_at = files, parents, now
 
 
 def parent_files(settings: Settings) -> dict[str, tuple[RawFile, ...]]:

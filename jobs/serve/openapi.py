@@ -45,7 +45,7 @@ _ERRORS = {
     "408": "the request did not come in time",
     "413": "too many bytes or rows",
     "429": "too many rows wait",
-    "503": "no model is live here now",
+    "503": "no model is live here now, or too many connections are open",
     "504": "no answer before the deadline",
 }
 

@@ -7,7 +7,6 @@ import gc
 import logging
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ import uvicorn
 
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import new_run_id
-from jobs.serve.access import tokens_of
+from jobs.serve.access import address, tls_of, tokens_of
 from jobs.serve.accounts import Accounts
 from jobs.serve.grpc_server import GrpcServer
 from jobs.serve.http import bounded_http
@@ -33,6 +32,8 @@ from jobs.settings.settings import Settings
 log = logging.getLogger("millstream.serve")
 
 _BEAT_S = 1.0
+# For requests that were cancelled to end.
+_LAST_S = 1.0
 # A thread that has scores waits so long for Python's lock at most, not 5 ms, while requests come.
 _SWITCH_S = 0.0005
 
@@ -64,7 +65,6 @@ class Replica:
         )
         self._live = Live(settings, folder)
         self._waiting = WaitingRows(
-            lambda: self._live.champion,
             self._accounts,
             self._serve.batch_rows,
             self._serve.batch_delay_us / 1e6,
@@ -79,6 +79,9 @@ class Replica:
 
         Args:
             listening: HTTP's socket.
+
+        Raises:
+            Exception: a server of it ended by itself.
         """
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -104,11 +107,15 @@ class Replica:
             await rpc.say(self._service.ready)
         server = _Server(self._config())
         web = loop.create_task(server.serve(sockets=[listening]))
-        ports = [f"http {self._serve.host}:{listening.getsockname()[1]}"]
-        ports += [f"grpc {self._serve.host}:{rpc.port}"] if rpc is not None else []
+        ports = [f"http {address(self._serve.host, listening.getsockname()[1])}"]
+        ports += [f"grpc {address(self._serve.host, rpc.port)}"] if rpc is not None else []
         log.info("replica %d: %s", self._number, ", ".join(ports))
         work.append(loop.create_task(self._health(rpc)))
-        await self._ending.wait()
+        ending = loop.create_task(self._ending.wait())
+        await asyncio.wait([ending, web], return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            web.result()
+            raise RuntimeError("the HTTP server ended by itself")
         await self._drained(server, web, rpc)
         for task in work:
             task.cancel()
@@ -126,6 +133,11 @@ class Replica:
             await rpc.say(False)
             ends.append(asyncio.ensure_future(rpc.server.stop(self._serve.drain_s)))
         await asyncio.wait(ends, timeout=self._serve.drain_s)
+        # What is still under way is shed before the last counts are written.
+        tasks = set(server.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait([*ends, *tasks], timeout=_LAST_S)
 
     def _closed(self) -> None:
         self._sample.close()
@@ -140,29 +152,24 @@ class Replica:
 
     def _config(self) -> uvicorn.Config:
         serve = self._serve
-        tls: dict[str, Any] = {}
-        if serve.tls_cert_file is not None and serve.tls_key_file is not None:
-            tls = {
-                "ssl_certfile": self._settings.path(serve.tls_cert_file),
-                "ssl_keyfile": self._settings.path(serve.tls_key_file),
-            }
-            if serve.tls_client_ca_file is not None:
-                tls["ssl_ca_certs"] = self._settings.path(serve.tls_client_ca_file)
-                tls["ssl_cert_reqs"] = ssl.CERT_REQUIRED
+        tls = tls_of(self._settings)
         tokens = tokens_of(self._settings)
-        direct = direct_paths(self._service, tokens)
         return uvicorn.Config(
             rest_app(self._service, tokens),
-            http=bounded_http(serve.body_timeout_s, direct),
+            http=bounded_http(
+                serve.body_timeout_s,
+                direct_paths(self._service, tokens),
+                serve.most_connections,
+                rest_app(self._service, tokens, busy=True),
+            ),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=serve.most_connections,
             timeout_graceful_shutdown=max(1, int(serve.drain_s)),
             proxy_headers=False,
-            **tls,
+            ssl_context_factory=(lambda *_: tls) if tls is not None else None,
         )
 
     async def _beats(self) -> None:

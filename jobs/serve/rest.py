@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,14 +18,16 @@ from jobs.serve.http import DirectPath, WholeRequest
 from jobs.serve.openapi import openapi
 from jobs.serve.request.body import (
     HEADER_LENGTH,
+    HEADER_TIMEOUT,
     id_of,
     parameters_of,
     parsed,
     parsed_to_64_bits,
     split,
     tensors_of,
+    timeout_s,
 )
-from jobs.serve.request.errors import Failed, RequestError, TooLarge
+from jobs.serve.request.errors import Failed, NotReady, RequestError, TooLarge
 from jobs.serve.request.invocations import invoked_columns
 from jobs.serve.request.tensors import as_bytes, as_json
 from jobs.serve.service import Answered, Service
@@ -33,9 +35,8 @@ from jobs.settings.serve import ServeSettings
 
 log = logging.getLogger("millstream.serve")
 
-_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 # As headers are looked up.
-_LENGTH, _TIMEOUT = HEADER_LENGTH.lower(), _TIMEOUT_HEADER.lower()
+_LENGTH, _TIMEOUT = HEADER_LENGTH.lower(), HEADER_TIMEOUT.lower()
 _JSON, _BINARY = "application/json", "application/octet-stream"
 _RETRY_AFTER_S = "1"
 
@@ -54,17 +55,21 @@ def direct_paths(service: Service, tokens: Sequence[str]) -> dict[bytes, DirectP
     return {path.encode(): direct for path, direct in found.items()}
 
 
-def rest_app(service: Service, tokens: Sequence[str]) -> Router:
-    """The application, without a server; what is asked most often comes first."""
+def rest_app(service: Service, tokens: Sequence[str], busy: bool = False) -> Router:
+    """The application, without a server; what is asked most often comes first.
+
+    Args:
+        busy: whether it sheds what has to be computed, and answers the rest.
+    """
     rest = _Rest(service, tokens)
     model = "/v2/models/{name}"
     version = f"{model}/versions/{{version}}"
     paths = (version, model)
-    infer, about = rest.counted(rest.infer), rest.guarded(rest.model)
+    infer, invocations = (rest.busy, rest.busy) if busy else (rest.infer, rest.invocations)
     return Router(
         [
-            *(Route(f"{path}/infer", _Endpoint(infer, "POST")) for path in paths),
-            Route("/invocations", _Endpoint(rest.counted(rest.invocations), "POST")),
+            *(Route(f"{path}/infer", _Endpoint(rest.counted(infer), "POST")) for path in paths),
+            Route("/invocations", _Endpoint(rest.counted(invocations), "POST")),
             Route("/v2/health/live", _Endpoint(rest.live)),
             Route("/v2/health/ready", _Endpoint(rest.ready)),
             # What MLflow's servers have.
@@ -72,7 +77,7 @@ def rest_app(service: Service, tokens: Sequence[str]) -> Router:
             Route("/health", _Endpoint(rest.ready)),
             Route("/version", _Endpoint(rest.version)),
             *(Route(f"{path}/ready", _Endpoint(rest.model_ready)) for path in paths),
-            *(Route(path, _Endpoint(about)) for path in paths),
+            *(Route(path, _Endpoint(rest.guarded(rest.model))) for path in paths),
             Route("/v2", _Endpoint(rest.guarded(rest.server))),
             Route("/metrics", _Endpoint(rest.guarded(rest.metrics))),
             Route("/openapi.json", _Endpoint(rest.guarded(rest.openapi))),
@@ -143,6 +148,9 @@ class _Rest:
                         raise Failed("the request could not be answered") from error
             except RequestError as error:
                 return _error(error)
+            except asyncio.CancelledError:
+                # Its time is over with that of the drain.
+                return _error(NotReady("this server ends"))
 
         return handle
 
@@ -198,6 +206,11 @@ class _Rest:
             return _error(error)
         return JSONResponse({"name": names["name"], "ready": True})
 
+    async def busy(self, request: Asked) -> Response:
+        # Who is not listened to would not hear the answer.
+        await _body(request, self._service.settings)
+        raise NotReady("too many connections are open here")
+
     async def infer(self, request: Asked) -> Response:
         content = await _body(request, self._service.settings)
         names = request.path_params
@@ -205,16 +218,15 @@ class _Rest:
         read = parsed if names["name"] == self._service.names[0] else parsed_to_64_bits
         tree, binary = split(content, request.headers.get(_LENGTH), read)
         tensors = tensors_of(tree, binary)
-        answered = await self._service.infer(
-            names["name"], names.get("version", ""), tensors, _timeout_s(request)
-        )
+        wait_s, version = timeout_s(request.headers.get(_TIMEOUT)), names.get("version", "")
+        answered = await self._service.infer(names["name"], version, tensors, wait_s)
         return _response(tree, answered)
 
     async def invocations(self, request: Asked) -> Response:
         content = await _body(request, self._service.settings)
         # MLflow's client writes what pandas has, NaN for what is missing.
-        columns = invoked_columns(parsed(content, float))
-        rows = await self._service.invocations(columns, _timeout_s(request))
+        columns = invoked_columns(parsed(content, float), self._service.check_columns)
+        rows = await self._service.invocations(columns, timeout_s(request.headers.get(_TIMEOUT)))
         return JSONResponse({"predictions": rows})
 
 
@@ -248,15 +260,6 @@ async def _body(request: Asked, settings: ServeSettings) -> bytes:
             raise TooLarge(f"a request may have {settings.most_body_mb} MiB at most")
         more = message.get("more_body", False)
     return b"".join(parts)
-
-
-def _timeout_s(request: Asked) -> float:
-    given = request.headers.get(_TIMEOUT)
-    if given is None:
-        return math.inf
-    if not given.isascii() or not given.isdigit() or not int(given):
-        raise RequestError(f"{_TIMEOUT_HEADER} must be a number of milliseconds")
-    return int(given) / 1000
 
 
 # Answers

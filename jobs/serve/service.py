@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,12 @@ from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
 from jobs.serve.live import Live
 from jobs.serve.request.errors import NotReady, RequestError, TooLarge, Unknown
-from jobs.serve.request.rows import Values, columns_of_tensors, raw_rows
+from jobs.serve.request.rows import (
+    Values,
+    columns_of_tensors,
+    raw_rows,
+    refuse_other_columns,
+)
 from jobs.serve.request.tensors import BYTES, NamedTensor
 from jobs.serve.sample import ServedSample
 from jobs.serve.waiting import Rows, WaitingRows
@@ -74,6 +80,12 @@ class Service:
         self.settings, self.dataset, self.live = settings, dataset, live
         self.accounts, self.draining = accounts, False
         self._waiting, self._sample = waiting, sample
+
+    @cached_property
+    def _most_columns(self) -> int:
+        """How many columns the declaration has, with those of parents."""
+        sources = [self.dataset.source(join.source) for join in self.dataset.joins]
+        return sum(len(source.columns) for source in (self.dataset.row_source, *sources))
 
     @property
     def names(self) -> tuple[str, str]:
@@ -143,10 +155,11 @@ class Service:
         self._refuse_many({tensor.rows for tensor in tensors})
         if name == self.names[0]:
             columns = columns_of_tensors(tensors)
-            answered_by, answers = await self._of_columns(champion, columns, timeout_s)
+            answers = await self._of_columns(champion, columns, timeout_s)
         else:
-            answered_by, answers = await self._answers(champion.inputs.rows(tensors), timeout_s)
-        return Answered(name, answered_by.version.version, _outputs(answers), _names(answered_by))
+            rows = champion.inputs.rows(tensors)
+            answers = await self._answers(champion, rows, timeout_s)
+        return Answered(name, champion.version.version, _outputs(answers), _names(champion))
 
     async def invocations(
         self, columns: Mapping[str, Values], timeout_s: float
@@ -160,9 +173,9 @@ class Service:
         if not columns:
             raise RequestError("a request needs columns")
         self._refuse_many({len(values) for values in columns.values()})
-        answered_by, answers = await self._of_columns(champion, columns, timeout_s)
+        answers = await self._of_columns(champion, columns, timeout_s)
         outputs = [_plain(tensor) for tensor in _outputs(answers)]
-        names = _names(answered_by)
+        names = _names(champion)
         return [
             {**{name: values[row] for name, values in outputs}, **names}
             for row in range(len(answers.scores))
@@ -170,26 +183,35 @@ class Service:
 
     async def _of_columns(
         self, champion: Champion, columns: Mapping[str, Values], timeout_s: float
-    ) -> tuple[Champion, Answers]:
+    ) -> Answers:
         rows = raw_rows(self.dataset, columns, champion.looked_up)
-        answered_by, answers = await self._answers(rows, timeout_s)
+        answers = await self._answers(champion, rows, timeout_s)
         try:
-            self._sample.offer(columns, answers, answered_by)
+            self._sample.offer(columns, answers, champion)
         except Exception:
             # What is kept of an answer must not cost the answer.
             log.exception("rows were not kept in `served`")
             self.accounts.drop(len(rows))
-        return answered_by, answers
+        return answers
 
-    async def _answers(self, rows: Rows, timeout_s: float) -> tuple[Champion, Answers]:
+    async def _answers(self, champion: Champion, rows: Rows, timeout_s: float) -> Answers:
         if self.hangs:
             # At once, so that whoever balances asks another server.
             raise NotReady(_HANGS)
         longest = self.settings.deadline_ms / 1000
-        champion, answers = await self._waiting.answers(rows, min(timeout_s, longest))
+        answers = await self._waiting.answers(champion, rows, min(timeout_s, longest))
         refused = len(answers.reasons)
         self.accounts.rows(champion.version.version, len(rows) - refused, refused)
-        return champion, answers
+        return answers
+
+    def check_columns(self, names: Collection[str], rows: int) -> None:
+        """
+        Raises:
+            RequestError: more rows than are taken, or more names than the declaration has.
+        """
+        self._refuse_many({rows})
+        if len(names) > self._most_columns:
+            refuse_other_columns(self.dataset, names)
 
     def _refuse_many(self, counts: set[int]) -> None:
         if len(counts) != 1:

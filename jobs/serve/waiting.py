@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -22,14 +21,14 @@ import pyarrow as pa
 from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
 from jobs.serve.request.encoded import EncodedRows
-from jobs.serve.request.errors import Failed, Late, NotReady, RequestError, Shed
+from jobs.serve.request.errors import Failed, Late, RequestError, Shed
 from jobs.serve.request.rows import RawRows
 
 log = logging.getLogger("millstream.serve")
 
 Rows = RawRows | EncodedRows
 _FAILED = "the request could not be answered"
-_Outcome = tuple[Champion, Answers] | RequestError
+_Outcome = Answers | RequestError
 
 
 @dataclass
@@ -37,13 +36,15 @@ class _Waiting:
     """A request's rows.
 
     Attributes:
+        champion: by which they were checked, and are answered.
         until: by `time.monotonic`; later nobody waits for the answer.
         answer: to be set, by its event loop.
     """
 
+    champion: Champion
     rows: Rows
     until: float
-    answer: asyncio.Future[tuple[Champion, Answers]]
+    answer: asyncio.Future[Answers]
     since: float = field(default_factory=time.monotonic)
 
 
@@ -51,7 +52,6 @@ class WaitingRows:
     """The queue before the champion.
 
     Args:
-        champion: the one that is live, asked for once a batch; None where there is none.
         batch_rows, batch_delay_s: a batch is computed when it has so many rows, or its first row
             has waited so long, and the thread is free.
         queue_rows: rows that may wait.
@@ -59,13 +59,12 @@ class WaitingRows:
 
     def __init__(
         self,
-        champion: Callable[[], Champion | None],
         accounts: Accounts,
         batch_rows: int,
         batch_delay_s: float,
         queue_rows: int,
     ) -> None:
-        self._champion, self._accounts = champion, accounts
+        self._accounts = accounts
         self._batch_rows, self._delay_s, self._queue_rows = batch_rows, batch_delay_s, queue_rows
         # None ends the thread. What it has seen but not taken up stays in its own queue.
         self._came: SimpleQueue[_Waiting | None] = SimpleQueue()
@@ -79,17 +78,16 @@ class WaitingRows:
         """Before the first answer; `close` ends it."""
         self._thread.start()
 
-    async def answers(self, rows: Rows, timeout_s: float) -> tuple[Champion, Answers]:
-        """The answers, and the version that gave them.
-
+    async def answers(self, champion: Champion, rows: Rows, timeout_s: float) -> Answers:
+        """
         Raises:
-            Shed, Late, NotReady, Failed: there is none.
+            Shed, Late, Failed: there are none.
         """
         waiting = self._rows_come - self._rows_gone
         if waiting + len(rows) > self._queue_rows:
             raise Shed("too many rows wait here; try again later")
         loop = asyncio.get_running_loop()
-        one = _Waiting(rows, time.monotonic() + timeout_s, loop.create_future())
+        one = _Waiting(champion, rows, time.monotonic() + timeout_s, loop.create_future())
         self._rows_come += len(rows)
         self._accounts.queue(waiting + len(rows))
         self._came.put(one)
@@ -156,7 +154,7 @@ class WaitingRows:
     def _signature(self, one: _Waiting) -> object | None:
         """None of a request that cannot be taken up, which has failed then."""
         try:
-            return one.rows.signature
+            return id(one.champion), one.rows.signature
         except Exception:
             log.exception("a request could not be taken up")
             self._tell([one], [Failed(_FAILED)], time.monotonic())
@@ -165,14 +163,9 @@ class WaitingRows:
     def _outcomes(self, batch: list[_Waiting]) -> list[_Outcome]:
         """What became of each request."""
         try:
-            if (champion := self._champion()) is None:
-                return [NotReady("no model is live here")] * len(batch)
-            found = champion.answers(_together([one.rows for one in batch]))
+            found = batch[0].champion.answers(_together([one.rows for one in batch]))
             ends = accumulate(len(one.rows) for one in batch)
-            return [
-                (champion, found[end - len(one.rows) : end])
-                for one, end in zip(batch, ends, strict=True)
-            ]
+            return [found[end - len(one.rows) : end] for one, end in zip(batch, ends, strict=True)]
         except Exception:
             if len(batch) == 1:
                 log.exception("a request failed")

@@ -30,7 +30,7 @@ class ServeSettings(Section):
     deadline_ms: int = Field(2_000, ge=1, description="longest wait of a request for its answer")
 
     watch_s: float = Field(2.0, gt=0, description="how often the champion's alias is looked up")
-    stall_s: float = Field(30.0, gt=0, description="a replica that is still so long is replaced")
+    stall_s: float = Field(30.0, ge=2, description="a replica that is still so long is replaced")
     drain_s: float = Field(20.0, gt=0, description="longest time for requests under way at the end")
 
     parents: dict[str, str] = Field(
@@ -41,7 +41,9 @@ class ServeSettings(Section):
     most_body_mb: int = Field(16, ge=1, description="of a request; a larger one is refused")
     most_rows: int = Field(4_096, ge=1, description="of a request")
     most_connections: int = Field(1_024, ge=1, description="at a time, of a replica")
-    body_timeout_s: float = Field(10.0, gt=0, description="from a request's first byte to its last")
+    body_timeout_s: float = Field(
+        10.0, gt=0, description="from a request's first byte to its last, and to read an answer"
+    )
     token_env: VariableName | None = Field(
         None, description="environment variable with the bearer tokens, separated by spaces"
     )
@@ -64,6 +66,8 @@ class ServeSettings(Section):
             raise ValueError("tls_cert_file and tls_key_file go together")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise ValueError("tls_client_ca_file needs tls_cert_file and tls_key_file")
+        if self.port and self.port == self.grpc_port:
+            raise ValueError(f"port and grpc_port are both {self.port}")
         if self.most_rows > self.queue_rows:
             raise ValueError(f"most_rows ({self.most_rows}) is above queue_rows, so never taken")
         open_to_all = self.host not in ("127.0.0.1", "::1", "localhost")

@@ -20,7 +20,7 @@ import psutil
 
 from tests.builders.processes import ROOT
 
-_PORTS = re.compile(r"replica \d+: http ([^:]+):(\d+)(?:, grpc [^:]+:(\d+))?")
+_PORTS = re.compile(r"replica \d+: http \[?(.+?)\]?:(\d+)(?:, grpc \S+:(\d+))?\n")
 _DEADLINE_S = 120.0
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from jobs.base.errors import ConfigError
 from jobs.main import main
 from jobs.serve.grpc_server import pb, pb_grpc
+from jobs.serve.job import _bound, _reserved
 from jobs.settings.load import load_settings
 from tests.builders.servers import serving
 from tests.serve.conftest import Served
@@ -63,15 +67,23 @@ def certificates(folder: Path) -> None:
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", "-days", "2", *signed)
 
 
-def test_only_certificates_of_the_authority_are_answered(served: Served, tmp_path: Path) -> None:
-    certificates(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("certificates")
+    certificates(found)
+    return found
+
+
+def test_only_certificates_of_the_authority_are_answered(
+    served: Served, tmp_path: Path, folder: Path
+) -> None:
     options = (
-        f"serve.tls_cert_file={tmp_path}/server.pem",
-        f"serve.tls_key_file={tmp_path}/server.key",
-        f"serve.tls_client_ca_file={tmp_path}/ca.pem",
+        f"serve.tls_cert_file={folder}/server.pem",
+        f"serve.tls_key_file={folder}/server.key",
+        f"serve.tls_client_ca_file={folder}/ca.pem",
     )
     with serving(served.raw.config, tmp_path / "log", *options) as server:
-        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
 
         def status() -> int:
             asked = http.client.HTTPSConnection("localhost", server.port, context=context)
@@ -80,9 +92,9 @@ def test_only_certificates_of_the_authority_are_answered(served: Served, tmp_pat
 
         with pytest.raises((ssl.SSLError, OSError)):
             status()
-        context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+        context.load_cert_chain(folder / "client.pem", folder / "client.key")
         assert status() == 200
-        content = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+        content = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
         for pair, live in (
             ((None, None), False),
             ((content["client.key"], content["client.pem"]), True),
@@ -102,6 +114,8 @@ def test_only_certificates_of_the_authority_are_answered(served: Served, tmp_pat
     [
         ("serve.host=0.0.0.0", "is open to others"),
         ("serve.tls_cert_file=x.pem", "go together"),
+        ("serve.grpc_port=8080", "both 8080"),
+        ("serve.stall_s=1", "stall_s"),
         ("serve.tls_client_ca_file=x.pem", "needs tls_cert_file"),
         ("serve.most_rows=100000", "queue_rows"),
         ("serve.token_env=NO_SUCH_VARIABLE", "has no token"),
@@ -116,9 +130,40 @@ def test_settings_that_are_not_safe_are_refused(
     assert why in capsys.readouterr().err
 
 
-def test_a_taken_port_is_named(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    import socket
+@pytest.mark.parametrize("grpc_port", ["null", "0"])
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [("client.key", "mismatch"), ("none.key", "cannot be read"), ("names", "cannot be used")],
+)
+def test_certificates_and_keys_that_are_no_pair_are_refused(
+    served: Served, folder: Path, capsys: Any, key: str, why: str, grpc_port: str
+) -> None:
+    pair = (f"serve.tls_cert_file={folder}/server.pem", f"serve.tls_key_file={folder}/{key}")
+    options = ("serve.port=0", f"serve.grpc_port={grpc_port}", *pair)
+    overrides = [part for one in options for part in ("--set", one)]
+    assert main(["serve", "--config", str(served.raw.config), *overrides]) == 2
+    assert why in capsys.readouterr().err.lower()
 
+
+def test_a_server_of_ipv6_answers(served: Served, tmp_path: Path) -> None:
+    with serving(served.raw.config, tmp_path / "log", "serve.host='::1'") as server:
+        assert server.get("/v2/health/ready") == {"ready": True}
+        with grpc.insecure_channel(f"[::1]:{server.grpc_port}") as channel:
+            stub = pb_grpc.GRPCInferenceServiceStub(channel)
+            assert stub.ServerReady(pb.ServerReadyRequest(), timeout=30).ready
+
+
+def test_a_port_is_taken_before_a_replica_listens() -> None:
+    """A server that loads its model has its ports, and its own replicas share them."""
+    mine = _reserved("127.0.0.1", 0)
+    port = mine.getsockname()[1]
+    with pytest.raises(ConfigError, match="cannot be listened on"):
+        _reserved("127.0.0.1", port)
+    for _ in range(2):
+        _bound("127.0.0.1", port, socket.SO_REUSEPORT, socket.SO_REUSEADDR).listen()
+
+
+def test_a_taken_port_is_named(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from jobs.serve.grpc_server import pb, pb_grpc
 from jobs.serve.request.body import HEADER_LENGTH
+from jobs.serve.request.tensors import DATATYPES
 from tests.builders.servers import Server, serving
 from tests.serve.conftest import Served
 
@@ -161,7 +163,15 @@ def test_bodies_that_are_no_json(server: Server, path: str, body: bytes) -> None
     assert json.loads(content)["error"]
 
 
-@pytest.mark.parametrize("length", ["-1", "x", "9999999999", "²", ""])
+@pytest.mark.parametrize("time", ["0", "-1", "x", "²", "9" * 400, "9" * 5_000])
+def test_wrong_times_to_wait(server: Server, time: str) -> None:
+    body = json.dumps({"dataframe_records": [GOOD]}).encode()
+    header = {"X-Request-Timeout-Ms": time.encode().decode("latin1")}
+    status, _, content = server.ask("POST", "/invocations", body, **header)
+    assert status == 400 and "milliseconds" in json.loads(content)["error"]
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "9999999999", "9" * 5_000, "²", ""])
 def test_wrong_lengths_of_the_json(server: Server, length: str) -> None:
     body = json.dumps({"inputs": []}).encode()
     header = {HEADER_LENGTH: length.encode().decode("latin1")}
@@ -261,6 +271,79 @@ def test_wrong_tensors_to_grpc_are_refused_in_words(server: Server) -> None:
                 stub.ModelInfer(pb.ModelInferRequest(**change), timeout=30)
             assert refused.value.code().name == code
             assert why in refused.value.details()
+
+
+def encoded_of_grpc(datatype: str, ids: list[int], shape: list[int] | None = None) -> Any:
+    field = "int64_contents" if datatype == "INT64" else "int_contents"
+    dense = {"name": "dense", "datatype": "FP32", "shape": shape or [1, 3]}
+    numbers = [] if shape else [1.0, 2.0, 3.0]
+    sparse = {"name": "sparse", "datatype": datatype, "shape": [len(ids) // 2, 2]}
+    return pb.ModelInferRequest(
+        model_name="visits_encoded",
+        inputs=[
+            {**dense, "contents": {"fp32_contents": numbers}},
+            {**sparse, "contents": {field: ids}},
+        ],
+    )
+
+
+@pytest.mark.parametrize("ids", [[258, 1], [-255, 1], [1, 2**31 - 1]])
+def test_numbers_to_grpc_are_of_their_datatype(server: Server, ids: list[int]) -> None:
+    """And none is taken for another, that its last bits are."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        small, large = (
+            stub.ModelInfer(encoded_of_grpc(kind, [2, 1]), timeout=30).outputs[0]
+            for kind in ("INT8", "INT64")
+        )
+        assert small == large
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(encoded_of_grpc("INT8", ids), timeout=30)
+    assert refused.value.code().name == "INVALID_ARGUMENT"
+    assert "does not fit into INT8" in refused.value.details()
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("shape", [[0, 2**62, 2**62], [0, 2**63 - 1]])
+def test_shapes_of_no_array_are_refused(server: Server, shape: list[int], raw: bool) -> None:
+    request = encoded_of_grpc("INT64", [], shape)
+    if raw:
+        request.raw_input_contents.extend([b"", b""])
+    target = f"127.0.0.1:{server.grpc_port}"
+    with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as refused:
+        pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+    assert refused.value.code().name == "INVALID_ARGUMENT"
+    parameters: Any = {"parameters": {"binary_data_size": 0}} if raw else {"data": []}
+    tree = json.dumps({"inputs": [tensor("dense", "FP32", shape, **parameters)]}).encode()
+    header = {HEADER_LENGTH: str(len(tree))} if raw else {}
+    assert server.ask("POST", ENCODED, tree, **header)[0] == 400
+
+
+@pytest.mark.parametrize("kind", sorted(DATATYPES))
+def test_each_datatype_may_bring_a_raw_value(server: Server, kind: str) -> None:
+    data = np.ones(1, DATATYPES[kind]).tobytes()
+    size = {"binary_data_size": len(data)}
+    inputs = [*ROW[:-1], tensor("age", kind, parameters=size)]
+    tree = json.dumps({"inputs": inputs}).encode()
+    header = {HEADER_LENGTH: str(len(tree))}
+    status, _, content = server.ask("POST", INFER, tree + data, **header)
+    assert status == 200, content
+
+
+def test_many_names_in_many_records_make_no_columns(server: Server) -> None:
+    """Of a short body as many columns as it has rows would be a thousand times as long."""
+    (replica,) = server.replicas()
+    before = replica.memory_info().rss
+    for count, most in ((4_000, 400), (5_000, 413)):
+        records = [{f"c{number}": 1} for number in range(count)]
+        body = json.dumps({"dataframe_records": records}).encode()
+        status, _, content = server.ask("POST", "/invocations", body)
+        assert status == most and json.loads(content)["error"]
+    status, _, _ = server.ask(
+        "POST", "/invocations", json.dumps({"dataframe_records": [GOOD] * 4_097}).encode()
+    )
+    assert status == 413
+    assert replica.memory_info().rss - before < 32 << 20
 
 
 def test_large_and_slow_senders_are_cut(served: Served, tmp_path_factory: Any) -> None:

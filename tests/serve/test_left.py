@@ -13,7 +13,7 @@ import pytest
 
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
-from jobs.serve.left import account, note_death, take_back
+from jobs.serve.left import account, begin, note_death, take_back
 from tests.builders.processes import ROOT
 
 # Counts two requests, the second of which its death interrupts.
@@ -85,3 +85,22 @@ def test_what_a_killed_replica_left_is_written_once(
         "rows_refused": 1,
     }
     assert rows[-1]["message"].endswith("1 requests were under way")
+
+
+def test_what_cannot_be_read_stops_no_other_account(tmp_path: Path) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    lake = Lake(str(tmp_path / "lake"), "visits")
+    pid = killed(folder, tmp_path / "lake", "no")
+    note_death(folder, pid)
+    # In the order of names it comes first.
+    (folder / "dead_0").write_text("")
+    account(lake, folder)
+    assert len(read_ledger(lake, run="serve-killed")) == 1
+    assert sorted(file.name for file in folder.glob("dead_*")) == ["dead_0"]
+
+
+def test_a_process_number_is_not_taken_twice(tmp_path: Path) -> None:
+    (tmp_path / f"counter_{os.getpid()}.db").touch()
+    with pytest.raises(FileExistsError, match="take another"):
+        begin(tmp_path, "serve-second", 0)

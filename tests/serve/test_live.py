@@ -176,6 +176,26 @@ def test_parents_are_read_again_when_their_files_change(
     assert len(scores(champion_of(live), served)) == 50
 
 
+def test_newer_parents_are_taken_also_after_another_could_not_be_read(
+    served: Served, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shops, own = own_shops(served, tmp_path)
+    live = live_of(own, tmp_path)
+    first, old = scores(champion_of(live), served), shops.read_text()
+
+    def torn(champion: Champion, parents: object) -> Champion:
+        raise DataRefused("torn")
+
+    with monkeypatch.context() as another:
+        another.setattr(Champion, "with_parents", torn)
+        head, *lines = old.splitlines()
+        shops.write_text("\n".join([head, *(f"{li.split(',')[0]},5000" for li in lines), ""]))
+        live.look()
+        assert "torn" in live.problem
+    live.look()
+    assert live.problem == "" and scores(champion_of(live), served) != first
+
+
 def test_newer_parents_stay_where_a_new_champion_fails(
     served: Served, settings: Settings, tmp_path: Path
 ) -> None:

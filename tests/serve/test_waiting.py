@@ -19,7 +19,7 @@ from jobs.serve.accounts import Accounts
 from jobs.serve.champion import Answers, Champion
 from jobs.serve.job import _MOMENT, _Process, _Supervisor
 from jobs.serve.live import Live
-from jobs.serve.request.errors import Failed, Late, NotReady, Shed
+from jobs.serve.request.errors import Failed, Late, Shed
 from jobs.serve.request.rows import RawRows
 from jobs.serve.service import Service
 from jobs.serve.waiting import WaitingRows
@@ -52,16 +52,14 @@ def rows_of(*numbers: int, name: str = "n") -> RawRows:
 def run(
     tmp_path: Path,
     work: Callable[[WaitingRows], Any],
-    champion: Doubling | None,
     **options: Any,
 ) -> Any:
     """Runs `work` beside the queue's thread."""
 
     async def main() -> Any:
         accounts = Accounts(Lake(str(tmp_path), "none"), "serve-1", 0, shared=False)
-        live = cast("Champion | None", champion)
         sizes = {"batch_rows": 4, "batch_delay_s": 0.0, "queue_rows": 8, **options}
-        waiting = WaitingRows(lambda: live, accounts, **sizes)
+        waiting = WaitingRows(accounts, **sizes)
         waiting.start()
         try:
             return await work(waiting)
@@ -71,8 +69,14 @@ def run(
     return asyncio.run(main())
 
 
-def scores(answered: tuple[Champion, Answers]) -> list[float]:
-    return answered[1].scores.tolist()
+def ask(
+    waiting: WaitingRows, champion: Doubling, rows: RawRows, timeout_s: float = 30
+) -> asyncio.Future[Answers]:
+    return asyncio.ensure_future(waiting.answers(cast("Champion", champion), rows, timeout_s))
+
+
+def scores(answers: Answers) -> list[float]:
+    return answers.scores.tolist()
 
 
 def test_each_request_gets_its_own_rows(tmp_path: Path) -> None:
@@ -80,14 +84,14 @@ def test_each_request_gets_its_own_rows(tmp_path: Path) -> None:
 
     async def work(waiting: WaitingRows) -> Any:
         champion.gate.clear()
-        first = asyncio.ensure_future(waiting.answers(rows_of(100), 30))
+        first = ask(waiting, champion, rows_of(100))
         await asyncio.sleep(0)
-        others = [asyncio.ensure_future(waiting.answers(rows_of(n, n + 50), 30)) for n in range(4)]
+        others = [ask(waiting, champion, rows_of(n, n + 50)) for n in range(4)]
         await asyncio.sleep(0)
         champion.gate.set()
         return [scores(await one) for one in [first, *others]]
 
-    assert run(tmp_path, work, champion, queue_rows=20) == [
+    assert run(tmp_path, work, queue_rows=20) == [
         [200.0],
         *[[2.0 * n, 2.0 * (n + 50)] for n in range(4)],
     ]
@@ -99,9 +103,9 @@ def test_rows_of_different_columns_are_not_mixed(tmp_path: Path) -> None:
 
     async def work(waiting: WaitingRows) -> Any:
         asked = [rows_of(1), rows_of(2, name="other"), rows_of(3)]
-        return await asyncio.gather(*(waiting.answers(one, 30) for one in asked))
+        return await asyncio.gather(*(ask(waiting, champion, one) for one in asked))
 
-    assert [scores(one) for one in run(tmp_path, work, champion)] == [[2.0], [4.0], [6.0]]
+    assert [scores(one) for one in run(tmp_path, work)] == [[2.0], [4.0], [6.0]]
 
 
 def test_too_many_rows_are_shed_at_once(tmp_path: Path) -> None:
@@ -109,16 +113,16 @@ def test_too_many_rows_are_shed_at_once(tmp_path: Path) -> None:
 
     async def work(waiting: WaitingRows) -> Any:
         champion.gate.clear()
-        busy = asyncio.ensure_future(waiting.answers(rows_of(1), 30))
+        busy = ask(waiting, champion, rows_of(1))
         await asyncio.sleep(0.05)
-        held = [asyncio.ensure_future(waiting.answers(rows_of(n), 30)) for n in range(8)]
+        held = [ask(waiting, champion, rows_of(n)) for n in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(Shed):
-            await waiting.answers(rows_of(9), 30)
+            await ask(waiting, champion, rows_of(9))
         champion.gate.set()
         return len(await asyncio.gather(busy, *held))
 
-    assert run(tmp_path, work, champion) == 9
+    assert run(tmp_path, work) == 9
 
 
 def test_what_is_late_is_not_computed(tmp_path: Path) -> None:
@@ -126,15 +130,15 @@ def test_what_is_late_is_not_computed(tmp_path: Path) -> None:
 
     async def work(waiting: WaitingRows) -> None:
         champion.gate.clear()
-        busy = asyncio.ensure_future(waiting.answers(rows_of(1), 30))
+        busy = ask(waiting, champion, rows_of(1))
         await asyncio.sleep(0.05)
         with pytest.raises(Late):
-            await waiting.answers(rows_of(2, 3), 0.01)
+            await ask(waiting, champion, rows_of(2, 3), 0.01)
         champion.gate.set()
         assert scores(await busy) == [2.0]
-        assert scores(await waiting.answers(rows_of(4), 30)) == [8.0]
+        assert scores(await ask(waiting, champion, rows_of(4))) == [8.0]
 
-    run(tmp_path, work, champion)
+    run(tmp_path, work)
     assert champion.batches == [1, 1]
 
 
@@ -143,12 +147,12 @@ def test_one_that_fails_does_not_take_its_neighbours(tmp_path: Path) -> None:
 
     async def work(waiting: WaitingRows) -> Any:
         champion.gate.clear()
-        asked = [asyncio.ensure_future(waiting.answers(rows_of(n), 30)) for n in (1, 2, -3, 4)]
+        asked = [ask(waiting, champion, rows_of(n)) for n in (1, 2, -3, 4)]
         await asyncio.sleep(0.05)
         champion.gate.set()
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    found = run(tmp_path, work, champion)
+    found = run(tmp_path, work)
     assert isinstance(found[2], Failed)
     assert [scores(one) for place, one in enumerate(found) if place != 2] == [[2.0], [4.0], [8.0]]
 
@@ -159,12 +163,14 @@ def test_the_queue_outlives_a_failure_of_its_own(tmp_path: Path) -> None:
             found = super().answers(rows)
             return cast("Answers", None) if found.scores[0] == 2 else found
 
+    champion = Strange()
+
     async def work(waiting: WaitingRows) -> Any:
         with pytest.raises(Failed):
-            await waiting.answers(rows_of(1), 30)
-        return scores(await waiting.answers(rows_of(2), 30))
+            await ask(waiting, champion, rows_of(1))
+        return scores(await ask(waiting, champion, rows_of(2)))
 
-    assert run(tmp_path, work, Strange()) == [4.0]
+    assert run(tmp_path, work) == [4.0]
 
 
 def test_requests_that_cannot_be_taken_up_do_not_end_the_thread(tmp_path: Path) -> None:
@@ -178,13 +184,13 @@ def test_requests_that_cannot_be_taken_up_do_not_end_the_thread(tmp_path: Path) 
     async def work(waiting: WaitingRows) -> Any:
         champion.gate.clear()
         asked = [rows_of(1), rows_of(2), Torn(rows_of(3).table)]
-        waits = [asyncio.ensure_future(waiting.answers(one, 30)) for one in asked]
+        waits = [ask(waiting, champion, one) for one in asked]
         await asyncio.sleep(0.05)
         champion.gate.set()
         found = await asyncio.gather(*waits, return_exceptions=True)
-        return [found[2], scores(found[0]), scores(await waiting.answers(rows_of(4), 30))]
+        return [found[2], scores(found[0]), scores(await ask(waiting, champion, rows_of(4)))]
 
-    torn, *whole = run(tmp_path, work, champion)
+    torn, *whole = run(tmp_path, work)
     assert isinstance(torn, Failed) and whole == [[2.0], [8.0]]
 
 
@@ -199,7 +205,7 @@ def test_who_goes_away_is_shed_and_not_failed(tmp_path: Path) -> None:
 
 def test_scores_that_hang_make_a_replica_not_ready_and_its_beat_old(tmp_path: Path) -> None:
     champion = Doubling()
-    settings = ServeSettings(deadline_ms=50, stall_s=0.2)
+    settings = ServeSettings(deadline_ms=50, stall_s=2)
 
     async def work(waiting: WaitingRows) -> None:
         live = cast("Live", SimpleNamespace(champion=champion))
@@ -215,19 +221,30 @@ def test_scores_that_hang_make_a_replica_not_ready_and_its_beat_old(tmp_path: Pa
         assert service.ready and not is_still()
         champion.gate.clear()
         with pytest.raises(Late):
-            await waiting.answers(rows_of(1), 0.05)
+            await ask(waiting, champion, rows_of(1), 0.05)
         while service.ready or not is_still():
             await asyncio.sleep(0.01)
         champion.gate.set()
-        assert scores(await waiting.answers(rows_of(2), 30)) == [4.0]
+        assert scores(await ask(waiting, champion, rows_of(2))) == [4.0]
         assert service.ready and not is_still()
 
-    run(tmp_path, work, champion)
+    run(tmp_path, work)
 
 
-def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
-    async def work(waiting: WaitingRows) -> None:
-        with pytest.raises(NotReady):
-            await waiting.answers(rows_of(1), 30)
+def test_rows_are_answered_by_the_champion_that_they_came_with(tmp_path: Path) -> None:
+    class Other(Doubling):
+        def answers(self, rows: RawRows) -> Answers:
+            return Answers(10 * super().answers(rows).scores, {})
 
-    run(tmp_path, work, None)
+    first, second = Doubling(), Other()
+
+    async def work(waiting: WaitingRows) -> Any:
+        first.gate.clear()
+        by = [first, first, second, first, second, second]
+        asked = [ask(waiting, champion, rows_of(n)) for n, champion in enumerate(by)]
+        await asyncio.sleep(0.05)
+        first.gate.set()
+        return [scores(one) for one in await asyncio.gather(*asked)]
+
+    assert run(tmp_path, work) == [[0.0], [2.0], [40.0], [6.0], [80.0], [100.0]]
+    assert second.batches == [1, 2]

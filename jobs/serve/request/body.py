@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from jobs.serve.request.tensors import NamedTensor, checked_shape, of_bytes, of_
 
 # Bytes of the JSON before binary tensors.
 HEADER_LENGTH = "Inference-Header-Content-Length"
+HEADER_TIMEOUT = "X-Request-Timeout-Ms"
+_MOST_DIGITS = 18
 _NO_JSON = "the body is no JSON that is taken here"
 
 
@@ -30,10 +33,32 @@ def split(
     """
     if header is None:
         return read(content), memoryview(b"")
-    if not header.isascii() or not header.isdigit() or int(header) > len(content):
+    size = _natural(header)
+    if size is None or size > len(content):
         raise RequestError(f"{HEADER_LENGTH} must be the size of the JSON before the tensors")
-    size = int(header)
     return read(content[:size]), memoryview(content)[size:]
+
+
+def timeout_s(header: str | None) -> float:
+    """How long a client waits.
+
+    Args:
+        header: the value of `HEADER_TIMEOUT`; None where there is none.
+
+    Raises:
+        RequestError: the header is malformed.
+    """
+    if header is None:
+        return math.inf
+    if not (milliseconds := _natural(header)):
+        raise RequestError(f"{HEADER_TIMEOUT} must be a number of milliseconds")
+    return milliseconds / 1000
+
+
+def _natural(text: str) -> int | None:
+    """The number that a header's digits mean; None where they are none, or too many."""
+    known = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return int(text) if known else None
 
 
 def _refuse_constant(name: str) -> float:

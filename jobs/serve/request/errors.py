@@ -45,7 +45,7 @@ class Late(RequestError):
 
 
 class NotReady(RequestError):
-    """No champion is live here, or the replica is about to end."""
+    """No champion is live here, too many connections are open, or the replica is about to end."""
 
     outcome, http, grpc = "shed", 503, "UNAVAILABLE"
 

@@ -5,15 +5,19 @@ https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jobs.serve.request.errors import RequestError
 from jobs.serve.request.rows import Values
 
 
-def invoked_columns(tree: Any) -> dict[str, Values]:
+def invoked_columns(tree: Any, check: Callable[[Collection[str], int], None]) -> dict[str, Values]:
     """Columns of MLflow's request: `dataframe_split`, `dataframe_records` or `inputs`.
+
+    Args:
+        check: refuses names and a number of rows. A column is made of each name in any record, so
+            a short request could make long ones.
 
     Raises:
         RequestError: it has none of them, or not as MLflow writes them.
@@ -25,8 +29,9 @@ def invoked_columns(tree: Any) -> dict[str, Values]:
         if _is_names(names) and _is_rows(rows, list) and {len(row) for row in rows} <= {len(names)}:
             return {name: [row[place] for row in rows] for place, name in enumerate(names)}
     elif _is_rows(records, dict):
-        known = dict.fromkeys(name for row in records for name in row)
-        return {name: [row.get(name) for row in records] for name in known}
+        names = dict.fromkeys(name for row in records for name in row)
+        check(names, len(records))
+        return {name: [row.get(name) for row in records] for name in names}
     elif isinstance(inputs := tree.get("inputs"), Mapping) and _is_rows([*inputs.values()], list):
         return dict(inputs)
     raise RequestError("give dataframe_split, dataframe_records, or inputs as lists by column")

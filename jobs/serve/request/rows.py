@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -61,7 +61,7 @@ def raw_rows(dataset: Dataset, columns: Mapping[str, Values], looked_up: set[str
     """
     source = dataset.row_source
     parents = {join.source: dataset.source(join.source) for join in dataset.joins}
-    _refuse_unknown(source, parents, columns)
+    refuse_other_columns(dataset, columns.keys())
     counts = {len(values) for values in columns.values()}
     if len(counts) != 1:
         raise RequestError("the columns have different numbers of rows")
@@ -80,15 +80,19 @@ def raw_rows(dataset: Dataset, columns: Mapping[str, Values], looked_up: set[str
     return RawRows(pa.table({**arrays, ROW_TEXT: text, ROW_FILE: text, ROW_DS: today, **marks}))
 
 
-def _refuse_unknown(
-    source: Source, parents: Mapping[str, Source], columns: Mapping[str, Values]
-) -> None:
-    known = {column.name for column in source.columns}
-    needed = {column.name for column in source.columns if not column.of_label}
-    of_parents = {f"{name}.{c}" for name, parent in parents.items() for c in parent.column_names}
-    if missing := sorted(needed - columns.keys()):
+def refuse_other_columns(dataset: Dataset, names: Collection[str]) -> None:
+    """
+    Raises:
+        RequestError: a column is missing, or not declared.
+    """
+    own = dataset.row_source.columns
+    needed = {column.name for column in own if not column.of_label}
+    known = {column.name for column in own}
+    for join in dataset.joins:
+        known.update(f"{join.source}.{name}" for name in dataset.source(join.source).column_names)
+    if missing := sorted(needed.difference(names)):
         raise RequestError(f"columns are missing: {', '.join(missing[:_NAMED])}")
-    if unknown := sorted(columns.keys() - known - of_parents):
+    if unknown := sorted(set(names) - known):
         raise RequestError(f"{len(unknown)} columns are not declared, one is {unknown[0][:64]!r}")
 
 

@@ -34,6 +34,8 @@ DATATYPES: dict[str, type[np.generic]] = {
 BYTES = "BYTES"
 _LENGTH = struct.Struct("<I")
 _MOST_NAME, _MOST_DIMENSIONS = 256, 8
+# NumPy refuses some shapes without values too.
+_MOST_VALUES = 1 << 48
 # What values of JSON may be; of other datatypes numbers.
 _KINDS: dict[str, set[type]] = {
     name: {bool} if kind is np.bool_ else {int}
@@ -76,6 +78,8 @@ def checked_shape(name: Any, datatype: Any, shape: Any) -> tuple[int, ...]:
     whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
     if not sizes or len(sizes) > _MOST_DIMENSIONS or not whole or min(sizes) < 0:
         raise RequestError(f"input {name!r}: its shape must be a list of sizes, rows first")
+    if math.prod(size or 1 for size in sizes) > _MOST_VALUES:
+        raise RequestError(f"input {name!r}: its shape is too large")
     return tuple(sizes)
 
 
@@ -96,11 +100,20 @@ def of_json(tree: Any) -> NamedTensor:
         return NamedTensor(str(name), str(datatype), shape, values)
     if not kinds <= _KINDS.get(str(datatype), {int, float}):
         raise RequestError(f"input {name!r}: not all of its values are of {datatype}")
+    return of_numbers(str(name), str(datatype), shape, values)
+
+
+def of_numbers(name: str, datatype: str, shape: tuple[int, ...], values: list[Any]) -> NamedTensor:
+    """A tensor of these numbers, as many as its shape has.
+
+    Raises:
+        RequestError: one is too large for the datatype.
+    """
     try:
-        array = _array(values, DATATYPES[str(datatype)]).reshape(shape)
+        array = _array(values, DATATYPES[datatype]).reshape(shape)
     except (OverflowError, ValueError, struct.error) as error:
         raise RequestError(f"input {name!r}: a value does not fit into {datatype}") from error
-    return NamedTensor(str(name), str(datatype), shape, array)
+    return NamedTensor(name, datatype, shape, array)
 
 
 def _array(values: list[Any], kind: type[np.generic]) -> npt.NDArray[Any]:

@@ -35,6 +35,12 @@ def test_numbers_come_back_with_their_bits(data: st.DataObject, datatype: str) -
     assert np.asarray(found.data).shape == shape
 
 
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [2**70], [1, 0, 2**49]])
+def test_shapes_that_no_array_has_are_refused(shape: list[int]) -> None:
+    with pytest.raises(RequestError, match="shape is too large"):
+        checked_shape("x", "FP32", shape)
+
+
 @given(st.lists(st.binary(max_size=20), max_size=5))
 def test_texts_come_back(texts: list[bytes]) -> None:
     tensor = NamedTensor("x", BYTES, (len(texts),), texts)
