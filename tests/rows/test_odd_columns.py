@@ -60,6 +60,8 @@ def test_moments_of_twelve_bytes_are_those_of_eight(tmp_path: Path) -> None:
         (pa.timestamp("us"), "timestamp", (MOST, -MOST, LEAST), (-1, EPOCH - MICRO)),
         (pa.timestamp("us", "Asia/Tokyo"), "timestamp", (MOST, LEAST), (1, EPOCH + MICRO)),
         (pa.timestamp("ns"), "timestamp", (MOST, -MOST), (1999, EPOCH + MICRO)),
+        (pa.timestamp("ns"), "timestamp", (LEAST,), (-1, EPOCH - MICRO)),
+        (pa.timestamp("ns", "Asia/Tokyo"), "timestamp", (MOST,), (-1999, EPOCH - 2 * MICRO)),
         (pa.date32(), "date", (2**31 - 1, 2_932_897), (2_932_896, date(9999, 12, 31))),
         (pa.date32(), "timestamp", (2**31 - 1, -(2**31)), (0, EPOCH)),
     ],

@@ -186,6 +186,9 @@ def _declared(value: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     if value.type == declared or pa.types.is_string(value.type):
         return value
     if pa.types.is_timestamp(value.type) and pa.types.is_timestamp(declared):
+        if value.type.unit == "ns" and pc.any(pc.less(value.cast(pa.int64()), 0)).as_py():
+            # Before 1970 a cast alone would cut towards it, and texts are cut the other way.
+            value = pc.floor_temporal(value, unit="microsecond")
         return value.cast(pa.timestamp("us", value.type.tz), safe=False).cast(declared)
     if pa.types.is_nested(value.type):
         return as_json(value)

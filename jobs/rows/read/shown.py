@@ -97,7 +97,7 @@ def _is_outside(moments: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArr
     of_day = _DAY_S * _PER_SECOND[moments.type.unit] if pa.types.is_timestamp(moments.type) else 1
     numbers = moments.cast(_number(moments.type)).cast(pa.int64())
     # Nanoseconds do not reach so far, and what is at their ends DuckDB takes for infinite.
-    low, end = max(2 - 2**63, _FIRST_DAY * of_day), min(2**63 - 1, _DAYS_END * of_day)
+    low, end = max(1_000 - 2**63, _FIRST_DAY * of_day), min(2**63 - 1, _DAYS_END * of_day)
     return pc.or_(pc.less(numbers, low), pc.greater_equal(numbers, end))
 
 
