@@ -36,7 +36,7 @@ def cast(name: str, type_: str, as_declared: bool) -> str:
     if as_declared or is_text_type(kind):
         value = name
     elif kind == "timestamp":
-        value = moment_of(name)
+        value = moment_in_time(name)
     elif kind == "boolean":
         # Of the casts this one alone minds spaces.
         value = f"TRY_CAST(trim({name}) AS BOOLEAN)"
@@ -51,9 +51,10 @@ def moment_of(sql: str) -> str:
     return f"CAST(TRY_CAST({sql} AS TIMESTAMPTZ) AS TIMESTAMP)"
 
 
-def _finite_moment(sql: str) -> str:
-    """A moment, unless it is one before or after all others."""
-    return f"CASE WHEN isfinite({moment_of(sql)}) THEN {moment_of(sql)} END"
+def moment_in_time(sql: str) -> str:
+    """The same, null where it is of no year from 1 to 9999."""
+    bounds = "TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999'"
+    return f"CASE WHEN {moment_of(sql)} BETWEEN {bounds} THEN {moment_of(sql)} END"
 
 
 def cast_of_field(f: Field, base: str) -> str:
@@ -66,9 +67,9 @@ def cast_of_field(f: Field, base: str) -> str:
             return f"CAST({base} AS VARCHAR)"
         case Carried():
             moment = f.type.strip().lower() == "timestamp"
-            return _finite_moment(base) if moment else f"TRY_CAST({base} AS {duckdb_type(f.type)})"
+            return moment_in_time(base) if moment else f"TRY_CAST({base} AS {duckdb_type(f.type)})"
         case Timestamp():
-            return _finite_moment(base)
+            return moment_in_time(base)
         case NumericList() | CategoricalList():
             element = "FLOAT" if isinstance(f, NumericList) else "VARCHAR"
             values = f"coalesce(TRY_CAST({base} AS {element}[]), [])"

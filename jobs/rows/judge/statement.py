@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jobs.rows.base.names import MARKS, ROW_DS, UNDATED, UNREAD, mark
-from jobs.rows.judge.casts import cast, cast_of_field, is_whole, moment_of
+from jobs.rows.judge.casts import cast, cast_of_field, is_whole, moment_in_time
 from jobs.rows.judge.rules import Rule, base_column, rules_of, text_literal, value_column
 from schemas.dataset import Dataset
 from schemas.field import Carried, Categorical, Field, Label
@@ -117,8 +117,7 @@ class Statement:
         days = ", ".join(f"'{ds}'" for ds in (*self.dates, UNDATED))
         found = f"SELECT * FROM ({self._typed})"
         if self.dataset.ds is not None:
-            moment = f"TRY({moment_of(self.dataset.ds)})"
-            date = f"CASE WHEN isfinite({moment}) THEN CAST(CAST({moment} AS DATE) AS VARCHAR) END"
+            date = f"CAST(CAST(TRY({moment_in_time(self.dataset.ds)}) AS DATE) AS VARCHAR)"
             found = f"SELECT *, coalesce({date}, '{UNDATED}') AS {ROW_DS} FROM ({self._typed})"
         return f"SELECT * FROM ({found}) WHERE {ROW_DS} IN ({days})" if self.dates else found
 
