@@ -268,6 +268,8 @@ def _of_field(f: Field, value: Any, with_label: bool) -> tuple[Any, Sequence[str
             return found, [*absent, *([f"not_finite:{f.name}"] if lost else [])]
         case Weight():
             found = _as_float32(value)
+            if not with_label:
+                return found if found is None or math.isfinite(found) else None, []
             good = found is not None and math.isfinite(found) and found > 0
             return found, [] if good else [f"weight:{f.name}"]
         case Numeric():
