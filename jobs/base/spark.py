@@ -14,11 +14,12 @@ from typing import Any, cast
 
 from pyspark import SparkConf, SparkContext
 from pyspark.accumulators import AccumulatorTCPServer
+from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from jobs.base import daemon, quiet
-from jobs.base.errors import ConfigError
+from jobs.base.errors import ConfigError, MillstreamError
 from jobs.base.jvm import with_classes
 from jobs.base.properties import read_properties
 from jobs.base.termination import handlers_kept
@@ -228,12 +229,24 @@ def _own_properties(properties_file: str | None, of_steps: Sequence[str]) -> dic
 
 
 def _start_jvm(properties: dict[str, str]) -> None:
-    """Starts the JVM as Spark's session would, but quiet; nothing where one runs."""
+    """Starts the JVM as Spark's session would, but quiet; nothing where one runs.
+
+    Raises:
+        MillstreamError: it did not start; what it said is on standard error.
+    """
     if SparkContext._gateway is not None:
         return
-    with quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
-        conf = SparkConf(loadDefaults=False).setAll(list(with_classes(options).items()))
-        gateway = launch_gateway(conf, {"stderr": errors})  # type: ignore[no-untyped-call]
+    try:
+        with quiet.jvm_options(properties) as options, quiet.jvm_errors() as errors:
+            conf = SparkConf(loadDefaults=False).setAll(list(with_classes(options).items()))
+            gateway = launch_gateway(conf, {"stderr": errors})  # type: ignore[no-untyped-call]
+    except (PySparkRuntimeError, OSError) as error:
+        raise MillstreamError(
+            f"Spark's JVM did not start: {error}",
+            "Java 17 or later at JAVA_HOME, or in PATH where that is not set; Spark properties "
+            "that it takes; memory for spark.driver.memory",
+            "look at the lines above, which Java and Spark said",
+        ) from error
     SparkContext._ensure_initialized(gateway=gateway)
 
 
@@ -242,4 +255,5 @@ def _properties(path: str | None) -> dict[str, str]:
         return {}
     if not Path(path).is_file():
         raise ConfigError(f"no Spark properties file {path}", remedy="see spark.properties_file")
-    return read_properties(Path(path).read_text(encoding="utf-8"))
+    # As Spark reads it: a comment in another encoding is no error.
+    return read_properties(Path(path).read_text(encoding="utf-8", errors="replace"))

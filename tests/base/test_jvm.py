@@ -12,6 +12,7 @@ import pytest
 from jobs.base.jvm import CLASSES, with_classes
 from jobs.base.quiet import JVM_OPTIONS, jvm_options
 from tests.builders.processes import ROOT
+from tests.builders.visits import Raw, rows_of
 
 START = """
 import sys
@@ -70,3 +71,31 @@ def test_an_archive_that_does_not_fit_is_left_alone(tmp_path: Path) -> None:
     wrong.write_bytes(b"no archive")
     said, source = _started(tmp_path, with_classes({}, wrong)[JVM_OPTIONS])
     assert said == "3\n" and source.endswith(".jar")
+
+
+@pytest.mark.parametrize(
+    ("environment", "conf"),
+    [
+        ({"JAVA_HOME": "/nowhere"}, ""),
+        ({"SPARK_HOME": "/nowhere"}, ""),
+        ({}, "spark.master nonsense\n"),
+    ],
+)
+def test_one_that_does_not_start_ends_a_command_without_a_trace(
+    tmp_path: Path, environment: dict[str, str], conf: str
+) -> None:
+    raw = Raw(tmp_path).add(rows_of("2024-01-01", 30)).write()
+    file = tmp_path / "spark.conf"
+    file.write_bytes(b"# caf\xe9\n" + conf.encode())
+    options = ("--config", str(raw.config), "--set", f"spark.properties_file={file}")
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobs.main", "etl", *options, "--date", "2024-01-01"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "millstream: Spark's JVM did not start: " in ended.stderr
+    assert "Traceback" not in ended.stderr
