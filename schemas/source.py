@@ -81,7 +81,7 @@ class Column:
     nullable: bool = True
     min: float | None = None
     max: float | None = None
-    allowed: tuple[str | int, ...] | None = None
+    allowed: tuple[str | float | bool, ...] | None = None
     pattern: str | None = None
     of_label: bool = False
     path: str = ""
