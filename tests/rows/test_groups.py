@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.rows.base.groups import ChunkedRows, bytes_of_rows, cut_rows
+from jobs.rows.base.groups import ChunkedRows, bytes_of_rows, cut_rows, portions, texts_of
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(1, 7), st.integers(1, 20))
@@ -54,3 +55,19 @@ def test_rows_are_taken_of_more_texts_than_an_array_holds() -> None:
     one = pa.array(["x" * (1 << 20)] * 64)
     rows = ChunkedRows(pa.table({"text": pa.chunked_array([one] * 40)}))
     assert rows.take(np.array([2559, 0])).num_rows == 2
+
+
+def test_values_behind_a_dictionary_count_as_what_they_are() -> None:
+    coded = pa.chunked_array([["ab", None, "abcd"], ["ab"]]).dictionary_encode()
+    rows = pa.table({"text": coded, "none": pa.nulls(4, pa.string()).dictionary_encode()})
+    assert bytes_of_rows(rows).tolist() == [2, 0, 4, 2]
+    assert texts_of(pa.schema([("text", pa.string()), ("n", pa.int32())])) == ["text"]
+
+
+@pytest.mark.slow
+def test_rows_whose_dictionary_hides_more_than_an_array_holds_come_in_portions() -> None:
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2_500, np.int32)), ["x" * (1 << 20)])
+    rows = pa.table({"text": text, "n": np.arange(2_500)})
+    found = list(portions(rows, ["text"]))
+    assert [part.num_rows for part in found] == [512] * 4 + [452]
+    assert all(part["text"].cast(pa.string()).num_chunks == 1 for part in found)

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.base.quantiles import BUCKETS_A_ROOT
-from jobs.etl.fit.portions import by_value, portions
+from jobs.etl.fit.portions import VALUE, by_value
 from jobs.rows.base.arrays import whole
+from jobs.rows.base.groups import portions
 from jobs.rows.base.names import DS, SPLIT
 
 Doubles = npt.NDArray[np.float64]
@@ -108,7 +109,8 @@ class Counter:
     def values(self) -> Iterator[pa.Table]:
         """How often each value stood, as `VALUES`: each pair of number and value once."""
         for log in list(self._values):
-            yield from portions(by_value(pa.concat_tables(self._values.pop(log)), merged_values))
+            counts = by_value(pa.concat_tables(self._values.pop(log)), merged_values)
+            yield from portions(counts, [VALUE])
 
     def numbers(self) -> pa.Table:
         """Sums and counts by bucket, as `NUMBERS`: each pair of number and bucket once."""

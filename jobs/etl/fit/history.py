@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.base.workers import in_workers
-from jobs.etl.fit.portions import by_value, hashes_of, portions
+from jobs.etl.fit.portions import VALUE, by_value, hashes_of
 from jobs.etl.parcels import PARCELS, exchanged, opened, parcels, received
 from jobs.lake.files import LiveFile
 from jobs.lake.tables import Table
+from jobs.rows.base.groups import portions
 from jobs.rows.base.names import DS
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def read_file(url: str, file: LiveFile) -> pa.Table:
 
 
 def _steps(step: Map, rows: pa.Table) -> list[pa.Table]:
-    return [step(part) for part in portions(rows)]
+    return [step(part) for part in portions(rows, [VALUE])]
 
 
 def _together(tables: Sequence[pa.Table], merge: Map | None) -> pa.Table:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.base.xxhash import xxhash64
-from jobs.rows.base.groups import MOST_BYTES, bytes_of_rows, cut_rows
+from jobs.rows.base.groups import MOST_BYTES
 
-_VALUE = "value"
-
-
-def portions(rows: pa.Table) -> Iterator[pa.Table]:
-    """Stretches of the rows of so few bytes."""
-    for group in cut_rows(bytes_of_rows(rows), max(1, rows.num_rows)):
-        yield rows.slice(group.start, group.stop - group.start)
+VALUE = "value"
 
 
 def by_value(rows: pa.Table, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
@@ -26,7 +20,7 @@ def by_value(rows: pa.Table, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
     if parts <= 1:
         return work(rows)
     # Other bits than those by which rows came to this task.
-    place = (hashes_of(rows[_VALUE]) >> 32) % parts
+    place = (hashes_of(rows[VALUE]) >> 32) % parts
     own = (rows.filter(pa.array(place == number)) for number in range(parts))
     return pa.concat_tables([work(part) for part in own if part.num_rows])
 

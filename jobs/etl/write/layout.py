@@ -18,6 +18,7 @@ from jobs.base.xxhash import xxhash64_of_pair
 from jobs.etl.encode.encoder import Encoder
 from jobs.etl.judge.files import ValidRows
 from jobs.etl.parcels import PARCELS, gathered, parcels
+from jobs.rows.base.groups import portions, texts_of
 from jobs.rows.base.names import DS, SPLIT
 from schemas.dataset import ROW_ID, Dataset
 from schemas.stored import arrow_schema
@@ -89,7 +90,9 @@ def _sent_batches(
 def _sent(
     schema: pa.Schema, layout: ShardLayout, encoder: Encoder | None, tables: Iterator[pa.Table]
 ) -> Iterator[pa.RecordBatch]:
-    stored = (encoder(table) if encoder else table for table in tables)
+    texts = texts_of(schema)
+    parts = (part for table in tables for part in portions(table, texts))
+    stored = (encoder(part) if encoder else part for part in parts)
     for table in gathered(stored):
         if table.num_rows:
             rows = table.select(schema.names).cast(schema)

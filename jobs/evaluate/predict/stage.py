@@ -40,6 +40,7 @@ from jobs.lake.files import NewFile, tables_of
 from jobs.lake.manifest import UINT64
 from jobs.lake.tables import Table
 from jobs.rows.base.arrays import whole
+from jobs.rows.base.groups import portions, texts_of
 from jobs.rows.base.names import DS
 from jobs.rows.judge.values import dictionary
 from jobs.stores.files import write_stream
@@ -155,10 +156,16 @@ class _Sending:
     schema: pa.Schema
 
     def __call__(self, tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-        for table in gathered(tables):
+        names = texts_of(self.schema)
+        plain = (self._plain(part) for table in tables for part in portions(table, names))
+        for table in gathered(plain):
             order = np.argsort(table[ROW_ID].to_numpy())
-            rows = table.select(self.schema.names).cast(self.schema)
+            rows = table.select(self.schema.names)
             yield from parcels(rows, self.files.numbers(table), order)
+
+    def _plain(self, table: pa.Table) -> pa.Table:
+        """Without dictionaries, which say little of how large the values are."""
+        return table.select(self.schema.names).cast(self.schema).append_column(DS, table[DS])
 
 
 @dataclass(frozen=True)

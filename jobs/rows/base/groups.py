@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,22 @@ def bytes_of_rows(rows: pa.Table | pa.RecordBatch) -> Ints:
 
 def _bytes(column: pa.Array | pa.ChunkedArray) -> Ints | int:
     kind = column.type
+    if pa.types.is_dictionary(kind):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        return np.concatenate([np.zeros(0, np.int64), *map(_bytes_of_texts, chunks)])
     if pa.types.is_list(kind):
         lengths = np.asarray(pc.list_value_length(column).fill_null(0)).astype(np.int64)
         return lengths * _width(kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         return np.asarray(pc.binary_length(column).fill_null(0)).astype(np.int64)
     return _width(kind)
+
+
+def _bytes_of_texts(coded: pa.DictionaryArray) -> Ints:
+    """Of texts as they would be without their dictionary."""
+    sizes = np.append(np.zeros(len(coded.dictionary), np.int64) + _bytes(coded.dictionary), 0)
+    found: Ints = sizes[coded.indices.fill_null(len(coded.dictionary)).to_numpy()]
+    return found
 
 
 def _width(kind: pa.DataType) -> int:
@@ -49,6 +59,18 @@ def cut_rows(sizes: Ints, most_rows: int, most_bytes: int = MOST_BYTES) -> Itera
         stop = min(max(start + 1, fits), start + most_rows, len(sizes))
         yield slice(start, stop)
         start = stop
+
+
+def portions(rows: pa.Table, names: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows in stretches that hold no more bytes in some columns than arrays do."""
+    for group in cut_rows(bytes_of_rows(rows.select(names)), max(1, rows.num_rows)):
+        yield rows.slice(group.start, group.stop - group.start)
+
+
+def texts_of(schema: pa.Schema) -> list[str]:
+    """The columns whose values may be of any length."""
+    kinds = (pa.types.is_string, pa.types.is_binary)
+    return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
 
 
 class ChunkedRows:
