@@ -37,6 +37,7 @@ from jobs.serve.request.errors import RequestError
 from jobs.serve.request.rows import raw_rows
 from jobs.settings.settings import Settings
 from schemas.dataset import Dataset
+from schemas.source import spark_name
 
 TOLERANCE = 1e-6
 # As the stability index is commonly read.
@@ -267,14 +268,15 @@ def _agreement(lake: Lake, served: DataFrame, judging: _JudgedAgain) -> Agreemen
     scored = in_workers(served.where(F.col(SCORE).isNotNull()), judging.keyed, own)
     predicted = table.spark(served.sparkSession, predictions_schema(judging.dataset))
     newest = F.max_by(F.struct(MODEL_VERSION, SCORE), DS).alias(_PREDICTED)
-    pairs = scored.join(predicted.groupBy(*names).agg(newest), names).select(
-        *names, _SERVED, _BY, f"{_PREDICTED}.*"
+    columns = [spark_name(name) for name in names]
+    pairs = scored.join(predicted.groupBy(*columns).agg(newest), names).select(
+        *columns, _SERVED, _BY, f"{_PREDICTED}.*"
     )
     same = F.col(_BY) == F.col(MODEL_VERSION)
     near = F.abs(F.col(_SERVED) - F.col(SCORE)) <= TOLERANCE
     counts = pairs.agg(F.count_if(same & near), F.count_if(~same), F.count_if(same & ~near))
     equal, other, different = counts.first() or (0, 0, 0)
-    named = pairs.where(same & ~near).orderBy(*names).limit(_NAMED).collect() if different else []
+    named = pairs.where(same & ~near).orderBy(*columns).limit(_NAMED).collect() if different else []
     texts = (", ".join(f"{name}={row[name]}" for name in names) for row in named)
     scores = ((row[_SERVED], row[SCORE]) for row in named)
     some = tuple((text, *pair) for text, pair in zip(texts, scores, strict=True))
