@@ -129,7 +129,7 @@ def store_failed(error: BaseException) -> MillstreamError | None:
         )
     return ConfigError(
         found,
-        "a place that this user can write files in",
+        "a place that this user can read, and write files in",
         "correct the path, of the lake or of what the line names, or its permissions",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -37,7 +38,7 @@ def guarded(path: Path, timeout_s: float = GUARD_TIMEOUT_S) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_s
-    with path.open("a+") as guard:
+    with _opened(path) as guard:
         while not _taken(guard.fileno()):
             if time.monotonic() > deadline:
                 guard.seek(0)
@@ -47,10 +48,21 @@ def guarded(path: Path, timeout_s: float = GUARD_TIMEOUT_S) -> Iterator[None]:
                     remedy="wait for that process to end, or stop it",
                 )
             time.sleep(0.05)
-        guard.truncate(0)
-        guard.write(f"pid {os.getpid()} of {os.uname().nodename}\n")
-        guard.flush()
+        if guard.writable():
+            guard.truncate(0)
+            guard.write(f"pid {os.getpid()} of {os.uname().nodename}\n")
+            guard.flush()
         yield
+
+
+def _opened(path: Path) -> IO[str]:
+    """Whoever may only read takes turns, too, with those who write what it reads."""
+    try:
+        return path.open("a+")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS) or not path.is_file():
+            raise
+        return path.open()
 
 
 def _taken(file: int) -> bool:

@@ -58,7 +58,7 @@ def _working(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """All its processes, once Spark's Python workers are among them."""
     while process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
-        if sum("pyspark.daemon" in " ".join(_command(one)) for one in family) > 1:
+        if sum("jobs.base.daemon" in " ".join(_command(one)) for one in family) > 1:
             return family
     raise AssertionError(process.communicate()[0])
 

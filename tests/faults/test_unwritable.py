@@ -14,7 +14,9 @@ from pyspark.sql import SparkSession
 
 from jobs.main import main
 from jobs.stores.errors import store_failed
+from jobs.stores.host import guarded
 from tests.base.test_quiet import foreign
+from tests.builders.lakes import run_etl
 from tests.builders.processes import ROOT, millstream
 from tests.builders.visits import Raw, rows_of
 
@@ -65,6 +67,30 @@ def test_a_lake_that_is_a_file_is_named(
     first, *more = capsys.readouterr().err.splitlines()
     assert first.startswith(f"millstream: {raw.lake}/visits/locks: Not a directory")
     assert [line.split(":")[0] for line in more] == ["  expected", "  to do"]
+
+
+@mounting
+def test_who_may_only_read_sees_status_models_and_files(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    raw = Raw(tmp_path).add(rows_of(DS, 30)).write()
+    run_etl(raw, spark, [DS])
+    assert main(["models", "--config", str(raw.config)]) == 0
+    with guarded(raw.lake / "visits" / "locks" / "registry.guard"):
+        pass
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    for command in ("status", "models", "files"):
+        program = (sys.executable, "-m", "jobs.main", command, "--config", str(raw.config))
+        ended = subprocess.run(
+            [*_IN_NAMESPACE, script, str(raw.lake), *program],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, ""), command
 
 
 @pytest.mark.parametrize("scheme", ["s3", "s3a"])
