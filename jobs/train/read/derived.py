@@ -10,7 +10,7 @@ import pyarrow as pa
 from jobs.base.errors import ConfigError
 from jobs.petastorm_arrow import CodecColumn
 from schemas.checks import RESERVED
-from schemas.dataset import Dataset, Source
+from schemas.dataset import Column, Dataset, Source
 from schemas.field import (
     Categorical,
     CategoricalList,
@@ -82,7 +82,9 @@ def derived(
             "dense, sparse or tensors",
             f"name some of {', '.join(sorted(there))}",
         )
-    return Dataset("folder", (Source("folder", ()),), "folder", (), tuple(fields))
+    # Its files are read by their own schema: a source must only have a column.
+    source = Source("folder", (Column("row", "string"),))
+    return Dataset("folder", (source,), "folder", (), tuple(fields))
 
 
 def _dense(schema: pa.Schema, roles: Roles) -> Sequence[str]:
