@@ -55,7 +55,12 @@ def main() -> int:
 
 
 def pack_code(folder: Path) -> Path:
-    """Writes the zip of the project's own modules and pages; the same bytes for the same files."""
+    """Writes the zip of the project's own modules and pages; the same bytes for the same files.
+
+    Those of other versions go: who submits a job takes the one that is there.
+    """
+    for other in folder.glob(f"{PROJECT}-*.zip"):
+        other.unlink()
     path = folder / f"{PROJECT}-{distribution(PROJECT).version}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in PACKAGES:

@@ -58,6 +58,12 @@ def test_packed_code_is_the_same_from_any_checkout(package: Path, tmp_path: Path
     assert pack_code(tmp_path).read_bytes() == first.read_bytes()
 
 
+def test_of_versions_the_last_one_is_there_alone(tmp_path: Path) -> None:
+    (tmp_path / "millstream-0.0.1.zip").write_bytes(b"")
+    packed = pack_code(tmp_path)
+    assert list(tmp_path.iterdir()) == [packed]
+
+
 def test_environment_holds_what_runs_and_not_what_spark_or_development_bring() -> None:
     names = {found.metadata["Name"].lower() for found in required()}
     assert {"torch", "horovod", "petastorm", "deltalake", "mlflow", "s3fs", "onnxruntime"} <= names
