@@ -62,7 +62,7 @@ def erase(settings: Settings, key: tuple[tuple[str, ...], ...], file: str | None
     help="Keep what was written, or was the newest version, within this time (default: 168); give "
     "it more than your longest run takes.",
 )
-@click.option("--force", is_flag=True, help="Delete also what models and checkpoints use.")
+@click.option("--force", is_flag=True, help="Delete also what models, checkpoints and studies use.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 def vacuum(settings: Settings, hours: float, force: bool, dry_run: bool) -> str:
     from jobs.lake.ledger import new_run_id

@@ -17,7 +17,7 @@ from jobs.stores.files import spark_url
 from schemas.source import spark_name
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 
@@ -137,14 +137,21 @@ def read_files(
     stored = StructType([f for f in schema.fields if f.name not in files[0].partition])
     root = spark_url(url)
     rows = session.read.schema(stored).parquet(*(f"{root}/{file.path}" for file in files))
-    path = rows.metadataColumn("_metadata")["file_path"]
-    columns = {
-        name: F.substring_index(F.substring_index(path, f"/{name}=", -1), "/", 1)
-        for name in files[0].partition
-    }
+    columns = {name: partition_column(rows, name) for name in files[0].partition}
     for name in stored.names:
         columns[name] = F.col(spark_name(name))
     return rows.select(*(columns[name].alias(name) for name in schema.names))
+
+
+def partition_column(rows: DataFrame, name: str) -> Column:
+    """A column of the partition of each row of files that Spark reads, from the file's path.
+
+    The lake may itself lie in a folder of such a name, so the last one counts.
+    """
+    from pyspark.sql import functions as F
+
+    path = rows.metadataColumn("_metadata")["file_path"]
+    return F.substring_index(F.substring_index(path, f"/{name}=", -1), "/", 1)
 
 
 def check_covered(files: Sequence[NewFile], where: Mapping[str, Sequence[str]]) -> None:

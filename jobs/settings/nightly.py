@@ -51,5 +51,6 @@ class RetentionSettings(Section):
     checkpoints_days: int | None = Field(
         30,
         ge=1,
-        description="of an unfinished training, since it wrote the last one; they keep examples",
+        description="of an unfinished training, since it wrote the last one; they keep examples, "
+        "as an unfinished study does for as long",
     )

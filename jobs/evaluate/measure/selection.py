@@ -20,6 +20,7 @@ from jobs.evaluate.measure.jackknife import BLOCKS
 from jobs.evaluate.measure.slices import SLICES, with_slices
 from jobs.evaluate.predict.predict import ROWS_PER_TASK
 from jobs.lake.examples import Examples
+from jobs.lake.files import partition_column
 from jobs.lake.lake import Lake
 from jobs.lake.manifest import Shard
 from jobs.lake.state import State, load_state
@@ -99,7 +100,7 @@ class Selection:
         own = {
             LABEL: F.col(spark_name(dataset.label.name)),
             WEIGHT: F.col(spark_name(weight.name)) if weight else F.lit(1.0).cast("float"),
-            DS: F.regexp_extract("_metadata.file_path", f"/{DS}=([^/]+)/", 1),
+            DS: partition_column(rows, DS),
             BLOCK: _block(dataset),
         }
         return with_slices(rows.withColumns(own), settings.slices, settings.most_values)
