@@ -109,6 +109,24 @@ def test_the_same_date_again_changes_nothing_but_the_ledger(
     assert second["digests"] == first["digests"]
 
 
+def test_a_ledger_row_that_a_kill_took_is_written_by_the_next_run(
+    spark: SparkSession, night: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(score, "record_committed", _dies)
+        with pytest.raises(KeyboardInterrupt):
+            _score(night, spark, "score-killed", (SECOND,))
+    found = _score(night, spark, "score-next", (SECOND,))
+    assert not found.changed
+    killed, after = (_ledger(night, run)[SECOND] for run in ("score-killed", "score-next"))
+    assert killed["status"] == "done"
+    assert all(killed[name] == after[name] for name in ("counts", "digests", "versions"))
+
+
+def _dies(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_another_model_replaces_its_dates_alone(spark: SparkSession, night: Line) -> None:
     _score(night, spark, "score-second", (SECOND,))
     before = _predictions(night)
