@@ -87,11 +87,12 @@ def test_no_rows_make_an_empty_batch() -> None:
     assert (len(batch), batch.rows, tuple(batch.dense.shape)) == (0, 0, (0, 2))
 
 
-def test_scoring_needs_no_label() -> None:
-    batch = batch_from_arrow(table().drop_columns(["clicked"]), CLICKS, with_label=False)
+def test_scoring_needs_no_label_and_no_weight() -> None:
+    inputs = table().drop_columns(["clicked", "importance"])
+    batch = batch_from_arrow(inputs, CLICKS, with_label=False)
 
     assert batch.label.isnan().all()
-    assert batch.weight.tolist() == table()["importance"].to_pylist()
+    assert batch.weight.tolist() == [1.0] * 10
 
 
 def test_weights_are_one_where_none_is_declared() -> None:

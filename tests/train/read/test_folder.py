@@ -26,7 +26,7 @@ from jobs.petastorm_arrow import (
 )
 from jobs.train.order.fingerprint import check_fingerprint
 from jobs.train.read.folder import Folder
-from schemas.dataset import Dataset, Source
+from schemas.dataset import Column, Dataset, Source
 from schemas.field import (
     Categorical,
     CategoricalList,
@@ -121,7 +121,7 @@ def test_partition_columns_and_own_names_can_be_inputs(plain: Path) -> None:
 def test_a_declaration_may_be_given(plain: Path) -> None:
     declared = Dataset(
         "others",
-        (Source("others", ()),),
+        (Source("others", (Column("clicked", "double"),)),),
         "others",
         (),
         (Label("clicked"), Categorical("ad"), Numeric("x"), Tensor("point", shape=(2,))),
