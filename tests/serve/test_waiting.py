@@ -28,14 +28,19 @@ from jobs.settings.settings import Settings
 
 
 class Doubling:
-    """In a champion's place: a row's answer is its number twice. Waits at `gate`."""
+    """In a champion's place: a row's answer is its number twice. Waits at `gate`.
+
+    Attributes:
+        asked: whether it was asked for answers.
+    """
 
     def __init__(self) -> None:
-        self.gate = threading.Event()
+        self.gate, self.asked = threading.Event(), threading.Event()
         self.gate.set()
         self.batches: list[int] = []
 
     def answers(self, rows: RawRows) -> Answers:
+        self.asked.set()
         assert self.gate.wait(30)
         numbers = rows.table["n"].to_numpy()
         self.batches.append(len(numbers))
@@ -114,7 +119,7 @@ def test_too_many_rows_are_shed_at_once(tmp_path: Path) -> None:
     async def work(waiting: WaitingRows) -> Any:
         champion.gate.clear()
         busy = ask(waiting, champion, rows_of(1))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(champion.asked.wait, 30)
         held = [ask(waiting, champion, rows_of(n)) for n in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(Shed):
@@ -131,7 +136,7 @@ def test_what_is_late_is_not_computed(tmp_path: Path) -> None:
     async def work(waiting: WaitingRows) -> None:
         champion.gate.clear()
         busy = ask(waiting, champion, rows_of(1))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(champion.asked.wait, 30)
         with pytest.raises(Late):
             await ask(waiting, champion, rows_of(2, 3), 0.01)
         champion.gate.set()
@@ -148,7 +153,7 @@ def test_one_that_fails_does_not_take_its_neighbours(tmp_path: Path) -> None:
     async def work(waiting: WaitingRows) -> Any:
         champion.gate.clear()
         asked = [ask(waiting, champion, rows_of(n)) for n in (1, 2, -3, 4)]
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(champion.asked.wait, 30)
         champion.gate.set()
         return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -185,7 +190,7 @@ def test_requests_that_cannot_be_taken_up_do_not_end_the_thread(tmp_path: Path) 
         champion.gate.clear()
         asked = [rows_of(1), rows_of(2), Torn(rows_of(3).table)]
         waits = [ask(waiting, champion, one) for one in asked]
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(champion.asked.wait, 30)
         champion.gate.set()
         found = await asyncio.gather(*waits, return_exceptions=True)
         return [found[2], scores(found[0]), scores(await ask(waiting, champion, rows_of(4)))]
@@ -242,7 +247,7 @@ def test_rows_are_answered_by_the_champion_that_they_came_with(tmp_path: Path) -
         first.gate.clear()
         by = [first, first, second, first, second, second]
         asked = [ask(waiting, champion, rows_of(n)) for n, champion in enumerate(by)]
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(first.asked.wait, 30)
         first.gate.set()
         return [scores(one) for one in await asyncio.gather(*asked)]
 
