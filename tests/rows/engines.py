@@ -19,6 +19,11 @@ from schemas.field import Field, Label, Numeric
 
 WHOLE = 1 << 40
 ONE = Numeric("one", "1")
+THINGS = Source(
+    "things",
+    columns=(Column("id", "bigint", nullable=False), Column("name", "string")),
+    null_value="NA",
+)
 
 
 def declared(*columns: Column, fields: tuple[Field, ...] = (), **more: Any) -> Dataset:
@@ -120,3 +125,12 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
         data = content if isinstance(content, bytes) else content.encode()
         (folder / name).write_bytes(data)
     return folder
+
+
+def rows_of(source: Source, folder: Path, content: str | bytes, name: str = "0.csv") -> pa.Table:
+    return raw_rows(source, files_of(write(folder, {name: content}) / name))
+
+
+def pairs(raw: pa.Table) -> list[tuple[Any, Any]]:
+    assert not any(marks_of(raw))
+    return list(zip(raw["id"].to_pylist(), raw["name"].to_pylist(), strict=True))
