@@ -1,5 +1,5 @@
 # make demo    set up, then the whole line on real data (set-up 8 minutes once, demo 1)
-# make test    set up, then all quick tests (about 10 minutes)
+# make test    set up, then all quick tests (about 11 minutes)
 # make package    what a cluster needs, in dist/: docs/cluster.md
 # make lint types fmt    style and types;  make clean    all that these made
 PYTHON ?= python3
@@ -50,7 +50,7 @@ $(raw)/flights.csv: | $(stamp)
 	@$(bin)/python tools/fetch_flights.py $(raw)
 
 test: $(dev)
-	@echo "The tests take about 10 minutes on 2 cores."
+	@echo "The tests take about 11 minutes on 2 cores."
 	$(bin)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 # Of the slow tests those that fit into CI's hour: not the seven nights, the browser, lost ranks,
