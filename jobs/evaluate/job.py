@@ -188,6 +188,7 @@ class Evaluation:
                 chosen.calibration_bins,
                 chosen.threshold,
                 chosen.auc == "exact",
+                self.dataset.weight is not None,
             )
         finally:
             scored.unpersist()

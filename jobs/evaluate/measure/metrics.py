@@ -89,6 +89,7 @@ def measure(
     bins: int = 10,
     threshold: float = 0.5,
     exact: bool = True,
+    is_weighted: bool = True,
 ) -> Metrics:
     """Measures scored rows.
 
@@ -101,12 +102,13 @@ def measure(
         bins: of the calibration curve.
         threshold: a score from here on predicts label 1.
         exact: False measures the AUC without sorting, and says its error.
+        is_weighted: False where all weights are 1.
 
     Raises:
         DataRefused: no rows, one class only, a missing or impossible score, label or weight.
     """
     blocks = BLOCKS if "block" in scored.columns else 1
-    scale = scale_of(scored, task, name)
+    scale = scale_of(scored, task, name, is_weighted)
     rows = _by_slice(with_own_score(scored) if task == "multiclass" else scored, scale)
     sums = sums_by_slice(
         rows, task, name, bins=bins, blocks=blocks, threshold=threshold, centre=scale.centre

@@ -40,12 +40,17 @@ class Scaling:
         return self.weight if name == "weight" else self.number
 
 
-def scale_of(scored: DataFrame, task: Task, name: str) -> Scaling:
+def scale_of(scored: DataFrame, task: Task, name: str, is_weighted: bool) -> Scaling:
     """The scale of scored rows; what is no number, or no weight above 0, does not count.
+
+    Args:
+        is_weighted: False where all weights are 1, which no job need find out.
 
     Raises:
         DataRefused: the weights are too far apart.
     """
+    if not is_weighted and task != "regression":
+        return Scaling(_power(1.0, _WEIGHT_BITS))
     weight, label, score = (F.col(c).cast("double") for c in ("weight", "label", "score"))
     of_weight, of_label = _finite(weight, weight > 0), _finite(label)
     found = scored.agg(

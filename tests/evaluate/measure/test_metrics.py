@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 from jobs.base.errors import DataRefused
 from jobs.evaluate.measure.metrics import measure
 from jobs.evaluate.measure.sums import SCORE_EPSILON
+from schemas.field import Task
 
 Columns = dict[str, np.ndarray]
 
@@ -189,6 +190,15 @@ def test_weights_may_have_any_unit(spark: SparkSession, unit: float) -> None:
     for name, value in expected.values.items():
         assert found.values[name] == pytest.approx(value, rel=1e-6), name
     assert found.weight == pytest.approx(expected.weight * unit, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_weights_of_one_need_no_looking_at(spark: SparkSession, task: Task) -> None:
+    columns = _binary_rows(2_000)
+    rows = _frame(spark, {**columns, "weight": np.ones(2_000)})
+    found, expected = (measure(rows, task, "rows", is_weighted=own) for own in (False, True))
+    assert found.values == expected.values
+    assert (found.weight, found.calibration) == (expected.weight, expected.calibration)
 
 
 def _one(score: float = 0.5, label: float = 1.0, weight: float = 1.0) -> Columns:
