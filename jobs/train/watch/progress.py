@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -158,37 +159,52 @@ class Notes:
 def relayed(folder: str, console: Console) -> Iterator[None]:
     """Shows what rank 0 notes while the block runs."""
     ended = threading.Event()
-    said = 0
-
-    def show() -> None:
-        """Shows what is new; a store that fails now may answer the next time."""
-        nonlocal said
-        note = _noted(_note_url(folder))
-        # Fewer than before: the ranks were started again.
-        said = said if len(note.lines) >= said else 0
-        for line in note.lines[said:]:
-            console.say(line)
-        said = len(note.lines)
-        if note.title and note.rows < note.total_rows:
-            console.rows(note.title, note.rows, note.total_rows)
+    relay = _Relay(_note_url(folder), console)
 
     def follow() -> None:
+        # A store that fails now may answer the next time.
         while not ended.wait(SECONDS_BETWEEN_NOTES):
             with suppress(Exception):
-                show()
+                relay.show(ended)
 
     thread = threading.Thread(target=follow, name="millstream-progress", daemon=True)
     thread.start()
+    closed = threading.Event()
     try:
         yield
     finally:
         ended.set()
         # What was trained is trained, shown or not.
         thread.join(LAST_LOOK_S)
-        error = attempt(show, LAST_LOOK_S)
+        error = attempt(partial(relay.show, closed), LAST_LOOK_S)
+        closed.set()
         if error is not None:
             log.warning("the last lines of training could not be read: %r", error)
         console.close()
+
+
+class _Relay:
+    """Shows what the note of a run has new."""
+
+    def __init__(self, url: str, console: Console) -> None:
+        self._url = url
+        self._console = console
+        self._said = 0
+        self._showing = threading.Lock()
+
+    def show(self, over: threading.Event) -> None:
+        """Reads the note and shows it, unless `over` was set before the store answered."""
+        note = _noted(self._url)
+        with self._showing:
+            if over.is_set():
+                return
+            # Fewer than before: the ranks were started again.
+            said = self._said if len(note.lines) >= self._said else 0
+            for line in note.lines[said:]:
+                self._console.say(line)
+            self._said = len(note.lines)
+            if note.title and note.rows < note.total_rows:
+                self._console.rows(note.title, note.rows, note.total_rows)
 
 
 def _noted(url: str) -> _Note:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +54,26 @@ def test_a_store_that_fails_or_is_silent_at_the_end_fails_no_training(
         ):
             pass
         assert "the last lines of training could not be read" in caplog.text
+
+
+def test_what_a_store_answers_after_the_end_is_not_shown(
+    s3: S3, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LAST_LOOK_S", 0.5)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_NOTES", 0.0)
+    write_json(s3.url("late", "progress.json"), {"lines": ["trained"]})
+    before = set(threading.enumerate())
+    with (
+        s3.failing("late/progress", SILENCE),
+        relayed(s3.url("late"), Console(terminal=False)),
+    ):
+        pass
+    waiting = [t for t in set(threading.enumerate()) - before if t.name.startswith("millstream")]
+    assert waiting
+    for thread in waiting:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert "trained" not in [record.getMessage() for record in caplog.records]
 
 
 def test_plain_lines_tell_rows_speed_and_time_left(
