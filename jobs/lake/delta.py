@@ -27,13 +27,18 @@ from jobs.stores.files import delta_options
 
 # The key under which a commit says what its run says of it.
 _SAID = "millstream"
+_ID = "millstream_commit"
 _APPEND_HOURS = 24  # longer than any takes
 # By default delta-rs forgets versions after 30 days, which a registered model may still name.
 KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 def with_token(
-    table: DeltaTable, app_id: str, token: int, said: Mapping[str, Any] | None = None
+    table: DeltaTable,
+    app_id: str,
+    token: int,
+    said: Mapping[str, Any] | None = None,
+    commit_id: str = "",
 ) -> CommitProperties:
     """What a commit carries: the token of the lock, and what a run's commit says of itself.
 
@@ -43,24 +48,28 @@ def with_token(
     newest = table.transaction_version(app_id)
     if newest is not None and newest > token:
         raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
+    named = {_ID: commit_id} if commit_id else {}
+    if said is not None:
+        named[_SAID] = json.dumps(dict(said), sort_keys=True)
     return CommitProperties(
-        custom_metadata=None if said is None else {_SAID: json.dumps(dict(said), sort_keys=True)},
+        custom_metadata=named or None,
         app_transactions=[Transaction(app_id, token)],
         max_commit_retries=15,
     )
 
 
-def said_until(table: DeltaTable, until: int) -> dict[str, Any]:
-    """What the last commit of a run up to a version says; nothing where there is none.
+def version_of(table: DeltaTable, commit_id: str) -> int:
+    """The version that a commit made after `table`'s own, whatever was committed since."""
+    commits = _history(table, table.version())
+    return next(int(commit["version"]) for commit in commits if commit.get(_ID) == commit_id)
 
-    Args:
-        table: at its newest version: history() of an older one lists the newer commits under its
-            number.
-    """
+
+def said_until(table: DeltaTable, until: int) -> dict[str, Any]:
+    """What the last commit of a run up to a version says; nothing where there is none."""
     read = 8
     while True:
         # The newest first.
-        for commit in table.history(table.version() - until + read):
+        for commit in _history(table, until - read):
             if commit["version"] <= until and _SAID in commit:
                 return dict(json.loads(commit[_SAID]))
         if read > until:
@@ -71,11 +80,29 @@ def said_until(table: DeltaTable, until: int) -> dict[str, Any]:
 def said_by_version(table: DeltaTable) -> dict[int, dict[str, Any]]:
     """The same of each version."""
     found, info = {}, dict[str, Any]()
-    for commit in sorted(table.history(), key=lambda commit: int(commit["version"])):
+    for commit in reversed(_history(table, -1)):
         if _SAID in commit:
             info = dict(json.loads(commit[_SAID]))
         found[int(commit["version"])] = info
     return found
+
+
+def commit_times(table: DeltaTable) -> list[tuple[int, float]]:
+    """Versions, the oldest first, and when each was made, in seconds since 1970."""
+    commits = reversed(_history(table, -1))
+    return [(int(commit["version"]), commit["timestamp"] / 1000) for commit in commits]
+
+
+def _history(table: DeltaTable, after: int) -> list[dict[str, Any]]:
+    """The commits after a version, the newest first. `table` is brought to its newest version."""
+    while True:
+        table.update_incremental()
+        newest = table.version()
+        commits = table.history(max(1, newest - after))
+        table.update_incremental()
+        # delta-rs numbers commits from the table's version on, also those that came meanwhile.
+        if table.version() == newest:
+            return commits
 
 
 def has_value(table: DeltaTable, column: str, value: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder, Schema, write_deltalake
@@ -19,6 +20,7 @@ from deltalake.transaction import create_table_with_add_actions
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import (
     KEEP_LOG,
+    commit_times,
     has_value,
     name_files,
     queried,
@@ -27,6 +29,7 @@ from jobs.lake.delta import (
     said_until,
     schema_difference,
     unreadable,
+    version_of,
     with_token,
 )
 from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered, read_files
@@ -96,8 +99,8 @@ class Table(StagedRuns):
 
     def commit_info(self, version: int | None = None) -> dict[str, Any]:
         """What the newest commit at or before `version` that was made by a run says of itself."""
-        until = self._at(version).version()
-        return said_until(self._at(None), until)
+        table = self._at(version)
+        return said_until(table, table.version())
 
     def infos(self) -> dict[int, dict[str, Any]]:
         """`commit_info` of each version."""
@@ -109,8 +112,7 @@ class Table(StagedRuns):
 
     def commits(self) -> list[tuple[int, float]]:
         """Versions, the oldest first, and when each was made, in seconds since 1970."""
-        history = self._at(None).history()
-        return sorted((commit["version"], commit["timestamp"] / 1000) for commit in history)
+        return commit_times(self._at(None))
 
     def replace(
         self,
@@ -195,12 +197,13 @@ class Table(StagedRuns):
     ) -> int:
         self.check_staged(files)
         table = self._at(None)
-        properties = with_token(table, app_id, token, info)
+        commit_id = uuid4().hex
+        properties = with_token(table, app_id, token, info, commit_id)
         try:
             name_files(table, files, schema, partition_by, where, properties)
         except CommitFailedError as error:
             raise Locked(f"{self.url}: another run committed first ({error})") from error
-        return self.version()
+        return version_of(table, commit_id)
 
     def _create_if_absent(self, schema: StructType, partition_by: Sequence[str]) -> None:
         if not self.exists():
@@ -213,13 +216,12 @@ class Table(StagedRuns):
                 storage_options=self._options,
             )
 
-    def append(self, rows: pa.Table, measured: Sequence[str] | None = None) -> int:
+    def append(self, rows: pa.Table, measured: Sequence[str] | None = None) -> None:
         """Appends a few rows that the driver holds, as one commit. The log keeps the least and
         greatest values of a new table's columns for ever: of all, or of the `measured` ones."""
         named = {} if measured is None else {_MEASURED: ",".join(measured)}
         options = self._options
         write_deltalake(self.url, rows, mode="append", storage_options=options, configuration=named)
-        return self.version()
 
     def values(self, column: str) -> list[str]:
         """What stands in a column, each once, in order."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.base.errors import DataRefused, Locked
+from jobs.lake import tables
 from jobs.lake.declaration import refuse_changed_declaration
+from jobs.lake.delta import name_files
 from jobs.lake.examples import Examples
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
@@ -80,6 +84,43 @@ def test_what_commits_say_is_found_behind_many_that_say_nothing(tmp_path: Path) 
     assert sorted(infos) == list(range(second + 1)) and infos[0] == {}
     assert [table.commit_info(version) for version in infos] == list(infos.values())
     assert infos[first] == infos[second - 1] == {"run": "a"} != infos[second]
+
+
+def test_a_commit_is_told_its_own_version_whatever_comes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(str(tmp_path / "t"))
+    before = replace(table, "a", ["d1"], 5)
+
+    def and_others(*arguments: Any) -> None:
+        name_files(*arguments)
+        for _ in range(3):
+            table.append(pa.table({"x": [1], "ds": ["d3"], "split": ["all"]}))
+
+    monkeypatch.setattr(tables, "name_files", and_others)
+    made = replace(table, "b", ["d2"], 7)
+    assert (made, table.version()) == (before + 1, before + 4)
+    assert rows_by_ds(table, made) == {"d1": 5, "d2": 7}
+
+
+def test_commits_are_numbered_right_while_others_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """delta-rs gives a commit that came after the table was opened the opened version's number."""
+    table = Table(str(tmp_path / "t"))
+    first = replace(table, "a", ["d1"], 5)
+    others = iter(["b", "c"])
+
+    class Busy(DeltaTable):
+        def history(self, limit: int | None = None) -> list[dict[str, Any]]:
+            if other := next(others, None):
+                replace(table, other, ["d2"], 7)
+            return super().history(limit)
+
+    monkeypatch.setattr(tables, "DeltaTable", Busy)
+    assert table.commit_info(first) == {"run": "a"}
+    assert list(table.infos().values())[first:] == [{"run": run} for run in "abc"]
+    assert [version for version, _ in table.commits()] == list(range(first + 3))
 
 
 def test_files_that_are_gone_are_not_committed(tmp_path: Path) -> None:
