@@ -17,8 +17,8 @@ MOST_CLASSES = 20
 _FEW = 12
 _UNIQUE_SHARE = 0.9
 _LONG_TEXT = 40
-# Statistics take ten times as much, and other rows may have more than the sample.
-_LARGEST = 1e8
+# Statistics take ten times as much or little, and other rows may differ from the sample.
+_LARGEST, _SMALLEST = 1e8, 1e-5
 _NUMBER_OF_A_THING = re.compile(
     r"(?i)(^|[^a-z])(id|code|zip|plz|postcode|no|nr|key)$|[a-z](Id|ID)$"
 )
@@ -136,10 +136,14 @@ class Draft:
 
 def _number(profile: Profile, name: str) -> Line:
     assert profile.low is not None and profile.high is not None
+    if 0 < (largest := max(-profile.low, profile.high)) < _SMALLEST:
+        power = min(300, -math.floor(math.log10(largest)))
+        code = f"Numeric({name!r}, transforms=(Scale(1e{power}),))"
+        return Line(code, f"in units of 1e-{power}: statistics take numbers from 1e-6 on")
     if is_skewed(profile):
         code = f"Numeric({name!r}, transforms=(Log1p(),))"
         return Line(code, "a few large values: its logarithm")
-    if (largest := max(-profile.low, profile.high)) > _LARGEST:
+    if largest > _LARGEST:
         power = math.floor(math.log10(largest))
         code = f"Numeric({name!r}, transforms=(Scale(1e-{power}),))"
         return Line(code, f"in units of 1e{power}: statistics take numbers up to 1e9")

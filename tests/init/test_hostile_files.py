@@ -106,7 +106,13 @@ def test_a_key_is_unique_within_a_day_not_a_moment(time: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("value", "transforms"),
-    [("17{:05d}000000", (Scale(1e-12),)), ("-{}e200", (Scale(1e-203),)), ("{}00", ())],
+    [
+        ("17{:05d}000000", (Scale(1e-12),)),
+        ("-{}e200", (Scale(1e-203),)),
+        ("{}00", ()),
+        ("{}e-12", (Scale(1e9),)),
+        ("{}e-320", (Scale(1e300),)),
+    ],
 )
 def test_statistics_can_take_the_numbers(
     value: str, transforms: tuple[Scale, ...], tmp_path: Path

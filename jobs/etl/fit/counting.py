@@ -25,8 +25,9 @@ Ints = npt.NDArray[np.int64]
 # are summed apart, so that the bits are the same in any order of rows.
 LIMB_BITS = (88, 56, 28, 0)
 LIMBS = tuple(f"l{i}" for i in range(2 * len(LIMB_BITS)))
-# Of more than this a sum of squares could overflow in 2^34 rows.
-LARGEST, UNIT = 1e9, 2**56
+# Of more than this a sum of squares could overflow in 2^34 rows; of squares of less too little is
+# left by the cut for a deviation.
+LARGEST, SMALLEST, UNIT = 1e9, 1e-6, 2**56
 VALUES = pa.schema([("number", pa.int32()), ("value", pa.string()), ("count", pa.int64())])
 NUMBERS = pa.schema(
     [

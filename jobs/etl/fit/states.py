@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from jobs.base.errors import DataRefused
 from jobs.base.quantiles import Buckets, merged
 from jobs.base.xxhash import xxhash64_of_rows
-from jobs.etl.fit.counting import LARGEST, UNIT, total_of
+from jobs.etl.fit.counting import LARGEST, SMALLEST, UNIT, total_of
 from jobs.etl.fit.entries import read_entries
 from jobs.etl.fit.history import CountHistory, added_up, of_fields
 from jobs.lake.lake import Lake
@@ -101,7 +101,7 @@ def states(
         entries: the whole id log.
 
     Raises:
-        DataRefused: a numeric field has values too large for exact sums.
+        DataRefused: a numeric field has values too large for exact sums, or none large enough.
     """
     history = history.up_to(max(dates))
     sums = {name: _running(parts) for name, parts in _sums_by_field(history, dataset).items()}
@@ -113,7 +113,7 @@ def states(
             declaration=dataset.digest,
             generation=generation,
             numeric={
-                f.name: _stats(_as_of(ds, sums.get(f.name), _Sums()), buckets[f.name])
+                f.name: _stats(_sums_as_of(ds, f.name, sums), buckets[f.name])
                 for f in dataset.measured
             },
             vocabulary={
@@ -135,6 +135,17 @@ def _as_of(ds: str, running: tuple[list[str], list[Any]] | None, nothing: Any) -
     days, sums = running
     place = bisect_right(days, ds)
     return sums[place - 1] if place else nothing
+
+
+def _sums_as_of(ds: str, name: str, running: dict[str, tuple[list[str], list[Any]]]) -> _Sums:
+    sums: _Sums = _as_of(ds, running.get(name), _Sums())
+    if 0 < max(-sums.low, sums.high) < SMALLEST and sums.low < sums.high:
+        raise DataRefused(
+            f"field {name!r} has values from {sums.low:g} to {sums.high:g} up to {ds}",
+            f"some value of {SMALLEST:g} or more, so that its square counts in sums",
+            "declare the transform Scale, such as Scale(1e9)",
+        )
+    return sums
 
 
 def _sums_by_field(history: CountHistory, dataset: Dataset) -> dict[str, dict[str, _Sums]]:

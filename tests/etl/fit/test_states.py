@@ -73,6 +73,23 @@ def test_values_too_large_for_exact_sums_are_refused(spark: SparkSession, tmp_pa
         state_of(past)
 
 
+def test_values_too_small_for_a_deviation_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    days = ["d1", "d2"]
+    tables = [rows_of([1e-9, -3e-9], "d1"), rows_of([2e-6, 4e-6], "d2")]
+    past = history_of(spark, tmp_path, [pa.concat_tables(tables)], dataset(), days)
+    with pytest.raises(DataRefused, match=r"field 'x' has values from -3e-09 to 1e-09 up to d1"):
+        state_of(past)
+    assert state_of(past, "d2").numeric["x"].std > 0
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1e-9, 1e-9]])
+def test_one_value_needs_no_deviation(
+    spark: SparkSession, tmp_path: Path, values: list[float | None]
+) -> None:
+    past = history_of(spark, tmp_path, [rows_of(values)], dataset(), ["d1"])
+    assert state_of(past).numeric["x"].std == 0
+
+
 def test_a_state_is_of_the_dates_up_to_its_own(spark: SparkSession, tmp_path: Path) -> None:
     days = ["d1", "d2", "d3"]
     tables = [rows_of([float(n), n + 0.5], ds) for n, ds in enumerate(days)]
