@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from deltalake import (
     QueryBuilder,
     Schema,
     Transaction,
+    write_deltalake,
 )
 from deltalake.transaction import AddAction
 
@@ -37,7 +38,7 @@ def with_token(
     table: DeltaTable,
     app_id: str,
     token: int,
-    said: Mapping[str, Any] | None = None,
+    info: Mapping[str, Any] | None = None,
     commit_id: str = "",
 ) -> CommitProperties:
     """What a commit carries: the token of the lock, and what a run's commit says of itself.
@@ -48,14 +49,19 @@ def with_token(
     newest = table.transaction_version(app_id)
     if newest is not None and newest > token:
         raise Locked(f"{app_id}: another run committed with token {newest}; ours is {token}")
-    named = {_ID: commit_id} if commit_id else {}
-    if said is not None:
-        named[_SAID] = json.dumps(dict(said), sort_keys=True)
     return CommitProperties(
-        custom_metadata=named or None,
+        custom_metadata=said(commit_id, info) or None,
         app_transactions=[Transaction(app_id, token)],
         max_commit_retries=15,
     )
+
+
+def said(commit_id: str, info: Mapping[str, Any] | None) -> dict[str, str]:
+    """How a commit is found again, and what its run says of it."""
+    found = {_ID: commit_id} if commit_id else {}
+    if info is not None:
+        found[_SAID] = json.dumps(dict(info), sort_keys=True)
+    return found
 
 
 def version_of(table: DeltaTable, commit_id: str) -> int:
@@ -105,10 +111,9 @@ def _history(table: DeltaTable, after: int) -> list[dict[str, Any]]:
             return commits
 
 
-def has_value(table: DeltaTable, column: str, value: str) -> bool:
-    """Whether a value stands in a column; files whose least and greatest say no are left out."""
-    sql = f"SELECT 1 FROM rows WHERE \"{column}\" = '{value}' LIMIT 1"
-    return bool(queried(table, sql).num_rows)
+def rows_with(table: DeltaTable, column: str, value: str) -> pa.Table:
+    """The rows with a value; files that by their least and greatest have none are not read."""
+    return queried(table, f"SELECT * FROM rows WHERE \"{column}\" = '{value}'")
 
 
 def queried(table: DeltaTable, sql: str) -> pa.Table:
@@ -152,6 +157,28 @@ def name_files(
         list(partition_by),
         partition_filters=None if where is None else filters,
         commit_properties=properties,
+        post_commithook_properties=KEEP_LOG,
+    )
+
+
+def rewrite_rows(
+    table: DeltaTable,
+    column: str,
+    value: str,
+    keep: Callable[[pa.Table], pa.Table],
+    metadata: dict[str, str],
+) -> None:
+    """Leaves of the rows with a value what `keep` gives of each part of them, in one commit."""
+    schema = pa.schema(table.schema().to_arrow())
+    where = f"{column} = '{value}'"
+    found = QueryBuilder().register("rows", table).execute(f"SELECT * FROM rows WHERE {where}")
+    kept = (batch for part in found for batch in keep(pa.table(part).cast(schema)).to_batches())
+    write_deltalake(
+        table,
+        pa.RecordBatchReader.from_batches(schema, kept),
+        mode="overwrite",
+        predicate=where,
+        commit_properties=CommitProperties(metadata),
         post_commithook_properties=KEEP_LOG,
     )
 

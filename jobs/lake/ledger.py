@@ -88,16 +88,25 @@ def record_committed(
 def record_lost(lake: Lake, name: TableName, info: Mapping[str, Any]) -> None:
     """Appends the rows that a table's newest commit holds, where its run died before it did.
 
+    Under the lock of those who commit to the table: a run that lives appends them itself.
+
     Args:
         info: what the commit says.
     """
-    held, ledger = info.get("ledger"), lake.table("ledger")
-    if not held or (ledger.exists() and ledger.holds("run", held[0]["run"])):
+    held = info.get("ledger")
+    if not held or _tells_of(lake, held[0]["run"], name):
         return
     infos = lake.table(name).infos()
     version = min(version for version, found in infos.items() if found.get("ledger") == held)
     rows = [LedgerRow(**row) for row in held]
     record_committed(lake, name, version, rows, rows[0].seconds)
+
+
+def _tells_of(lake: Lake, run: str, name: TableName) -> bool:
+    """Whether the ledger knows of a run's commit to a table."""
+    ledger = lake.table("ledger")
+    rows = ledger.rows_with("run", run).to_pylist() if ledger.exists() else []
+    return any(name in dict(row["versions"] or ()) for row in rows)
 
 
 def read_ledger(lake: Lake, **where: str) -> list[dict[str, Any]]:

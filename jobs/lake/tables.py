@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
-from deltalake import DeltaTable, QueryBuilder, Schema, write_deltalake
+from deltalake import DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import create_table_with_add_actions
 
@@ -21,10 +21,12 @@ from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import (
     KEEP_LOG,
     commit_times,
-    has_value,
     name_files,
     queried,
     replaced_files,
+    rewrite_rows,
+    rows_with,
+    said,
     said_by_version,
     said_until,
     schema_difference,
@@ -228,34 +230,33 @@ class Table(StagedRuns):
         sql = f'SELECT DISTINCT "{column}" AS value FROM rows ORDER BY value'
         return [value.as_py() for value in queried(self._at(None), sql)["value"]]
 
-    def holds(self, column: str, value: str) -> bool:
-        """Whether a value stands in a column."""
-        return has_value(self._at(None), column, value)
+    def rows_with(self, column: str, value: str) -> pa.Table:
+        """The rows with a value in a column."""
+        return rows_with(self._at(None), column, value)
 
     def rewrite_appended(
-        self, column: str, value: str, keep: Callable[[pa.Table], pa.Table]
-    ) -> None:
+        self,
+        column: str,
+        value: str,
+        keep: Callable[[pa.Table], pa.Table],
+        info: Mapping[str, Any] | None = None,
+    ) -> int:
         """Leaves of the rows with a value what `keep` gives of each part of them, in one commit.
         Rows that are appended meanwhile stay, as servers append without a lock.
+
+        Returns:
+            The version made.
 
         Raises:
             Locked: another process changed the same rows first.
         """
-        table = self._at(None)
-        schema = pa.schema(table.schema().to_arrow())
-        where = f"{column} = '{value}'"
-        found = QueryBuilder().register("rows", table).execute(f"SELECT * FROM rows WHERE {where}")
-        kept = (batch for part in found for batch in keep(pa.table(part).cast(schema)).to_batches())
+        table, commit_id = self._at(None), uuid4().hex
+        before = table.version()
         try:
-            write_deltalake(
-                table,
-                pa.RecordBatchReader.from_batches(schema, kept),
-                mode="overwrite",
-                predicate=where,
-                post_commithook_properties=KEEP_LOG,
-            )
+            rewrite_rows(table, column, value, keep, said(commit_id, info))
         except CommitFailedError as error:
             raise Locked(f"{self.url}: another process wrote first ({error})") from error
+        return version_of(self._at(before), commit_id)
 
     def replaced_files(self, hours: int) -> list[str]:
         """Files that no version names any more since so many hours."""

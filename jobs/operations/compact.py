@@ -104,12 +104,9 @@ def _compact_examples(
         after = lay_out(stored_examples(spark, settings, lake, todo), settings, lake, run_id)
         if contents(before) != contents(after):
             raise AssertionError("compacted shards hold other rows; nothing was committed")
-        version = commit_layout(lake, lock, run_id, todo, after)
-        result = CompactResult(
-            todo, len(before), len(after), sum(shard.rows for shard in after), version
-        )
-        _record(lake, result, before, after, run_id, time.monotonic() - started)
-    return result
+        rows = _ledger_rows(run_id, todo, before, after)
+        version = commit_layout(lake, lock, run_id, after, rows, started)
+    return CompactResult(todo, len(before), len(after), sum(shard.rows for shard in after), version)
 
 
 def compact_served(
@@ -163,32 +160,22 @@ def _has_small_groups(shard: Shard, row_group_rows: int) -> bool:
     return small and groups > -(-shard.rows // row_group_rows)
 
 
-def _record(
-    lake: Lake,
-    result: CompactResult,
-    before: Sequence[Shard],
-    after: Sequence[Shard],
-    run_id: str,
-    seconds: float,
-) -> None:
+def _ledger_rows(
+    run_id: str, dates: Sequence[str], before: Sequence[Shard], after: Sequence[Shard]
+) -> list[LedgerRow]:
     digests = content_digests(after)
-    record(
-        lake,
-        [
-            LedgerRow(
-                run_id,
-                "compact",
-                ds,
-                "done",
-                counts={
-                    "rows": sum(shard.rows for shard in after if shard.ds == ds),
-                    "shards_before": sum(shard.ds == ds for shard in before),
-                    "shards": sum(shard.ds == ds for shard in after),
-                },
-                digests=digests[ds],
-                versions={"examples": str(result.version)},
-                seconds=seconds,
-            )
-            for ds in result.dates
-        ],
-    )
+    return [
+        LedgerRow(
+            run_id,
+            "compact",
+            ds,
+            "done",
+            counts={
+                "rows": sum(shard.rows for shard in after if shard.ds == ds),
+                "shards_before": sum(shard.ds == ds for shard in before),
+                "shards": sum(shard.ds == ds for shard in after),
+            },
+            digests=digests[ds],
+        )
+        for ds in dates
+    ]

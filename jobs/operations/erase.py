@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
@@ -31,8 +31,8 @@ from jobs.evaluate.predict.predictions import (
 )
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.examples import Examples
-from jobs.lake.lake import Lake
-from jobs.lake.ledger import LedgerRow, record
+from jobs.lake.lake import Lake, TableName
+from jobs.lake.ledger import LedgerRow, of_commit, record_committed, record_lost
 from jobs.lake.lock import StageLock, stage_lock
 from jobs.lake.tables import Table
 from jobs.operations.kept import TableContent, check_files, check_shards
@@ -45,6 +45,8 @@ from schemas.dataset import ROW_ID
 from schemas.stored import arrow_schema
 
 Counts = dict[str, int]
+# Whoever holds the locks of ETL and scoring is the only one to commit to these what it says of it.
+_LOCKED: tuple[TableName, ...] = ("predictions", "quarantine", "examples", "served")
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,14 @@ class Erasure:
     keys: Keys
     etl: StageLock
     score: StageLock
+    started: float = field(default_factory=time.monotonic)
 
     def run(self) -> EraseResult:
-        started = time.monotonic()
         examples = self.lake.table("examples")
         info = Examples.open(examples.url).info
         refuse_changed_declaration(info, self.settings.dataset(), "the examples were")
+        for name in _LOCKED:
+            record_lost(self.lake, name, self.lake.table(name).newest_info())
         settle(self.lake, "etl", self.etl, self.run_id)
         settle(self.lake, "score", self.score, self.run_id)
         erased: dict[str, Counts] = {}
@@ -108,19 +112,14 @@ class Erasure:
             ("predictions", self._predictions),
             ("quarantine", self._quarantine),
             ("examples", self._examples),
+            ("served", self._served),
         ):
-            table = self.lake.table(name)  # type: ignore[arg-type]
+            table = self.lake.table(name)
             before = _paths(table)
-            erased[name] = erase(table) if before else {}
+            if before or name != "served":
+                erased[name] = erase(table) if before else {}
             old_files += len(before - _paths(table))
-        served = self.lake.table("served")
-        if served.exists():
-            before = _paths(served)
-            erased["served"] = self._served(served)
-            old_files += len(before - _paths(served))
-        result = EraseResult(len(self.keys.keys), erased, old_files)
-        self._record(result, time.monotonic() - started)
-        return result
+        return EraseResult(len(self.keys.keys), erased, old_files)
 
     def _predictions(self, table: Table) -> Counts:
         dataset = self.settings.dataset()
@@ -133,9 +132,12 @@ class Erasure:
             files = table.stage(kept, self.run_id, [DS])
             read = partial(predictions_of_file, dataset), partial(content, dataset=dataset)
             check_files(table, counts, files, _gone(rows), TableContent(*read))
-            info = table.commit_info() | {"run": self.run_id}
+            done = self._rows("predictions", counts)
+            info = table.commit_info() | {"run": self.run_id} | of_commit(done)
             self.score.check()
-            table.rewrite(files, {DS: list(counts)}, info, "score", self.score.token)
+            where = {DS: list(counts)}
+            version = table.rewrite(files, where, info, "score", self.score.token)
+            self._record("predictions", version, done)
         return counts
 
     def _quarantine(self, table: Table) -> Counts:
@@ -148,10 +150,12 @@ class Erasure:
             files = table.stage(kept, self.run_id, [STAGE, DS])
             read = TableContent(refused_of_file, refused_content)
             check_files(table, counts, files, _gone(rows), read)
-            info = {"run": self.run_id}
+            done = self._rows("quarantine", counts)
+            info = {"run": self.run_id} | of_commit(done)
             self.etl.check()
             where = {STAGE: ["etl", "score"], DS: list(counts)}
-            table.rewrite(files, where, info, "etl", self.etl.token)
+            version = table.rewrite(files, where, info, "etl", self.etl.token)
+            self._record("quarantine", version, done)
         return counts
 
     def _served(self, table: Table) -> Counts:
@@ -163,8 +167,10 @@ class Erasure:
             # since its log would keep them.
             texts = [row[RAW] for row in hits.where(F.col(DS) == ds).select(RAW).collect()]
             gone = pa.array(sorted(set(texts)), pa.string())
-            keep = partial(_without, gone)
-            table.rewrite_appended(DS, ds, keep)
+            done = self._rows("served", {ds: len(texts)})
+            info = {"run": self.run_id} | of_commit(done)
+            version = table.rewrite_appended(DS, ds, partial(_without, gone), info)
+            self._record("served", version, done)
             counts[ds] = len(texts)
         return dict(counts)
 
@@ -177,7 +183,9 @@ class Erasure:
             after = lay_out(_kept(rows), self.settings, self.lake, self.run_id)
             schema = arrow_schema(self.settings.dataset().stored_columns())
             check_shards(before, after, _gone(rows), schema)
-            commit_layout(self.lake, self.etl, self.run_id, list(counts), after)
+            digests = content_digests([s for s in shards if s.ds not in counts] + after)
+            done = self._rows("examples", counts, digests)
+            commit_layout(self.lake, self.etl, self.run_id, after, done, self.started)
         return counts
 
     def _stored(self, dates: Collection[str]) -> DataFrame:
@@ -188,26 +196,21 @@ class Erasure:
         dataset = self.settings.dataset()
         return marked(rows, dataset, self.keys, erasable_columns(dataset))
 
-    def _record(self, result: EraseResult, seconds: float) -> None:
+    def _rows(
+        self, name: str, counts: Counts, digests: Mapping[str, dict[str, str]] | None = None
+    ) -> list[LedgerRow]:
         """One row a date; it names no key, which may be what is to be forgotten."""
-        shards = Examples.open(self.lake.table("examples").url).shards()
-        digests = content_digests(shards)
-        totals = Counter[str]()
-        for by_ds in result.erased.values():
-            totals.update(by_ds)
-        rows = [
+        return [
             LedgerRow(
-                self.run_id,
-                "erase",
-                ds,
-                "done",
-                counts={name: by_ds.get(ds, 0) for name, by_ds in result.erased.items()},
-                digests=digests.get(ds, {}),
-                seconds=seconds,
+                *(self.run_id, "erase", ds, "done"),
+                counts={name: rows},
+                digests=(digests or {}).get(ds, {}),
             )
-            for ds in sorted(totals)
+            for ds, rows in counts.items()
         ]
-        record(self.lake, rows)
+
+    def _record(self, name: TableName, version: int, rows: Sequence[LedgerRow]) -> None:
+        record_committed(self.lake, name, version, rows, time.monotonic() - self.started)
 
 
 def _without(gone: pa.Array, rows: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,6 +12,7 @@ from jobs.etl.write.layout import ShardLayout, sent_examples
 from jobs.etl.write.shards import stage_shards
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
+from jobs.lake.ledger import LedgerRow, of_commit, record_committed, record_lost
 from jobs.lake.lock import StageLock
 from jobs.lake.manifest import UINT64, Shard, write_manifest
 from jobs.rows.base.names import DS, SPLIT
@@ -44,15 +46,31 @@ def lay_out(rows: DataFrame, settings: Settings, lake: Lake, run_id: str) -> lis
 
 
 def commit_layout(
-    lake: Lake, lock: StageLock, run_id: str, dates: Sequence[str], shards: Sequence[Shard]
+    lake: Lake,
+    lock: StageLock,
+    run_id: str,
+    shards: Sequence[Shard],
+    rows: Sequence[LedgerRow],
+    started: float,
 ) -> int:
-    """Makes them the dates' examples, in a commit with the states that the last one names."""
+    """Makes the shards the examples of the rows' dates, in a commit with the states that the last
+    one names, and tells the ledger.
+
+    Args:
+        rows: of the ledger, one a date.
+        started: when the run did, by `time.monotonic`.
+    """
     table = lake.table("examples")
-    info = table.commit_info() | {"run": run_id}
+    info = table.commit_info()
+    record_lost(lake, "examples", info)
+    info |= {"run": run_id} | of_commit(rows)
     write_manifest(table.url, run_id, shards)
     files = [NewFile(s.path, {DS: s.ds, SPLIT: s.split}, s.bytes, s.row_group_rows) for s in shards]
     lock.check()
-    return table.rewrite(files, {DS: dates}, info, "etl", lock.token)
+    where = {DS: [row.ds for row in rows]}
+    version = table.rewrite(files, where, info, "etl", lock.token)
+    record_committed(lake, "examples", version, rows, time.monotonic() - started)
+    return version
 
 
 def contents(shards: Sequence[Shard]) -> dict[tuple[str, str], Content]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.lake.ledger import read_ledger
 from jobs.main import main
+from jobs.operations import layout
 from jobs.operations.layout import contents
 from tests.builders.lakes import column_chunk_bytes, examples_of, lake_of, run_etl
 from tests.builders.visits import Raw
@@ -38,7 +40,8 @@ def test_a_compacted_date_is_what_the_etl_writes(
         assert column_chunk_bytes(f"{after.url}/{ours.path}") == column_chunk_bytes(
             f"{theirs.url}/{other.path}"
         )
-    assert {**after.info, "run": ""} == {**info, "run": ""}
+    own = {"run": "", "ledger": []}
+    assert after.info | own == info | own
     last = read_ledger(lake_of(raw), stage="compact")
     assert [row["ds"] for row in last] == DATES[:2]
     by_etl = {
@@ -50,6 +53,22 @@ def test_a_compacted_date_is_what_the_etl_writes(
     assert compact(raw, "--date", DATES[0], *override) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert examples_of(raw).version == version
+
+
+def test_a_compaction_killed_at_its_end_is_in_the_ledger(
+    raw: Raw, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "record_committed", dies)
+        assert compact(raw, "--date", DATES[0], "--set", "etl.shard_rows=200") == 130
+    version = examples_of(raw).version
+    assert read_ledger(lake_of(raw), stage="compact") == []
+    run_etl(raw, spark, [DATES[2]])
+    (row,) = read_ledger(lake_of(raw), stage="compact")
+    assert (row["ds"], row["versions"]) == (DATES[0], {"examples": str(version)})
 
 
 def test_dates_that_are_as_asked_for_are_left_alone(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pyspark.sql import SparkSession
@@ -13,11 +13,14 @@ from pyspark.sql import functions as F
 from jobs.base.errors import ConfigError
 from jobs.etl.write.quarantine import QUARANTINE
 from jobs.evaluate.predict.predictions import predictions_schema
-from jobs.lake.ledger import read_ledger
+from jobs.lake.lake import Lake, TableName
+from jobs.lake.ledger import read_ledger, record_committed
 from jobs.main import main
+from jobs.operations import erase as erasure
+from jobs.operations import layout
 from jobs.operations.keys import Keys, parse_keys
 from jobs.operations.raw_keys import marked_raw
-from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined
+from tests.builders.lakes import example_rows, examples_of, lake_of, quarantined, run_etl
 from tests.builders.photos import PHOTOS
 from tests.builders.visits import VISITS, Raw
 from tests.operations.conftest import DATES
@@ -55,6 +58,39 @@ def erase(raw: Raw, *more: str) -> int:
     return main(["erase", "--config", str(raw.config), "--quiet", *more])
 
 
+ERASED = {
+    (DATES[0], "predictions"): 1,
+    (DATES[0], "quarantine"): 1,
+    (DATES[0], "examples"): 1,
+    (DATES[1], "quarantine"): 1,
+}
+
+
+TABLES = ("predictions", "quarantine", "examples")
+
+
+def erase_killed_after(raw: Raw, commit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after a table's commit, before the ledger knows of it."""
+
+    def dies(lake: Lake, name: TableName, *arguments: Any) -> None:
+        if name == TABLES[commit - 1]:
+            raise KeyboardInterrupt
+        record_committed(lake, name, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "record_committed", dies)
+        patched.setattr(layout, "record_committed", dies)
+        assert erase(raw, "--key", f"visit={GONE}") == 130
+
+
+def erased_by_ledger(raw: Raw) -> dict[tuple[str, str], int]:
+    """Rows by date and table."""
+    rows = read_ledger(lake_of(raw), stage="erase")
+    found = [((row["ds"], name), n) for row in rows for name, n in row["counts"].items()]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
 def test_an_entitys_rows_leave_all_tables_and_no_others_do(
     scored: Raw, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,18 +110,36 @@ def test_an_entitys_rows_leave_all_tables_and_no_others_do(
     assert quarantined(scored) == etl_refused
     left = {row["raw"] for row in quarantined(scored, "score")}
     assert left == {REFUSED[1][2], REFUSED[3][2]}
-    assert {**examples_of(scored).info, "run": ""} == {**info, "run": ""}
-    rows = read_ledger(lake_of(scored), stage="erase")
-    assert {row["ds"]: row["counts"] for row in rows} == {
-        DATES[0]: {"predictions": 1, "quarantine": 1, "examples": 1},
-        DATES[1]: {"predictions": 0, "quarantine": 1, "examples": 0},
-    }
-    assert str(GONE) not in str(rows)
+    own = {"run": "", "ledger": []}
+    assert examples_of(scored).info | own == info | own
+    assert erased_by_ledger(scored) == ERASED
+    assert str(GONE) not in str(read_ledger(lake_of(scored), stage="erase"))
 
     version = examples_of(scored).version
     assert erase(scored, "--key", f"visit={GONE}") == 0
     assert "nothing was changed" in capsys.readouterr().out
     assert examples_of(scored).version == version
+
+
+@pytest.mark.parametrize("commit", [1, 2, 3])
+def test_what_a_killed_erasure_took_is_in_the_ledger(
+    scored: Raw, commit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase_killed_after(scored, commit, monkeypatch)
+    assert len(erased_by_ledger(scored)) < len(ERASED)
+    assert erase(scored, "--key", f"visit={GONE}") == 0
+    assert erased_by_ledger(scored) == ERASED
+
+
+@pytest.mark.parametrize("commit", [2, 3])
+def test_the_next_etl_tells_what_a_killed_erasure_took(
+    scored: Raw, spark: SparkSession, commit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase_killed_after(scored, commit, monkeypatch)
+    run_etl(scored, spark, [DATES[2]])
+    told = erased_by_ledger(scored)
+    assert told == {of: ERASED[of] for of in told}
+    assert {table for _, table in told} == set(TABLES[:commit])
 
 
 def test_keys_of_a_file_with_several_columns_match_together(scored: Raw, tmp_path: Path) -> None:

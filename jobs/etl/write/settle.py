@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from jobs.etl.write.quarantine import QUARANTINE, STAGE, StagedRefused
 from jobs.lake.files import LiveFile
 from jobs.lake.lake import Lake, TableName
+from jobs.lake.ledger import record_lost
 from jobs.lake.lock import StageLock
 from jobs.rows.base.names import DS
 
@@ -42,6 +43,7 @@ def standing_version(lake: Lake, stage: str) -> int:
 def settle(lake: Lake, stage: str, lock: StageLock, run: str) -> None:
     """Puts the rows of a stage back that a dead run replaced."""
     table, version = lake.table("quarantine"), standing_version(lake, stage)
+    record_lost(lake, "quarantine", table.newest_info())
     if version == table.version():
         return
     now, then = ({f.path: f for f in _of(table.files(v), stage)} for v in (None, version))
