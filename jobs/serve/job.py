@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.base.errors import ConfigError
+from jobs.base.errors import ConfigError, MillstreamError
 from jobs.base.termination import ending
 from jobs.lake.lake import Lake
 from jobs.serve.access import address, tls_of, tokens_of
@@ -258,6 +258,9 @@ def _replica(settings: Settings, process: _Process, folder: Path) -> int:
             await Replica(settings, process.number, folder, beat).run(listening)
 
         uvloop.run(serve())
+    except MillstreamError as error:
+        log.error("replica %d cannot serve: %s", process.number, error)
+        return 1
     except Exception:
         log.exception("replica %d ended by an error", process.number)
         return 1

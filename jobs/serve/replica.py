@@ -86,6 +86,8 @@ class Replica:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._ending.set)
+        # First, as gRPC says of a certificate gone bad that a port is taken.
+        server = _Server(self._config())
         # The first look is before the ports are open, so that a good replica is ready at once.
         await asyncio.to_thread(self._live.look)
         # What is loaded by now stays: without this, each full collection walks through all of
@@ -105,7 +107,6 @@ class Replica:
         if rpc is not None:
             await rpc.server.start()
             await rpc.say(self._service.ready)
-        server = _Server(self._config())
         web = loop.create_task(server.serve(sockets=[listening]))
         ports = [f"http {address(self._serve.host, listening.getsockname()[1])}"]
         ports += [f"grpc {address(self._serve.host, rpc.port)}"] if rpc is not None else []

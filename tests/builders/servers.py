@@ -76,10 +76,10 @@ class Server:
         ]
         return found
 
-    def until(self, text: str) -> None:
-        """Returns when it has said a line with the text."""
+    def until(self, text: str, times: int = 1) -> None:
+        """Returns when it has said the text so often."""
         end = time.monotonic() + _DEADLINE_S
-        while text not in self.said:
+        while self.said.count(text) < times:
             assert time.monotonic() < end and self.process.poll() is None, self.said
             time.sleep(0.05)
 

@@ -109,6 +109,24 @@ def test_only_certificates_of_the_authority_are_answered(
                         stub.ServerLive(pb.ServerLiveRequest(), timeout=5)
 
 
+@pytest.mark.slow
+def test_certificates_that_go_bad_are_named_and_taken_when_they_are_good_again(
+    served: Served, tmp_path: Path, folder: Path
+) -> None:
+    pem = folder / "server.pem"
+    options = (f"serve.tls_cert_file={pem}", f"serve.tls_key_file={folder}/server.key")
+    with serving(served.raw.config, tmp_path / "log", *options) as server:
+        good = pem.read_bytes()
+        pem.write_bytes(b"torn")
+        try:
+            server.replicas()[0].kill()
+            server.until("replica 0 cannot serve: serve.tls_cert_file, tls_key_file")
+        finally:
+            pem.write_bytes(good)
+        server.until("replica 0: http", times=2)
+        assert "Traceback" not in server.said
+
+
 @pytest.mark.parametrize(
     ("override", "why"),
     [
