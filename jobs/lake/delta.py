@@ -1,4 +1,7 @@
-"""What a table tells delta-rs, and what it says in a user's words."""
+"""What a table tells delta-rs, and what it says in a user's words.
+
+With `tables` and `versions` the only module that imports delta-rs.
+"""
 
 from __future__ import annotations
 
@@ -83,10 +86,10 @@ def said_until(table: DeltaTable, until: int) -> dict[str, Any]:
         read *= 8
 
 
-def said_by_version(table: DeltaTable) -> dict[int, dict[str, Any]]:
-    """The same of each version."""
-    found, info = {}, dict[str, Any]()
-    for commit in reversed(_history(table, -1)):
+def said_by_version(table: DeltaTable, after: int) -> dict[int, dict[str, Any]]:
+    """The same of each version after one."""
+    found, info = {}, said_until(table, after) if after >= 0 else {}
+    for commit in reversed(_history(table, after)):
         if _SAID in commit:
             info = dict(json.loads(commit[_SAID]))
         found[int(commit["version"])] = info
@@ -108,12 +111,15 @@ def _history(table: DeltaTable, after: int) -> list[dict[str, Any]]:
         table.update_incremental()
         # delta-rs numbers commits from the table's version on, also those that came meanwhile.
         if table.version() == newest:
-            return commits
+            return [commit for commit in commits if commit["version"] > after]
 
 
-def rows_with(table: DeltaTable, column: str, value: str) -> pa.Table:
-    """The rows with a value; files that by their least and greatest have none are not read."""
-    return queried(table, f"SELECT * FROM rows WHERE \"{column}\" = '{value}'")
+def rows_where(table: DeltaTable, values: Mapping[str, str]) -> pa.Table:
+    """The rows with values in columns; files that by their least and greatest have none are not
+    read."""
+    texts = {name: value.replace("'", "''") for name, value in values.items()}
+    terms = [f"\"{name}\" = '{text}'" for name, text in texts.items()]
+    return queried(table, f"SELECT * FROM rows WHERE {' AND '.join(terms) or 'true'}")
 
 
 def queried(table: DeltaTable, sql: str) -> pa.Table:

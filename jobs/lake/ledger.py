@@ -28,6 +28,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _MAPS = ("counts", "digests", "versions", "metrics")
+# Each record leaves a file, and a server of some replicas thousands a day.
+_COMMITS_A_FILE = 64
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ def record(lake: Lake, rows: Sequence[LedgerRow]) -> None:
     for value in values:
         for name in _MAPS:
             value[name] = list(value[name].items())
-    if values:
-        lake.table("ledger").append(pa.Table.from_pylist(values, schema=_SCHEMA))
+    if not values:
+        return
+    table = lake.table("ledger")
+    if table.append(pa.Table.from_pylist(values, schema=_SCHEMA)) % _COMMITS_A_FILE == 0:
+        table.join_files()
 
 
 def of_commit(rows: Sequence[LedgerRow]) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def record_lost(lake: Lake, name: TableName, info: Mapping[str, Any]) -> None:
 def _tells_of(lake: Lake, run: str, name: TableName) -> bool:
     """Whether the ledger knows of a run's commit to a table."""
     ledger = lake.table("ledger")
-    rows = ledger.rows_with("run", run).to_pylist() if ledger.exists() else []
+    rows = ledger.rows_where(run=run).to_pylist() if ledger.exists() else []
     return any(name in dict(row["versions"] or ()) for row in rows)
 
 
@@ -114,8 +119,7 @@ def read_ledger(lake: Lake, **where: str) -> list[dict[str, Any]]:
     table = lake.table("ledger")
     if not table.exists():
         return []
-    rows = table.read_arrow().to_pylist()
-    found = [row for row in rows if all(row[name] == value for name, value in where.items())]
+    found = table.rows_where(**where).to_pylist()
     for row in found:
         for name in _MAPS:
             row[name] = dict(row[name] or ())

@@ -1,120 +1,42 @@
 """Tables of the lake: Delta tables over Parquet files that tasks wrote, committed by delta-rs.
 
-With `delta` the only module that imports delta-rs. Files of a run lie under the table's `run=<run>`
-folder and are invisible until one commit names them. A commit carries the run, what else the run
-wrote and an app transaction whose version is the token of the lock held, so that a holder that lost
-its lock cannot commit.
+Files of a run lie under the table's `run=<run>` folder and are invisible until one commit names
+them. A commit carries the run, what else the run wrote and an app transaction whose version is the
+token of the lock held, so that a holder that lost its lock cannot commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
-from deltalake import DeltaTable, Schema, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import create_table_with_add_actions
+from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from jobs.base.errors import DataRefused, Locked
 from jobs.lake.delta import (
     KEEP_LOG,
-    commit_times,
     name_files,
-    queried,
-    replaced_files,
     rewrite_rows,
-    rows_with,
     said,
-    said_by_version,
-    said_until,
     schema_difference,
-    unreadable,
     version_of,
     with_token,
 )
-from jobs.lake.files import LiveFile, NewFile, StagedRuns, check_covered, read_files
-from jobs.stores.files import delta_options, store_at
+from jobs.lake.files import NewFile, check_covered
+from jobs.lake.versions import Versions
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 _MEASURED = "delta.dataSkippingStatsColumns"
 
 
-class Table(StagedRuns):
+class Table(Versions):
     """One Delta table, by its URL. Nothing is read until asked for."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self._options = delta_options(self.url)
-
-    def exists(self) -> bool:
-        try:
-            store_at(self.url)[0].await_answer()
-            return bool(DeltaTable.is_deltatable(self.url, self._options))
-        except OSError as error:
-            raise unreadable(self.url, error) from error
-
-    def version(self) -> int:
-        """The newest version; -1 when there is no table yet."""
-        return self._at(None).version() if self.exists() else -1
-
-    def version_at(self, version: int | None) -> int:
-        """The version, the newest where none is given.
-
-        Raises:
-            DataRefused: there is no such table or version.
-        """
-        return int(self._at(version).version())
-
-    def _at(self, version: int | None) -> DeltaTable:
-        try:
-            store_at(self.url)[0].await_answer()
-            return DeltaTable(self.url, version=version, storage_options=self._options)
-        except OSError as error:
-            raise unreadable(self.url, error) from error
-        except (TableNotFoundError, DeltaError) as error:
-            raise DataRefused(
-                f"no table {self.url}" + ("" if version is None else f" at version {version}"),
-                remedy="run the stage that writes it first",
-            ) from error
-
-    def files(self, version: int | None = None) -> list[LiveFile]:
-        """The files of a version."""
-        actions = pa.table(self._at(version).get_add_actions(flatten=True)).to_pylist()
-        return [
-            LiveFile(
-                path=action["path"],
-                partition={
-                    name.removeprefix("partition."): value
-                    for name, value in action.items()
-                    if name.startswith("partition.")
-                },
-                rows=action.get("num_records") or 0,
-                bytes=action["size_bytes"],
-            )
-            for action in actions
-        ]
-
-    def commit_info(self, version: int | None = None) -> dict[str, Any]:
-        """What the newest commit at or before `version` that was made by a run says of itself."""
-        table = self._at(version)
-        return said_until(table, table.version())
-
-    def infos(self) -> dict[int, dict[str, Any]]:
-        """`commit_info` of each version."""
-        return said_by_version(self._at(None))
-
-    def newest_info(self) -> dict[str, Any]:
-        """`commit_info` of the newest version; nothing where there is no table yet."""
-        return self.commit_info() if self.exists() else {}
-
-    def commits(self) -> list[tuple[int, float]]:
-        """Versions, the oldest first, and when each was made, in seconds since 1970."""
-        return commit_times(self._at(None))
 
     def replace(
         self,
@@ -146,10 +68,11 @@ class Table(StagedRuns):
             DataRefused: a file lies outside `where`, or the table has another schema.
         """
         check_covered(files, where or {})
-        self._create_if_absent(schema, partition_by)
+        declared = Schema.from_json(schema.json())
+        if not self.exists():
+            self._create(declared, partition_by, {})
         if where is not None:
             self.check_columns(schema)
-        declared = Schema.from_json(schema.json())
         return self._commit(files, declared, partition_by, where or {}, info, app_id, token)
 
     def check_columns(self, schema: StructType) -> None:
@@ -207,32 +130,39 @@ class Table(StagedRuns):
             raise Locked(f"{self.url}: another run committed first ({error})") from error
         return version_of(table, commit_id)
 
-    def _create_if_absent(self, schema: StructType, partition_by: Sequence[str]) -> None:
-        if not self.exists():
-            create_table_with_add_actions(
-                self.url,
-                Schema.from_json(schema.json()),
-                [],
-                "ignore",
-                list(partition_by),
+    def _create(
+        self, schema: Schema, partition_by: Sequence[str], configuration: Mapping[str, str]
+    ) -> None:
+        # Tried again, the second of two to create it would change what the first has made.
+        once = CommitProperties(max_commit_retries=0)
+        with suppress(CommitFailedError):
+            DeltaTable.create(
+                *(self.url, schema, "ignore", list(partition_by)),
+                configuration=configuration,
                 storage_options=self._options,
+                commit_properties=once,
             )
 
-    def append(self, rows: pa.Table, measured: Sequence[str] | None = None) -> None:
+    def append(self, rows: pa.Table, measured: Sequence[str] | None = None) -> int:
         """Appends a few rows that the driver holds, as one commit. The log keeps the least and
-        greatest values of a new table's columns for ever: of all, or of the `measured` ones."""
-        named = {} if measured is None else {_MEASURED: ",".join(measured)}
-        options = self._options
-        write_deltalake(self.url, rows, mode="append", storage_options=options, configuration=named)
+        greatest values of a new table's columns for ever: of all, or of the `measured` ones.
 
-    def values(self, column: str) -> list[str]:
-        """What stands in a column, each once, in order."""
-        sql = f'SELECT DISTINCT "{column}" AS value FROM rows ORDER BY value'
-        return [value.as_py() for value in queried(self._at(None), sql)["value"]]
+        Returns:
+            The version made.
+        """
+        try:
+            table = DeltaTable(self.url, storage_options=self._options)
+        except TableNotFoundError:
+            named = {} if measured is None else {_MEASURED: ",".join(measured)}
+            self._create(Schema.from_arrow(rows.schema), [], named)
+            table = self._at(None)
+        write_deltalake(table, rows, mode="append")
+        return table.version()
 
-    def rows_with(self, column: str, value: str) -> pa.Table:
-        """The rows with a value in a column."""
-        return rows_with(self._at(None), column, value)
+    def join_files(self) -> None:
+        """Makes few files of the many that appending leaves, in one commit, if nobody else does."""
+        with suppress(CommitFailedError):
+            self._at(None).optimize.compact(post_commithook_properties=KEEP_LOG)
 
     def rewrite_appended(
         self,
@@ -258,15 +188,6 @@ class Table(StagedRuns):
             raise Locked(f"{self.url}: another process wrote first ({error})") from error
         return version_of(self._at(before), commit_id)
 
-    def replaced_files(self, hours: int) -> list[str]:
-        """Files that no version names any more since so many hours."""
-        return replaced_files(self._at(None), hours)
-
-    def read_arrow(self, version: int | None = None) -> pa.Table:
-        """A small table as Arrow, on the driver; rows of different files come in any order."""
-        table = self._at(version)
-        return queried(table, "SELECT * FROM rows").cast(pa.schema(table.schema().to_arrow()))
-
     def restore(self, version: int, app_id: str, token: int) -> None:
         """Makes the content that of an older version again, when newer ones belong to no run.
 
@@ -283,19 +204,3 @@ class Table(StagedRuns):
             )
         except CommitFailedError as error:
             raise Locked(f"{self.url}: another run committed first ({error})") from error
-
-    def spark(
-        self,
-        session: SparkSession,
-        schema: StructType,
-        version: int | None = None,
-        where: Mapping[str, Iterable[str]] | None = None,
-    ) -> DataFrame:
-        """A version, or the partitions `where` names, as a Spark DataFrame of the schema."""
-        wanted = {name: set(values) for name, values in (where or {}).items()}
-        files = [
-            file
-            for file in (self.files(version) if self.exists() else [])
-            if all(file.partition[name] in values for name, values in wanted.items())
-        ]
-        return read_files(session, self.url, files, schema)

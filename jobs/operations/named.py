@@ -20,7 +20,7 @@ from jobs.registry.registry import Registry
 
 Versions = dict[TableName, set[int]]
 
-# All but the ledger, from which nothing is ever taken.
+# All that runs replace; `ledger` and `served` are appended to.
 TABLES: tuple[TableName, ...] = (
     "examples",
     "quarantine",

@@ -151,11 +151,12 @@ def _unnamed_files(lake: Lake, since: float, look: Any) -> Iterator[tuple[str, l
 def _unreferred(
     lake: Lake, registry: Registry, since: float, hours: float
 ) -> Iterator[tuple[str, list[StoredFile]]]:
-    """Files of `served` that its versions left, and exports and probes of no registered model."""
-    table = lake.table("served")
-    if table.exists():
-        left = set(table.replaced_files(math.ceil(hours)))
-        yield "served", [file for file in stored_files(table.url) if file.relative in left]
+    """Files that versions of appended tables left, and exports and probes of no model."""
+    for appended in ("served", "ledger"):
+        table = lake.table(appended)
+        if table.exists():
+            left = set(table.replaced_files(math.ceil(hours)))
+            yield appended, [file for file in stored_files(table.url) if file.relative in left]
     stored = {name: stored_files(lake.folder(name)) for name in ("exports", "probes")}
     if not any(stored.values()):
         # The registry may be a server that does not answer.

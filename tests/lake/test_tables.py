@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.base.errors import DataRefused, Locked
-from jobs.lake import tables
+from jobs.lake import ledger, tables, versions
 from jobs.lake.declaration import refuse_changed_declaration
 from jobs.lake.delta import name_files
 from jobs.lake.examples import Examples
@@ -117,7 +118,7 @@ def test_commits_are_numbered_right_while_others_come(
                 replace(table, other, ["d2"], 7)
             return super().history(limit)
 
-    monkeypatch.setattr(tables, "DeltaTable", Busy)
+    monkeypatch.setattr(versions, "DeltaTable", Busy)
     assert table.commit_info(first) == {"run": "a"}
     assert list(table.infos().values())[first:] == [{"run": run} for run in "abc"]
     assert [version for version, _ in table.commits()] == list(range(first + 3))
@@ -135,7 +136,7 @@ def test_files_that_are_gone_are_not_committed(tmp_path: Path) -> None:
 
 def test_a_table_without_a_commit_of_a_run_is_refused(tmp_path: Path) -> None:
     table = Table(str(tmp_path / "t"))
-    table._create_if_absent(SCHEMA, ["ds", "split"])
+    table._create(Schema.from_json(SCHEMA.json()), ["ds", "split"], {})
     with pytest.raises(DataRefused, match="no run has committed"):
         refuse_changed_declaration(Examples.open(table.url).info, VISITS, "the examples were")
 
@@ -227,6 +228,31 @@ def test_the_ledger_keeps_rows_in_order_and_finds_them(tmp_path: Path) -> None:
     assert (second["run"], second["counts"], second["message"]) == ("r2", {}, "why")
     assert read_ledger(lake, stage="score") == []
     assert new_run_id("etl") != new_run_id("etl")
+
+
+def test_the_ledger_keeps_every_row_in_few_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of some replicas records thousands of times a day, at once with a night."""
+    monkeypatch.setattr(ledger, "_COMMITS_A_FILE", 8)
+    lake = Lake(str(tmp_path), "data")
+
+    def records(writer: int) -> None:
+        for number in range(20):
+            record(lake, [LedgerRow(f"w{writer}-{number}", f"s{writer}", "d1", "done")])
+
+    record(lake, [])
+    threads = [threading.Thread(target=records, args=(writer,)) for writer in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for writer in range(3):
+        runs = [row["run"] for row in read_ledger(lake, stage=f"s{writer}")]
+        assert runs == [f"w{writer}-{number}" for number in range(20)]
+    table = lake.table("ledger")
+    assert len(read_ledger(lake)) == 60
+    assert len(table.files()) < 30 < len(table.replaced_files(0)) + len(table.files())
 
 
 def test_small_artifacts_are_written_whole(tmp_path: Path) -> None:

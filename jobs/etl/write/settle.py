@@ -30,10 +30,10 @@ def standing_version(lake: Lake, stage: str) -> int:
     named = lake.table(_LAST[stage]).newest_info().get("versions", {}).get("quarantine", -1)
     if named == newest:
         return newest
-    for version, info in sorted(table.infos().items(), reverse=True):
+    for version, info in sorted(table.infos(after=named).items(), reverse=True):
         own = info.get(AWAITS, info.get(SETTLED, stage)) == stage
         # Retention and erasures settle first, then take rows of all stages away for good.
-        if version <= named or (own and AWAITS not in info):
+        if own and AWAITS not in info:
             break
         if own:
             found = version - 1
