@@ -21,6 +21,7 @@ from jobs.base.errors import DataRefused
 from jobs.etl.backfill import Backfill, Progress, chunks_of
 from jobs.etl.encode.encoder import Encoder
 from jobs.etl.encode.vocabulary import stage_vocabularies
+from jobs.etl.fit.condensed import condensed
 from jobs.etl.fit.contributions import CONTRIBUTIONS, Merging
 from jobs.etl.fit.entries import ID_LOG, new_entries, read_entries, stage_entries
 from jobs.etl.fit.expect import Findings
@@ -208,7 +209,7 @@ class Pass:
         table = self.lake.table("contributions")
         files = table.staged(self.run_id, [DS])
         version = self._replace("contributions", files, CONTRIBUTIONS, {DS: self.dates})
-        history = CountHistory.of(self.spark, table, version)
+        history = condensed(CountHistory.of(self.spark, table, version), min(self.dates))
         findings.judge_drift(history, self.dates)
         log_table = self.lake.table("id_log")
         entries = read_entries(log_table, None)

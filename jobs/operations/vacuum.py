@@ -21,6 +21,7 @@ from typing import Any
 import fsspec
 
 from jobs.base.errors import DataRefused, Locked
+from jobs.etl.fit.condensed import FOLDER, paths_to_keep
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import LedgerRow, record
 from jobs.lake.lock import live_runs, stage_lock
@@ -141,6 +142,8 @@ def _unnamed_files(lake: Lake, since: float, look: Any) -> Iterator[tuple[str, l
     for name in TABLES:
         table = lake.table(name)
         paths = {file.path for n in sorted(kept.versions[name]) for file in table.files(n)}
+        if name == "contributions" and table.exists():
+            paths |= paths_to_keep(table.url, table.files())
         runs = {Shard.run_of(path) for path in paths}
         _refuse_if_damaged(table, {file.relative for file in stored[name]})
         old = (file for file in stored[name] if file.written_at < since)
@@ -210,9 +213,12 @@ def _run_of(relative: str) -> str:
     return rest.removesuffix(".parquet") if first == MANIFESTS else first.removeprefix("run=")
 
 
-def _is_of(live: Iterable[str], relative: str) -> bool:
+def _is_of(live: Collection[str], relative: str) -> bool:
     """Whether a run that holds a lock wrote the file: its passes have names that begin with its."""
     run = _run_of(relative)
+    # The ETL's, and of no run by its name.
+    if run == FOLDER and live:
+        return True
     return any(run == holder or run.startswith(f"{holder}-") for holder in live)
 
 

@@ -113,7 +113,8 @@ class Merging:
         return path
 
 
-def _schema() -> pa.Schema:
+def file_schema() -> pa.Schema:
+    """The columns of a file of contributions."""
     return to_arrow_schema(StructType([f for f in CONTRIBUTIONS.fields if f.name != DS]))
 
 
@@ -128,7 +129,7 @@ def _of_values(groups: CountGroups, counts: pa.Table) -> pa.Table:
     columns = {"value": merged["value"], "count": merged["count"]}
     columns["field"] = groups.names_of(merged["number"].to_numpy())
     rows = merged.num_rows
-    schema = _schema()
+    schema = file_schema()
     return pa.table([columns.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
 
 
@@ -167,7 +168,7 @@ def _of_numbers(groups: CountGroups, sums: pa.Table) -> pa.Table:
         "low": merged["low"],
         "high": merged["high"],
     }
-    schema = _schema()
+    schema = file_schema()
     return pa.table([columns[f.name] for f in schema], schema=schema)
 
 

@@ -238,3 +238,12 @@ def _counted(keys: Ints) -> tuple[Ints, Ints]:
 def total_of(limbs: Sequence[int]) -> int:
     """A sum in units of 2^-56."""
     return sum(limb << bits for limb, bits in zip(limbs, LIMB_BITS, strict=True))
+
+
+def limbs_of_total(total: int) -> list[int]:
+    """The limbs of a sum in units of 2^-56; the highest may be below 0."""
+    limbs = []
+    for bits in LIMB_BITS:
+        limbs.append(total >> bits)
+        total -= limbs[-1] << bits
+    return limbs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import decimal
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ import pyarrow.compute as pc
 from jobs.base.errors import DataRefused
 from jobs.base.quantiles import Buckets, merged
 from jobs.base.xxhash import xxhash64_of_rows
-from jobs.etl.fit.counting import LARGEST, SMALLEST, UNIT, total_of
+from jobs.etl.fit.counting import LARGEST, SMALLEST, UNIT
 from jobs.etl.fit.entries import read_entries
 from jobs.etl.fit.history import CountHistory, added_up, of_fields
+from jobs.etl.fit.sums import Sums, sum_rows
 from jobs.lake.lake import Lake
 from jobs.lake.manifest import UINT64
 from jobs.lake.state import NumericStats, State, Vocabulary, empty_stats
@@ -29,44 +29,10 @@ from jobs.rows.base.names import DS
 from schemas.dataset import Dataset
 from schemas.field import WithIds
 
-_SUMS = pa.schema(
-    [
-        ("field", pa.string()),
-        (DS, pa.string()),
-        ("count", pa.int64()),
-        ("nulls", pa.int64()),
-        ("total", pa.list_(pa.int64())),
-        ("total_squares", pa.list_(pa.int64())),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-    ]
-)
 # Of a field and a day by their places among the names and the dates.
 _BUCKETS = pa.schema(
     [("day", pa.int32()), ("field", pa.int32()), ("bucket", pa.int32()), ("rows", pa.int64())]
 )
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """A numeric field's train rows of some dates; `total` and `squares` in units of 2^-56."""
-
-    count: int = 0
-    nulls: int = 0
-    total: int = 0
-    squares: int = 0
-    low: float = math.inf
-    high: float = -math.inf
-
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(
-            self.count + other.count,
-            self.nulls + other.nulls,
-            self.total + other.total,
-            self.squares + other.squares,
-            min(self.low, other.low),
-            max(self.high, other.high),
-        )
 
 
 @dataclass(frozen=True)
@@ -137,8 +103,8 @@ def _as_of(ds: str, running: tuple[list[str], list[Any]] | None, nothing: Any) -
     return sums[place - 1] if place else nothing
 
 
-def _sums_as_of(ds: str, name: str, running: dict[str, tuple[list[str], list[Any]]]) -> _Sums:
-    sums: _Sums = _as_of(ds, running.get(name), _Sums())
+def _sums_as_of(ds: str, name: str, running: dict[str, tuple[list[str], list[Any]]]) -> Sums:
+    sums: Sums = _as_of(ds, running.get(name), Sums())
     if 0 < max(-sums.low, sums.high) < SMALLEST and sums.low < sums.high:
         raise DataRefused(
             f"field {name!r} has values from {sums.low:g} to {sums.high:g} up to {ds}",
@@ -148,29 +114,19 @@ def _sums_as_of(ds: str, name: str, running: dict[str, tuple[list[str], list[Any
     return sums
 
 
-def _sums_by_field(history: CountHistory, dataset: Dataset) -> dict[str, dict[str, _Sums]]:
-    names = tuple(f.name for f in dataset.measured)
-    by_field: dict[str, dict[str, _Sums]] = {}
-    # One row a (date, numeric field): small, whatever the number of rows.
-    for row in history.mapped(partial(_rows_with_sums, names), _SUMS).to_pylist():
-        sums = _Sums(nulls=row["nulls"])
-        if row["count"]:
-            low, high = row["low"], row["high"]
-            if max(-low, high) > LARGEST:
-                raise DataRefused(
-                    f"field {row['field']!r} has values from {low:g} to {high:g} on {row[DS]}",
-                    f"values within {LARGEST:g}, so that sums are exact",
-                    "declare a transform: Log1p, Clip or Scale",
-                )
-            total, squares = total_of(row["total"]), total_of(row["total_squares"])
-            sums = _Sums(row["count"], row["nulls"], total, squares, low, high)
-        by_field.setdefault(row["field"], {})[row[DS]] = sums
+def _sums_by_field(history: CountHistory, dataset: Dataset) -> dict[str, dict[str, Sums]]:
+    by_field: dict[str, dict[str, Sums]] = {f.name: {} for f in dataset.measured}
+    for row in sum_rows(history):
+        sums = Sums.of(row)
+        if max(-sums.low, sums.high) > LARGEST:
+            raise DataRefused(
+                f"field {row['field']!r} has values from {sums.low:g} to {sums.high:g} "
+                f"on {row[DS]}",
+                f"values within {LARGEST:g}, so that sums are exact",
+                "declare a transform: Log1p, Clip or Scale",
+            )
+        by_field[row["field"]][row[DS]] = sums
     return by_field
-
-
-def _rows_with_sums(names: Sequence[str], table: pa.Table) -> pa.Table:
-    rows = of_fields(table, names)
-    return rows.filter(rows["nulls"].is_valid()).select(_SUMS.names).cast(_SUMS)
 
 
 def _buckets_as_of(
@@ -212,7 +168,7 @@ def _rows_with_buckets(names: Sequence[str], dates: Sequence[str], table: pa.Tab
     return pa.table(columns, schema=_BUCKETS)
 
 
-def _stats(sums: _Sums, buckets: Buckets) -> NumericStats:
+def _stats(sums: Sums, buckets: Buckets) -> NumericStats:
     """Mean and population deviation, rounded to float64 once, at the end."""
     if not sums.count:
         return empty_stats(sums.nulls)
