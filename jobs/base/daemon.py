@@ -9,9 +9,12 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import sys
+import traceback
 from contextlib import suppress
+from types import SimpleNamespace
 
-from pyspark.daemon import manager
+from pyspark import daemon
 
 MODULES = "MILLSTREAM_WORKER_MODULES"
 
@@ -25,6 +28,15 @@ def import_all() -> None:
     gc.freeze()
 
 
+def print_exc() -> None:
+    """Prints why a worker ended, unless the JVM went first, which the driver tells of."""
+    if not isinstance(sys.exc_info()[1], BrokenPipeError | ConnectionResetError):
+        traceback.print_exc()
+
+
 if __name__ == "__main__":
     import_all()
-    manager()  # type: ignore[no-untyped-call]
+    daemon.traceback = SimpleNamespace(  # type: ignore[assignment, attr-defined]
+        print_exc=print_exc, format_exc=traceback.format_exc
+    )
+    daemon.manager()  # type: ignore[no-untyped-call]

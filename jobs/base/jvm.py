@@ -34,11 +34,14 @@ def jvm_ended(error: BaseException) -> MillstreamError | None:
     """An error of a connection to a JVM that is no more, in a user's words; None for any other."""
     frames = traceback.extract_tb(error.__traceback__)
     in_py4j = any("/py4j/" in frame.filename for frame in frames)
-    lost = isinstance(error, OSError | EOFError) or type(error).__name__ == "Py4JNetworkError"
+    name = type(error).__name__
+    lost = isinstance(error, OSError | EOFError) or name == "Py4JNetworkError"
+    # An empty answer; one that tells of an error has its trace.
+    lost |= name == "Py4JError" and "Trace:" not in str(error)
     if not (in_py4j and lost):
         return None
     return MillstreamError(
-        f"Spark's JVM has ended: {type(error).__name__}: {error}",
+        f"Spark's JVM has ended: {name}: {error}",
         "a JVM that lives as long as the command",
         "if nobody stopped it, the system did for lack of memory (see its log): lower "
         "spark.driver.memory, or take a larger machine; then run again: what was committed stands",

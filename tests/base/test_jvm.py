@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JError, get_return_value
 
-from jobs.base.jvm import CLASSES, with_classes
+from jobs.base.jvm import CLASSES, jvm_ended, with_classes
 from jobs.base.quiet import JVM_OPTIONS, jvm_options
 from tests.builders.processes import ROOT
 from tests.builders.visits import Raw, rows_of
@@ -99,3 +100,14 @@ def test_one_that_does_not_start_ends_a_command_without_a_trace(
     assert ended.returncode == 1
     assert "millstream: Spark's JVM did not start: " in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_empty_answer_is_told_as_the_jvms_end() -> None:
+    """What py4j makes of a connection that a killed JVM closed."""
+    with pytest.raises(Py4JError) as raised:
+        get_return_value("", None, "o28", "sc")
+    ended = jvm_ended(raised.value)
+    assert ended is not None and str(ended).startswith("Spark's JVM has ended: ")
+    with pytest.raises(Py4JError) as raised:
+        get_return_value("xsboom", None, "o28", "sc")
+    assert jvm_ended(raised.value) is None
