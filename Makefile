@@ -18,7 +18,7 @@ dev := $(VENV)/.millstream-dev-$(digest)
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo test test-slow test-all package digits petastorm-tests lint types fmt clean \
-	bench-etl bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve \
+	bench-etl bench-nights bench-stream bench-train bench-quality bench-recovery bench-samplers bench-score bench-serve \
 	bench-search-quality bench-limits bench-slices bench-tables bench-table-quality bench-tune
 help:
 	@sed -n 's/^# //p' Makefile | head -4
@@ -88,6 +88,10 @@ bench-serve: $(dev)
 # Three declarations beside DuckDB, 10 M rows each; ROWS=1000000 BENCH="--only a,b1" for a short run.
 bench-etl: $(dev)
 	$(bin)/python -m benchmarks.bench_etl $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# One more small date after few nights and after many; some 10 minutes.
+bench-nights: $(dev)
+	@$(bin)/python -m benchmarks.bench_nights $(BENCH)
 
 # Tables of three times what a rank may hold, under a limit of the kernel: trained, scored with.
 bench-limits: $(dev)
