@@ -39,6 +39,7 @@ import psutil
 
 from benchmarks.common import machine, print_figures, print_table
 from benchmarks.wide_rows import FIELDS, write_day
+from jobs.base.spark import DAEMON
 
 ROOT = Path(__file__).resolve().parents[1]
 RANKS, DIM, SAMPLE_S = 4, 256, 0.2
@@ -51,7 +52,7 @@ TRAIN_ROWS, SCORE_ROWS = 80_000, 2_000
 # What a process is told by, in its command line.
 KINDS = {
     "horovod.spark.task.gloo_exec_fn": "rank",
-    "pyspark.daemon": "worker",
+    DAEMON: "worker",
     "jobs.main": "driver",
 }
 

@@ -24,6 +24,8 @@ from jobs.base.jvm import with_classes
 from jobs.base.properties import read_properties
 from jobs.base.termination import handlers_kept
 
+# The module that forks the Python workers of a local master.
+DAEMON = "jobs.base.daemon"
 # A task keeps so many files of a partitioned table open; rows for more are sorted by file first.
 OPEN_FILES = 8
 
@@ -223,7 +225,7 @@ def _own_properties(properties_file: str | None, of_steps: Sequence[str]) -> dic
         **_properties(properties_file),
     }
     if properties["spark.master"].startswith("local"):
-        properties.setdefault("spark.python.daemon.module", "jobs.base.daemon")
+        properties.setdefault("spark.python.daemon.module", DAEMON)
         properties.setdefault(f"spark.executorEnv.{daemon.MODULES}", ",".join(of_steps))
     return properties
 

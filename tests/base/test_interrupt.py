@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobs.base.spark import DAEMON
 from tests.builders.processes import ROOT
 from tests.builders.visits import Raw, rows_of
 
@@ -58,7 +59,7 @@ def _working(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """All its processes, once Spark's Python workers are among them."""
     while process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
-        if sum("jobs.base.daemon" in " ".join(_command(one)) for one in family) > 1:
+        if sum(DAEMON in " ".join(_command(one)) for one in family) > 1:
             return family
     raise AssertionError(process.communicate()[0])
 

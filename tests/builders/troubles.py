@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from jobs.base.spark import DAEMON
 from jobs.lake.lake import Lake
 from jobs.lake.lock import LEASE_S
 from jobs.nightly.names import STEPS
@@ -26,7 +27,7 @@ KINDS = {
     "driver": "-m jobs.main",
     "jvm": "pyspark-shell",
     "executor": "CoarseGrainedExecutorBackend",
-    "python worker": "pyspark.daemon",
+    "python worker": DAEMON,
     "rank": "gloo_exec_fn",
 }
 STEP_OF = {"rank": ("train",), "python worker": ("etl", "evaluate", "score")}

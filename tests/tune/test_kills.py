@@ -13,6 +13,7 @@ import psutil
 import pytest
 from optuna.storages import JournalStorage
 
+from jobs.base.spark import DAEMON
 from jobs.lake.lake import Lake
 from jobs.lake.ledger import read_ledger
 from jobs.tune.journal import LakeJournal
@@ -106,7 +107,7 @@ def workers(process: Process) -> list[psutil.Process]:
     for child in process.left():
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = child.parent()
-            if parent and all("pyspark.daemon" in command_of(one) for one in (child, parent)):
+            if parent and all(DAEMON in command_of(one) for one in (child, parent)):
                 found.append(child)
     return found
 
