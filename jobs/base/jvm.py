@@ -37,7 +37,8 @@ def jvm_ended(error: BaseException) -> MillstreamError | None:
     name = type(error).__name__
     lost = isinstance(error, OSError | EOFError) or name == "Py4JNetworkError"
     # An empty answer; one that tells of an error has its trace.
-    lost |= name == "Py4JError" and "Trace:" not in str(error)
+    said_nothing = str(error).startswith("An error occurred while") and "Trace:" not in str(error)
+    lost |= name == "Py4JError" and said_nothing
     if not (in_py4j and lost):
         return None
     return MillstreamError(

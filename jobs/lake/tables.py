@@ -165,11 +165,7 @@ class Table(Versions):
             self._at(None).optimize.compact(post_commithook_properties=KEEP_LOG)
 
     def rewrite_appended(
-        self,
-        column: str,
-        value: str,
-        keep: Callable[[pa.Table], pa.Table],
-        info: Mapping[str, Any] | None = None,
+        self, column: str, value: str, keep: Callable[[pa.Table], pa.Table]
     ) -> int:
         """Leaves of the rows with a value what `keep` gives of each part of them, in one commit.
         Rows that are appended meanwhile stay, as servers append without a lock.
@@ -183,7 +179,7 @@ class Table(Versions):
         table, commit_id = self._at(None), uuid4().hex
         before = table.version()
         try:
-            rewrite_rows(table, column, value, keep, said(commit_id, info))
+            rewrite_rows(table, column, value, keep, said(commit_id, None))
         except CommitFailedError as error:
             raise Locked(f"{self.url}: another process wrote first ({error})") from error
         return version_of(self._at(before), commit_id)

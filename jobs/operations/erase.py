@@ -46,7 +46,7 @@ from schemas.stored import arrow_schema
 
 Counts = dict[str, int]
 # Whoever holds the locks of ETL and scoring is the only one to commit to these what it says of it.
-_LOCKED: tuple[TableName, ...] = ("predictions", "quarantine", "examples", "served")
+_LOCKED: tuple[TableName, ...] = ("predictions", "quarantine", "examples")
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,7 @@ class Erasure:
             texts = [row[RAW] for row in hits.where(F.col(DS) == ds).select(RAW).collect()]
             gone = pa.array(sorted(set(texts)), pa.string())
             done = self._rows("served", {ds: len(texts)})
-            info = {"run": self.run_id} | of_commit(done)
-            version = table.rewrite_appended(DS, ds, partial(_without, gone), info)
+            version = table.rewrite_appended(DS, ds, partial(_without, gone))
             self._record("served", version, done)
             counts[ds] = len(texts)
         return dict(counts)

@@ -44,14 +44,17 @@ def condensed(history: CountHistory, before: str) -> CountHistory:
     """
     past = history.of_dates(lambda ds: ds < before)
     known = known_files(past.url, past.files)
-    last = known[0].partition[DS] if known else ""
-    if sum(ds > last for ds in past.dates) > _MOST_DATES:
+    if sum(ds > _last(known) for ds in past.dates) > _MOST_DATES:
         last = past.dates[-_RECENT_DATES - 1]
         _add_up(past.up_to(last), last)
         _remove_all_but(past.url, _name(past.files, last))
         known = known_files(past.url, past.files)
-    rest = history.of_dates(lambda ds: ds > last)
+    rest = history.of_dates(lambda ds: ds > _last(known))
     return replace(history, files=(*known, *rest.files))
+
+
+def _last(known: Sequence[LiveFile]) -> str:
+    return known[0].partition[DS] if known else ""
 
 
 def known_files(url: str, files: Sequence[LiveFile]) -> list[LiveFile]:
@@ -63,6 +66,8 @@ def known_files(url: str, files: Sequence[LiveFile]) -> list[LiveFile]:
         files: of some dates.
     """
     fs, root = fsspec.core.url_to_fs(f"{url}/{FOLDER}")
+    # Tasks wrote there, too.
+    fs.invalidate_cache()
     there = set(fs.find(root)) if fs.exists(root) else set()
     names = sorted({path.removeprefix(root).split("/")[1] for path in there}, reverse=True)
     for name in names:
