@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import StringType, StructType
 
 from jobs.base.errors import DataRefused, Locked
-from jobs.lake import lock
+from jobs.lake import ledger, lock
 from jobs.lake.examples import Examples
 from jobs.lake.files import NewFile
 from jobs.lake.lake import Lake
@@ -185,6 +185,18 @@ def test_only_one_of_two_commits_from_the_same_snapshot_lasts(lake: Lake) -> Non
     assert len(results) == 3
     assert len(set(done)) == len(done) >= 2
     assert len(table.files()) == 1
+
+
+@pytest.mark.parametrize("store", ["s3", pytest.param("hdfs", marks=pytest.mark.slow)])
+def test_the_ledger_is_joined_as_it_grows(
+    request: pytest.FixtureRequest, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_COMMITS_A_FILE", 4)
+    own = Lake(request.getfixturevalue(store).url(f"ledger-{tmp_path.name}"), "data")
+    for number in range(10):
+        record(own, [LedgerRow(f"r{number}", "etl", "2026-01-01", "done")])
+    assert [row["run"] for row in read_ledger(own, stage="etl")] == [f"r{n}" for n in range(10)]
+    assert len(own.table("ledger").files()) < 5
 
 
 def test_ledger_states_and_artifacts(lake: Lake) -> None:

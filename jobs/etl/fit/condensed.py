@@ -134,8 +134,8 @@ def _written(url: str, rows: pa.Table) -> pa.Table:
     with write_stream(f"{url}/{name}") as file:
         table = pa.table(columns, schema=schema)
         pq.write_table(table, file, compression="zstd", use_dictionary=["field"])
-        size = file.tell()
-    return pa.table([[name], [len(rows)], [size]], schema=_WRITTEN)
+    fs, path = fsspec.core.url_to_fs(f"{url}/{name}")
+    return pa.table([[name], [len(rows)], [fs.size(path)]], schema=_WRITTEN)
 
 
 def _remove_all_but(url: str, name: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given
@@ -125,6 +126,33 @@ def test_a_run_before_them_reads_its_own_past(spark: SparkSession, tmp_path: Pat
     late = condensed(history, DATES[6])
     assert {f.partition["ds"] for f in late.files} >= {*DATES[6:]}
     assert fitted(late, DATES[6:7]) == fitted(history, DATES[6:7])
+
+
+@pytest.mark.parametrize("store", ["s3", pytest.param("hdfs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("driver_rows", [10_000_000, 0])
+def test_on_other_stores(
+    spark: SparkSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    store: str,
+    driver_rows: int,
+) -> None:
+    server = request.getfixturevalue(store)
+    for name, value in server.environment.items():
+        monkeypatch.setitem(spark.sparkContext.environment, name, value)
+    monkeypatch.setattr(histories, "_DRIVER_ROWS", driver_rows)
+    own = made(spark, tmp_path, [[("a", float(day)), ("b", None)] for day in range(11)])
+    url = server.url(f"condensed-{tmp_path.name}")
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.put(f"{own.url}/", f"{root}/", recursive=True)
+    history = replace(own, url=url)
+    for last in (8, 9, 10):
+        ds = DATES[last]
+        short = condensed(history.up_to(ds), ds)
+        assert len(short.files) < len(history.up_to(ds).files)
+        assert fitted(short, [ds]) == fitted(own.up_to(ds), [ds])
+    assert known_files(url, history.files)
 
 
 def test_nights_are_as_without(
