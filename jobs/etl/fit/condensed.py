@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from jobs.etl.fit.contributions import file_schema
 from jobs.etl.fit.history import CountHistory
-from jobs.etl.fit.sums import SUMS, Sums, sum_rows
+from jobs.etl.fit.sums import SUMS, FieldSums, sum_rows
 from jobs.lake.files import LiveFile
 from jobs.rows.base.names import DS
 from jobs.stores.files import read_json, write_json, write_stream
@@ -117,10 +117,10 @@ def _written_counts(url: str, counts: pa.Table) -> pa.Table:
 
 
 def _sums(rows: Sequence[dict[str, object]]) -> pa.Table:
-    found: dict[str, Sums] = {}
+    found: dict[str, FieldSums] = {}
     for row in rows:
         name = str(row["field"])
-        found[name] = found.get(name, Sums()) + Sums.of(row)
+        found[name] = found.get(name, FieldSums()) + FieldSums.of(row)
     table = [{"field": name, **sums.row()} for name, sums in sorted(found.items())]
     return pa.Table.from_pylist(table, schema=SUMS).drop_columns([DS])
 

@@ -20,7 +20,7 @@ from jobs.base.xxhash import xxhash64_of_rows
 from jobs.etl.fit.counting import LARGEST, SMALLEST, UNIT
 from jobs.etl.fit.entries import read_entries
 from jobs.etl.fit.history import CountHistory, added_up, of_fields
-from jobs.etl.fit.sums import Sums, sum_rows
+from jobs.etl.fit.sums import FieldSums, sum_rows
 from jobs.lake.lake import Lake
 from jobs.lake.manifest import UINT64
 from jobs.lake.state import NumericStats, State, Vocabulary, empty_stats
@@ -103,8 +103,8 @@ def _as_of(ds: str, running: tuple[list[str], list[Any]] | None, nothing: Any) -
     return sums[place - 1] if place else nothing
 
 
-def _sums_as_of(ds: str, name: str, running: dict[str, tuple[list[str], list[Any]]]) -> Sums:
-    sums: Sums = _as_of(ds, running.get(name), Sums())
+def _sums_as_of(ds: str, name: str, running: dict[str, tuple[list[str], list[Any]]]) -> FieldSums:
+    sums: FieldSums = _as_of(ds, running.get(name), FieldSums())
     if 0 < max(-sums.low, sums.high) < SMALLEST and sums.low < sums.high:
         raise DataRefused(
             f"field {name!r} has values from {sums.low:g} to {sums.high:g} up to {ds}",
@@ -114,10 +114,10 @@ def _sums_as_of(ds: str, name: str, running: dict[str, tuple[list[str], list[Any
     return sums
 
 
-def _sums_by_field(history: CountHistory, dataset: Dataset) -> dict[str, dict[str, Sums]]:
-    by_field: dict[str, dict[str, Sums]] = {f.name: {} for f in dataset.measured}
+def _sums_by_field(history: CountHistory, dataset: Dataset) -> dict[str, dict[str, FieldSums]]:
+    by_field: dict[str, dict[str, FieldSums]] = {f.name: {} for f in dataset.measured}
     for row in sum_rows(history):
-        sums = Sums.of(row)
+        sums = FieldSums.of(row)
         if max(-sums.low, sums.high) > LARGEST:
             raise DataRefused(
                 f"field {row['field']!r} has values from {sums.low:g} to {sums.high:g} "
@@ -168,7 +168,7 @@ def _rows_with_buckets(names: Sequence[str], dates: Sequence[str], table: pa.Tab
     return pa.table(columns, schema=_BUCKETS)
 
 
-def _stats(sums: Sums, buckets: Buckets) -> NumericStats:
+def _stats(sums: FieldSums, buckets: Buckets) -> NumericStats:
     """Mean and population deviation, rounded to float64 once, at the end."""
     if not sums.count:
         return empty_stats(sums.nulls)

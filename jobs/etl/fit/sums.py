@@ -28,7 +28,7 @@ SUMS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Sums:
+class FieldSums:
     """A numeric field's train rows of some dates; `total` and `squares` in units of 2^-56."""
 
     count: int = 0
@@ -38,8 +38,8 @@ class Sums:
     low: float = math.inf
     high: float = -math.inf
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
+    def __add__(self, other: FieldSums) -> FieldSums:
+        return FieldSums(
             self.count + other.count,
             self.nulls + other.nulls,
             self.total + other.total,
@@ -49,12 +49,12 @@ class Sums:
         )
 
     @staticmethod
-    def of(row: Mapping[str, Any]) -> Sums:
+    def of(row: Mapping[str, Any]) -> FieldSums:
         """Of a row of `SUMS`."""
         if not row["count"]:
-            return Sums(nulls=row["nulls"])
+            return FieldSums(nulls=row["nulls"])
         total, squares = total_of(row["total"]), total_of(row["total_squares"])
-        return Sums(row["count"], row["nulls"], total, squares, row["low"], row["high"])
+        return FieldSums(row["count"], row["nulls"], total, squares, row["low"], row["high"])
 
     def row(self) -> dict[str, Any]:
         """The columns of `SUMS` but `field` and `ds`."""
