@@ -63,12 +63,11 @@ def test_what_a_store_answers_after_the_end_is_not_shown(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_NOTES", 0.0)
     write_json(s3.url("late", "progress.json"), {"lines": ["trained"]})
     before = set(threading.enumerate())
-    with (
-        s3.failing("late/progress", SILENCE),
-        relayed(s3.url("late"), Console(terminal=False)),
-    ):
-        pass
-    waiting = [t for t in set(threading.enumerate()) - before if t.name.startswith("millstream")]
+    with s3.failing("late/progress", SILENCE):
+        with relayed(s3.url("late"), Console(terminal=False)):
+            pass
+        new = set(threading.enumerate()) - before
+        waiting = [thread for thread in new if thread.name.startswith("millstream")]
     assert waiting
     for thread in waiting:
         thread.join(60)
