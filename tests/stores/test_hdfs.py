@@ -80,9 +80,9 @@ def test_a_nameservice_is_that_of_the_configuration(
 
     write_whole(f"hdfs://Prod-1/{folder}/file", b"content")
     table = Table(f"hdfs://Prod-1/{folder}/table")
-    assert [table.append(pa.table({"n": [n]})) for n in range(3)] == [0, 1, 2]
+    assert [table.append(pa.table({"n": [n]})) for n in range(3)] == [1, 2, 3]
 
-    assert Table(f"hdfs:///{folder}/table").version() == 2
+    assert Table(f"hdfs:///{folder}/table").version() == 3
     for url in (f"hdfs:///{folder}", hdfs.url(tmp_path.name)):
         store, path = store_at(url)
         assert store.fs.cat_file(f"{path}/file") == b"content"
